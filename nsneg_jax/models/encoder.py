@@ -1,0 +1,62 @@
+"""A network as pure functions of plain pytrees."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from nsneg_jax.models.resnet import ResNet
+
+Tree = dict  # a nested dict with arrays as leaves
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The structure of a network; parameters and statistics are passed to every call."""
+
+    graphdef: nnx.GraphDef
+
+    def __call__(
+        self, params: Tree, stats: Tree, images: jax.Array, groups: int, passes: int = 1
+    ) -> tuple[jax.Array, Tree]:
+        """Training-mode embeddings and the updated running statistics.
+
+        Arguments as in `ResNet.__call__`.
+        """
+        # copy: the variables of a merge under grad must belong to this trace
+        network = nnx.merge(self.graphdef, params, stats, copy=True)
+        embeddings = network(images, groups=groups, passes=passes)
+        return embeddings, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+    def features(self, params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
+        """Pooled features in inference mode, [N, num_features]."""
+        return nnx.merge(self.graphdef, params, stats, copy=True).features(images)
+
+
+def build_encoder(config: ConfigDict, seed: int) -> tuple[Encoder, Tree, Tree]:
+    """Builds the network of `config.model`.
+
+    Args:
+        config: the `model` section: arch, dim, mlp, width, stem, bn_running, dtype.
+        seed: of the initialisation.
+
+    Returns:
+        The encoder, its initial parameters and its initial running statistics. They are float32
+        whatever the dtype of the computation, but for 'float64'.
+    """
+    dtype = jnp.dtype(config.dtype)
+    network = ResNet(
+        config.arch,
+        dim=config.dim,
+        mlp=config.mlp,
+        width=config.width,
+        stem=config.stem,
+        running=config.bn_running,
+        dtype=dtype,
+        param_dtype=jnp.promote_types(dtype, jnp.float32),
+        seed=seed,
+    )
+    graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    return Encoder(graphdef), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)

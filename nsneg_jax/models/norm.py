@@ -1,0 +1,78 @@
+"""Batch normalisation over groups of the global batch."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class GroupedBatchNorm(nnx.Module):
+    """Batch norm whose statistics belong to groups of consecutive samples of the global batch.
+
+    `groups` groups reproduce that many processes of the PyTorch original, each with its own batch
+    statistics, on any number of devices. Under a global program an ordinary batch norm would see
+    the whole batch (SyncBN), which He et al. (2020, section 3.3) found to leak through the key
+    encoder.
+
+    Several forward passes can share one call: with `passes` = P the batch holds P images per
+    sample, sample after sample (row `n * P + p` is pass p of sample n), and every (group, pass)
+    pair has its own statistics. The running statistics are then updated as if the passes had run
+    one after another.
+
+    PyTorch's conventions are kept: epsilon 1e-5, biased variance to normalise, unbiased variance
+    in the running statistics, `momentum` 0.1 as the weight of the new value. Statistics are taken
+    in float32 at least.
+
+    Args:
+        features: number of channels C.
+        running: whose statistics feed the running ones: 'first' (group 0, as
+            DistributedDataParallel broadcasts the buffers of process 0) or 'mean' over the groups.
+        dtype: dtype of the result; `param_dtype`: dtype of scale, bias and running statistics.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        momentum: float = 0.1,
+        epsilon: float = 1e-5,
+        running: str = "first",
+        dtype: jnp.dtype = jnp.float32,
+        param_dtype: jnp.dtype = jnp.float32,
+    ):
+        self.scale = nnx.Param(jnp.ones((features,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((features,), param_dtype))
+        self.mean = nnx.BatchStat(jnp.zeros((features,), param_dtype))
+        self.var = nnx.BatchStat(jnp.ones((features,), param_dtype))
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.running = running
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array, groups: int | None = None, passes: int = 1) -> jax.Array:
+        """Normalises `x` [N * passes, H, W, C]; `groups=None` uses the running statistics."""
+        if groups is None:
+            return self._normalize(x, self.mean[...], self.var[...])
+        rows, height, width, channels = x.shape
+        grouped = x.reshape(groups, rows // (groups * passes), passes, height * width, channels)
+        wide = grouped.astype(jnp.promote_types(x.dtype, self.scale[...].dtype))
+        mean = wide.mean(axis=(1, 3), keepdims=True)
+        var = jnp.square(wide - mean).mean(axis=(1, 3), keepdims=True)
+        count = grouped.shape[1] * grouped.shape[3]
+        self._update_running(
+            mean.reshape(groups, passes, channels),
+            var.reshape(groups, passes, channels) * (count / max(count - 1, 1)),
+        )
+        return self._normalize(grouped, mean, var).reshape(x.shape)
+
+    def _normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+        factor = jax.lax.rsqrt(var + self.epsilon) * self.scale[...]
+        return ((x - mean) * factor + self.bias[...]).astype(self.dtype)
+
+    def _update_running(self, mean: jax.Array, var: jax.Array) -> None:
+        """Folds statistics [groups, passes, C] into the running ones, pass after pass."""
+        for stat, batch_stat in ((self.mean, mean), (self.var, var)):
+            per_pass = batch_stat[0] if self.running == "first" else batch_stat.mean(axis=0)
+            value = stat[...]
+            for new in per_pass:
+                value = (1 - self.momentum) * value + self.momentum * new
+            stat[...] = value

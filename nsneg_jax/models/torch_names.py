@@ -1,0 +1,64 @@
+"""Torchvision's names and layouts for the entries of a `ResNet`.
+
+A PyTorch state dict holds convolutions as (out, in, height, width) and linear weights as
+(out, in); here they are (height, width, in, out) and (in, out).
+"""
+
+import re
+
+import jax
+import numpy as np
+
+from nsneg_jax.models.encoder import Tree
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_FIXED = {"downsample.conv": "downsample.0", "downsample.norm": "downsample.1"}
+_HEAD = {"fc.hidden": "fc.0", "fc.output": "fc.2"}
+
+
+def torch_name(path: tuple[str, ...]) -> str:
+    """The torchvision name of the entry at `path`, e.g. 'layer1.0.conv1.weight'."""
+    *module, leaf = path
+    name = re.sub(r"\bblock(\d+)\b", r"\1", ".".join(module))
+    for ours, theirs in (_FIXED | _HEAD).items():
+        name = name.replace(ours, theirs)
+    return f"{name}.{_LEAVES.get(leaf, leaf)}"
+
+
+def to_torch_layout(array: np.ndarray) -> np.ndarray:
+    """From (H, W, in, out) or (in, out) to PyTorch's layout; vectors stay as they are."""
+    return array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
+
+
+def from_torch_layout(array: np.ndarray) -> np.ndarray:
+    """The inverse of `to_torch_layout`."""
+    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
+
+
+def to_state_dict(*trees: Tree) -> dict[str, np.ndarray]:
+    """Parameters and statistics under torchvision names, in PyTorch's layout."""
+    state_dict = {}
+    for tree in trees:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            state_dict[torch_name(tuple(key.key for key in path))] = to_torch_layout(
+                np.asarray(leaf)
+            )
+    return state_dict
+
+
+def from_state_dict(state_dict: dict[str, np.ndarray], like: Tree) -> Tree:
+    """The entries of `state_dict` that belong to `like`, in its structure, layout and dtype.
+
+    Raises:
+        KeyError: an entry of `like` is missing.
+        ValueError: an entry has another shape.
+    """
+
+    def entry(path, leaf):
+        name = torch_name(tuple(key.key for key in path))
+        array = from_torch_layout(np.asarray(state_dict[name]))
+        if array.shape != leaf.shape:
+            raise ValueError(f"{name} has shape {array.shape}, expected {leaf.shape}")
+        return array.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(entry, like)
