@@ -1,0 +1,145 @@
+"""Images in class folders, ImageNet's layout: ROOT/SPLIT/CLASS/**/NAME.JPEG."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.decode import read_image
+
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# Listing waits for the file system, on network storage for most of the time.
+_LISTING_THREADS = 8
+
+
+class Folder:
+    """One split of a folder of images as a `Source`.
+
+    Classes are the folders in ROOT/SPLIT in the order of their names, which gives ImageNet's usual
+    labels, and images are ordered by path within their class: the same on every file system. Files
+    count as images by their ending, in upper or lower case, at any depth; hidden files and folders
+    do not count, links are followed (a link back to a folder above it is not). A link to nothing
+    counts as an image, so that it is reported when read instead of being left out in silence.
+
+    Args:
+        root: folder with the splits.
+        split: name of one of them; '.' where the class folders lie directly in `root`.
+        classes: takes only these class folders; labels are then 0 .. len(classes) - 1 in the order
+            of the names, whatever order they are given in.
+
+    Raises:
+        UsageError: there is nothing to read, or a class asked for is not there. A class folder
+            without an image is an error too, as in torchvision's `ImageFolder`: it usually is an
+            incomplete copy.
+    """
+
+    def __init__(self, root: str, split: str, classes: Sequence[str] | None = None) -> None:
+        self.name = f"folder:{root} [{split}]"
+        self._folder = os.path.join(root, split)
+        self.classes = _class_folders(root, split, classes)
+        with ThreadPoolExecutor(_LISTING_THREADS) as pool:
+            listings = list(pool.map(self._listing, self.classes))
+        empty = [name for name, files in zip(self.classes, listings, strict=True) if not files]
+        if len(empty) == len(self.classes):
+            raise UsageError(
+                f"None of the {len(empty)} class folders in {self._folder} holds an image. Images "
+                f"are files that end in {', '.join(IMAGE_ENDINGS)} (in any case)."
+            )
+        if empty:
+            raise UsageError(
+                f"{len(empty)} of the {len(self.classes)} class folders in {self._folder} hold no "
+                f"image: {_some(empty)}. Complete or remove them, or set data.classes to the "
+                "classes wanted."
+            )
+        self._files = [file for files in listings for file in files]
+        counts = [len(files) for files in listings]
+        self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._files)
+
+    def path(self, index: int) -> str:
+        """Path of image `index`, below ROOT/SPLIT and with its class folder: 'CLASS/NAME.JPEG'."""
+        return self._files[index]
+
+    def image(self, index: int) -> np.ndarray:
+        """Image `index` as uint8 [H, W, 3], see `read_image`.
+
+        Raises:
+            UnreadableImage: the file is missing, damaged or no image.
+        """
+        return read_image(os.path.join(self._folder, self._files[index]))
+
+    def _listing(self, name: str) -> list[str]:
+        try:
+            return sorted(_images_below(self._folder, name))
+        except OSError as error:
+            raise UsageError(
+                f"The class folder {os.path.join(self._folder, name)} cannot be listed: {error}. "
+                "Make it readable, or remove it."
+            ) from error
+
+
+def _class_folders(root: str, split: str, classes: Sequence[str] | None) -> tuple[str, ...]:
+    if not os.path.isdir(root):
+        raise UsageError(
+            f"The data folder {root} {'is not a folder' if os.path.exists(root) else 'is missing'}."
+            f" Give the folder that holds the splits, with images in {root}/{split}/CLASS/."
+        )
+    folder = os.path.join(root, split)
+    if not os.path.isdir(folder):
+        raise UsageError(
+            f"The data folder {root} has no split {split!r}. Folders there: "
+            f"{_some(_folders(root)) or 'none'}. Set data.split to one of them, or put the images "
+            f"in {folder}/CLASS/."
+        )
+    found = _folders(folder)
+    if not found:
+        raise UsageError(
+            f"There are no class folders in {folder}. Put the images of each class in a folder of "
+            f"its own, {folder}/CLASS/."
+        )
+    if classes is None:
+        return tuple(found)
+    missing = sorted(set(classes) - set(found))
+    if missing or not classes:
+        raise UsageError(
+            f"{len(missing)} of the {len(classes)} classes asked for are not in {folder}: "
+            f"{_some(missing) or 'the choice is empty'}. Class folders there: {_some(found)}. "
+            "Correct data.classes, or add the folders."
+        )
+    return tuple(sorted(set(classes)))
+
+
+def _folders(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+
+
+def _images_below(
+    folder: str, path: str, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """Paths relative to `folder` of the images below folder/path, in no order."""
+    status = os.stat(os.path.join(folder, path))
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    with os.scandir(os.path.join(folder, path)) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _images_below(folder, f"{path}/{entry.name}", above | {here})
+            elif entry.name.lower().endswith(IMAGE_ENDINGS):
+                yield f"{path}/{entry.name}"
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -1,0 +1,226 @@
+"""From a `Source` to batches of two crops an image, in an order that needs no saved state.
+
+The host decodes and crops; the rest of a view is made on the device (views.py). Which images are
+in step `s`, and where they are cut, is a function of the seed and `s` alone: to resume, start at
+that step, with as many threads, workers and processes as are at hand.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.crops import resized_crop, sample_crop
+from nsneg_jax.input.source import Source
+
+# Finished samples that wait for their batch, in this process. Four batches come on top, from the
+# one that is filling to the one the caller has: 0.7 GB in all for 512 images of 224 px.
+_BUFFER_BYTES = 64 * 2**20
+# Workers hand over samples in shared memory, of which containers often have only 64 MiB.
+_SHARED_BYTES = 32 * 2**20
+
+
+def sample_order(num_images: int, batch_size: int, seed: int) -> grain.MapDataset:
+    """The global order of the data, without end and with random access.
+
+    Each epoch is a fresh permutation cut into num_images // batch_size steps, as in the original
+    (`drop_last=True`); the remainder is left out, another one each epoch.
+
+    Returns:
+        Element [step] is int64 [batch_size], indices of images. Epoch e begins at step
+        e * (num_images // batch_size).
+
+    Raises:
+        UsageError: the data set does not fill one batch, or the seed is negative.
+    """
+    if batch_size < 1:
+        raise UsageError(f"The batch size is {batch_size}, but must be at least 1. Correct it.")
+    if num_images < batch_size:
+        raise UsageError(
+            f"The data set has {num_images} images, which is less than one batch of {batch_size}. "
+            "Lower batch_size, or use more images."
+        )
+    if seed < 0:
+        raise UsageError(f"The seed is {seed}, but must not be negative. Choose 0 or more.")
+    # grain adds the epoch to the seed: unmixed, seed 1 would repeat seed 0 one epoch later.
+    mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    order = grain.MapDataset.range(num_images).shuffle(seed=mixed)
+    return order.batch(batch_size, drop_remainder=True).repeat()
+
+
+def pretrain_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: int,
+    crop_scale: tuple[float, float],
+    seed: int,
+    start_step: int,
+    total_steps: int,
+    threads: int,
+    workers: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's part of the batches start_step .. total_steps - 1, two crops an image.
+
+    An image is decoded once and cut twice. Its two crops depend on the seed and its place in the
+    run (step * batch_size + place in the global batch) alone. Closing the iterator, or exhausting
+    it, stops its threads and workers.
+
+    Args:
+        source: the images.
+        batch_size: of all processes together; process p takes the p-th slice of each batch's
+            indices and loads only those.
+        image_size: side of the crops in pixels.
+        crop_scale: smallest and largest area of both crops, see `sample_crop`.
+        seed: of order and crops.
+        start_step: the first step wanted, where a run resumes.
+        total_steps: the step to end before, whatever `start_step` is.
+        threads: that decode and crop in this process, or in each worker; 0 does it in the one
+            background thread that makes batches.
+        workers: processes that do it in place of this one. They are started afresh, so a script
+            that uses them needs `if __name__ == "__main__":`.
+        process_index: of this process.
+        process_count: number of processes.
+
+    Yields:
+        {'query', 'key': uint8 [n, image_size, image_size, 3], 'index': int64 [n]} with
+        n = batch_size / process_count, the caller's to keep. What `source.image` raises, such as
+        UnreadableImage, comes from here with its own type and message.
+
+    Raises:
+        UsageError: sizes that do not fit together; raised at once, not by the first step.
+    """
+    if process_count < 1 or batch_size % process_count:
+        raise UsageError(
+            f"A batch of {batch_size} images cannot be shared evenly by {process_count} processes. "
+            "Make batch_size a multiple of the number of processes."
+        )
+    if threads < 0 or workers < 0:
+        raise UsageError(
+            f"There are {threads} input threads and {workers} input workers, but neither may be "
+            "negative. Set data.threads to the number of CPUs and data.workers to 0."
+        )
+    order = sample_order(len(source), batch_size, seed)
+    share = batch_size // process_count
+    first = process_index * share
+    samples = _Samples(source, order, first, share, image_size, crop_scale, seed, total_steps)
+
+    sample_bytes = 2 * image_size * image_size * 3
+    buffer = max(2 * threads, min(share, _BUFFER_BYTES // sample_bytes), 1)
+    if workers:
+        shared = max(1, min(16, _SHARED_BYTES // (workers * sample_bytes)))
+        buffer = max(2 * threads, 1)
+    dataset = grain.MapDataset.source(samples)[start_step * share :].to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+    )
+    if workers:
+        # Before batching: a worker takes every workers-th element, which must not be a batch's.
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=shared)
+        if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; app.run may not be used
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(options)
+    dataset = dataset.batch(share, drop_remainder=True)
+    # Stacking 512 pairs takes tens of milliseconds that the training loop should not wait for.
+    dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
+    return _closing(dataset)
+
+
+def prefetch_to_devices(
+    batches: Iterable[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, depth: int = 2
+) -> Iterator[dict[str, jax.Array]]:
+    """Puts the images of each batch on the devices, some batches ahead.
+
+    Args:
+        batches: this process's parts, see `pretrain_batches`; closed at the end.
+        sharding: of the global batch, e.g. over the axis 'data'.
+        depth: how many batches are on the devices when one is handed out, itself included.
+
+    Yields:
+        The entries that are images, those of four axes, as global arrays [batch_size, H, W, 3].
+    """
+    ready: deque[dict[str, jax.Array]] = deque()
+    try:
+        for batch in batches:
+            ready.append(
+                {
+                    name: jax.make_array_from_process_local_data(sharding, array)
+                    for name, array in batch.items()
+                    if array.ndim == 4
+                }
+            )
+            if len(ready) >= depth:
+                yield ready.popleft()
+        while ready:
+            yield ready.popleft()
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
+
+
+class _Samples:
+    """What one process loads, as a random-access source of grain's; workers get a copy.
+
+    Sample i is place i % share of this process's part of step i // share.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        order: grain.MapDataset,
+        first: int,
+        share: int,
+        image_size: int,
+        crop_scale: tuple[float, float],
+        seed: int,
+        total_steps: int,
+    ) -> None:
+        self._source = source
+        self._order = order
+        self._first = first
+        self._share = share
+        self._image_size = image_size
+        self._crop_scale = crop_scale
+        self._seed = seed
+        self._length = total_steps * share
+        self._batch_size = len(order[0])
+        self._recent = {0: order[0]}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+        step, place = divmod(position, self._share)
+        place += self._first
+        index = self._indices(step)[place]
+        image = self._source.image(int(index))
+        # Philox: a generator per key, cheap to make, with streams independent of one another.
+        identity = np.array([self._seed, step * self._batch_size + place], np.uint64)
+        rng = np.random.Generator(np.random.Philox(key=identity))
+        query, key = (
+            resized_crop(
+                image, sample_crop(rng, *image.shape[:2], self._crop_scale), self._image_size
+            )
+            for _ in range(2)
+        )
+        return {"query": query, "key": key, "index": index}
+
+    def _indices(self, step: int) -> np.ndarray:
+        # Shuffling takes ten microseconds an index, so a step's batch of them is kept until the
+        # threads are past it. At worst two threads shuffle the same batch.
+        indices = self._recent.get(step)
+        if indices is None:
+            indices = self._order[step]
+            self._recent = {**dict(list(self._recent.items())[-3:]), step: indices}
+        return indices
+
+
+def _closing(dataset: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
+    with contextlib.closing(iter(dataset)) as iterator:
+        yield from iterator

@@ -1,0 +1,91 @@
+"""What a data set must offer to be trained on, and how its name in the configuration is read."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from nsneg_jax.errors import UsageError
+
+_SHAPES_SIZE = 4000
+
+
+class Source(Protocol):
+    """Random access to one split of a data set.
+
+    Attributes:
+        name: for messages, e.g. 'folder:/data/imagenet100 [train]'.
+        classes: names of the classes, sorted.
+        labels: int32 [len], indices into `classes`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of images, known without decoding any."""
+        ...
+
+    def image(self, index: int) -> np.ndarray:
+        """Image `index` as uint8 [H, W, 3], RGB; not to be written to. Safe to call in threads."""
+        ...
+
+
+def open_source(spec: str, split: str, *, image_size: int, classes: str = "") -> Source:
+    """Opens the data set that `data.source` names.
+
+    Args:
+        spec: 'folder:ROOT' (see `Folder`), or 'shapes' or 'shapes:SIZE', the built-in procedural
+            images and how many of them.
+        split: 'train', 'val' or, of a folder, the name of any folder in ROOT.
+        image_size: side of the procedural images in pixels; a folder's have what size they have.
+        classes: restricts a folder to these classes, see `class_names`; '' takes them all.
+
+    Raises:
+        UsageError: an unknown data set, or one that cannot be used.
+    """
+    scheme, _, rest = spec.partition(":")
+    if scheme == "folder" and rest:
+        from nsneg_jax.input.folder import Folder
+
+        return Folder(rest, split, class_names(classes) if classes else None)
+    if scheme == "shapes" and (not rest or rest.isdecimal()):
+        from nsneg_jax.input.shapes import Shapes
+
+        if classes:
+            raise UsageError(
+                f"data.classes is {classes!r}, but the built-in shapes always have all of their "
+                "classes. Leave it empty."
+            )
+        return Shapes(split, image_size=image_size, size=int(rest or _SHAPES_SIZE))
+    raise UsageError(
+        f"data.source is {spec!r}, but must be 'folder:PATH' (images in PATH/{split}/CLASS/) or "
+        "'shapes' or 'shapes:NUMBER' (built in). Set it with --config.data.source=folder:PATH."
+    )
+
+
+def class_names(classes: str) -> tuple[str, ...]:
+    """Names of class folders from `data.classes`.
+
+    Args:
+        classes: names with commas between them, or the path of a text file with a class a line:
+            its first word is the name; empty lines and lines that begin with '#' are skipped.
+
+    Raises:
+        UsageError: a file without a name in it, or a path to no file.
+    """
+    path = Path(classes)
+    if path.is_file():
+        lines = path.read_text().splitlines()
+        names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    elif path.suffix in (".txt", ".tsv") or "/" in classes:
+        raise UsageError(
+            f"data.classes is {classes!r}, which is no file. Give the path of a text file with a "
+            "class a line, or the names of the classes with commas between them."
+        )
+    else:
+        names = [name.strip() for name in classes.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"data.classes is {classes!r}, which names no class. Name one at least.")
+    return tuple(names)
