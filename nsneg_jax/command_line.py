@@ -1,0 +1,76 @@
+"""The command line of main.py: a config file with a variant, overrides of its fields, a workdir."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from nsneg_jax.config import flatten
+from nsneg_jax.errors import UsageError
+
+USAGE = "Usage: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value ...]"
+
+
+class Command(NamedTuple):
+    """What the user asked for."""
+
+    config: ConfigDict
+    workdir: Path
+
+
+def parse(argv: list[str]) -> Command:
+    """Parses `argv`, program name first.
+
+    Raises:
+        UsageError: an unknown flag, file, variant or field, a value of the wrong type, or no
+            config or workdir.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    try:
+        rest = values(argv)
+        if values["config"].value is not None:
+            values["config"].value.lock()  # raises the OSError of a file that was not found
+    except (AttributeError, KeyError) as error:  # ml_collections' ways to say: no such field
+        raise UsageError(_unknown_field(argv)) from error
+    except flags.UnrecognizedFlagError as error:
+        raise UsageError(f"{_one_line(error)}. {USAGE}") from error
+    except (flags.Error, OSError) as error:
+        raise UsageError(
+            f"{_one_line(error)}. The fields, their types and meanings are in the config file."
+        ) from error
+    if len(rest) > 1:
+        raise UsageError(f"{rest[1]!r} is not a flag. {USAGE}")
+    for name in ("config", "workdir"):
+        if not values[name].value:
+            raise UsageError(f"--{name} is missing. {USAGE}")
+    return Command(values["config"].value, Path(values["workdir"].value))
+
+
+def _unknown_field(argv: list[str]) -> str:
+    """The message for the first override in `argv` that the config does not have."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=[])
+    values([word for word in argv if not re.match(r"--?config\.", word)], known_only=True)
+    fields = flatten(values["config"].value)
+    for argument in argv:
+        match = re.match(r"--?config\.([\w.]+)", argument)
+        if match and match[1] not in fields:
+            # the slip is in the letters or in the section
+            leaf = match[1].rpartition(".")[2]
+            same_leaf = [field for field in fields if field.rpartition(".")[2] == leaf]
+            nearest = (same_leaf or difflib.get_close_matches(match[1], fields, 1, cutoff=0))[0]
+            return (
+                f"The config has no field {match[1]!r}. The nearest is {nearest!r}, "
+                f"which is {fields[nearest]!r} here. Correct the name; all fields are in the "
+                "config file."
+            )
+    return f"A flag of the config names no field. {USAGE}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

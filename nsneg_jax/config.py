@@ -1,0 +1,183 @@
+"""Checks of a config before any data or device is touched, and its copy in the workdir."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.models.resnet import ARCHS, STEMS
+from nsneg_jax.negatives import scaled_patch_range
+from nsneg_jax.views import ViewRecipe
+
+FILE_NAME = "config.json"
+
+# what may change when a run goes on: it alters how the work is done or when it ends, and nothing
+# of what a step does (the schedule follows `epochs`)
+_FREE_TO_CHANGE = (
+    "total_steps",
+    "data.threads",
+    "data.workers",
+    "log_every_steps",
+    "pictures",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+)
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """The fields of a config by dotted name, in order."""
+    fields = {}
+    for name, value in config.items(preserve_field_references=False):
+        if isinstance(value, ConfigDict):
+            fields |= {f"{name}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            fields[name] = value
+    return fields
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain nested dicts and lists."""
+    return json.loads(config.to_json())
+
+
+def claim_workdir(config: ConfigDict, workdir: Path, resuming: bool) -> None:
+    """Writes config.json into `workdir`, or checks that the run there has the same config.
+
+    Args:
+        config: the run's config.
+        workdir: made if missing.
+        resuming: whether there is a checkpoint to go on from.
+
+    Raises:
+        UsageError: the run there has other values, which the message lists.
+    """
+    path = workdir / FILE_NAME
+    if resuming and path.exists():
+        before = flatten(ConfigDict(json.loads(path.read_text())))
+        now = flatten(ConfigDict(to_json(config)))
+        differences = [
+            f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and name not in _FREE_TO_CHANGE
+        ]
+        if differences:
+            raise UsageError(
+                f"The run in {workdir} was started with another config: "
+                + "; ".join(differences)
+                + ". Give the same values to go on with it, or another --workdir for a new run."
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(to_json(config), indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _shown(fields: dict[str, Any], name: str) -> str:
+    return repr(fields[name]) if name in fields else "absent"
+
+
+def view_recipe(config: ConfigDict) -> ViewRecipe:
+    """The part of the `views` section that is done on the device: all but the crops.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+    values = {name: value for name, value in config.views.items() if name != "crop_scale"}
+    return ViewRecipe(**values)
+
+
+class _Checker:
+    """Raises a UsageError for the first field that is not as expected."""
+
+    def __init__(self, config: ConfigDict):
+        self.fields = flatten(config)
+
+    def expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UsageError(
+                f"{name} is {self.fields[name]!r}, but must be {expected}. "
+                f"Set it with --config.{name}=VALUE."
+            )
+
+    def positive(self, *names: str) -> None:
+        for name in names:
+            self.expect(name, self.fields[name] > 0, "greater than 0")
+
+    def not_negative(self, *names: str) -> None:
+        for name in names:
+            self.expect(name, self.fields[name] >= 0, "0 or greater")
+
+    def one_of(self, name: str, choices) -> None:
+        self.expect(name, self.fields[name] in choices, "one of " + ", ".join(map(repr, choices)))
+
+    def pair(self, name: str, low: float, high: float) -> None:
+        value = self.fields[name]
+        numbers = len(value) == 2 and all(isinstance(v, int | float) for v in value)
+        self.expect(
+            name,
+            numbers and low < value[0] <= value[1] <= high,
+            f"two numbers (smallest, largest) with {low} < smallest <= largest <= {high}",
+        )
+
+
+def validate_pretraining(config: ConfigDict, devices: int) -> None:
+    """Checks what can be checked without the data.
+
+    Args:
+        config: of a pre-training job.
+        devices: how many the batch is split over.
+
+    Raises:
+        UsageError: the first field that is wrong.
+    """
+    check = _Checker(config)
+    check.positive(
+        "batch_size", "epochs", "log_every_steps", "data.threads", "model.dim", "model.width",
+        "model.bn_groups", "moco.queue_size", "moco.temperature", "optimizer.learning_rate",
+        "checkpoint.every_steps", "checkpoint.keep",
+    )  # fmt: skip
+    check.not_negative("total_steps", "seed", "data.workers", "optimizer.weight_decay")
+    check.one_of("model.arch", tuple(ARCHS))
+    check.one_of("model.stem", STEMS)
+    check.one_of("model.bn_running", ("first", "mean"))
+    check.one_of("model.dtype", ("float32", "bfloat16", "float64"))
+    check.one_of("negatives.kind", ("none", "patch"))
+    check.one_of("optimizer.schedule", ("cosine", "step"))
+    check.pair("views.crop_scale", 0, 1)
+    view_recipe(config)
+    for name in ("moco.momentum", "optimizer.momentum"):
+        check.expect(name, 0 <= check.fields[name] < 1, "at least 0 and less than 1")
+    check.expect("data.image_size", config.data.image_size >= 8, "at least 8 pixels")
+
+    if config.negatives.kind == "none":
+        for name in ("negatives.alpha", "negatives.num"):
+            check.expect(
+                name,
+                check.fields[name] == 0,
+                "0 while negatives.kind is 'none' (use configs/moco.py for a run without "
+                "negatives, or kind 'patch')",
+            )
+    else:
+        check.positive("negatives.alpha", "negatives.num")
+        sizes = config.negatives.patch_size
+        check.expect("negatives.patch_size", len(sizes) == 2, "two integers, (smallest, largest)")
+        scaled_patch_range(sizes, config.data.image_size)
+
+    check.expect(
+        "model.bn_groups",
+        config.batch_size % config.model.bn_groups == 0,
+        f"a divisor of batch_size, {config.batch_size}",
+    )
+    check.expect(
+        "batch_size",
+        config.batch_size % devices == 0,
+        f"a multiple of the number of devices, {devices}",
+    )
+    check.expect(
+        "moco.queue_size",
+        config.moco.queue_size >= config.batch_size,
+        f"at least batch_size, {config.batch_size}, so that a step's keys fit in",
+    )

@@ -1,0 +1,190 @@
+"""Where a run's figures go: the terminal, metrics.jsonl and TensorBoard."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+FILE_NAME = "metrics.jsonl"
+
+
+class Window:
+    """Means of the steps' metrics since they were last taken; part of a checkpoint's progress.
+
+    Metrics come from the devices one step late, so that these always have work queued.
+    """
+
+    def __init__(self, sums: Mapping[str, float] | None = None, steps: int = 0):
+        self._sums = dict(sums or {})
+        self._steps = steps
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Adds the metrics of `step`, scalars on the devices.
+
+        Raises:
+            FloatingPointError: a loss is not finite (that of the step before, or, from the other
+                methods, of this one).
+        """
+        self._settle()
+        self._pending = (step, metrics)
+
+    def take(self) -> dict[str, float]:
+        """The means; the window is empty after."""
+        self._settle()
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        self._sums, self._steps = {}, 0
+        return means
+
+    def totals(self) -> dict:
+        """What `Window(**totals)` goes on from."""
+        self._settle()
+        return {"sums": dict(self._sums), "steps": self._steps}
+
+    def _settle(self) -> None:
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(figures["loss"]):
+            raise FloatingPointError(f"The loss of step {step} is {figures['loss']}")
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._steps += 1
+
+
+class Stopwatch:
+    """The speed of the steps since it was last read, and the part of the time without input."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self.restart()
+
+    def restart(self) -> None:
+        self._start = time.monotonic()
+        self._waited = 0.0
+        self._steps = 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Encloses the wait for a batch."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+    def count_step(self) -> None:
+        self._steps += 1
+
+    def take(self) -> dict[str, float]:
+        """images_per_second and input_wait_fraction; nothing if no step was counted."""
+        elapsed = time.monotonic() - self._start
+        figures = {
+            "images_per_second": self._steps * self._batch_size / elapsed,
+            "input_wait_fraction": self._waited / elapsed,
+        }
+        counted = self._steps > 0
+        self.restart()
+        return figures if counted else {}
+
+
+class MetricWriter:
+    """Writes figures of a step to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
+
+    metrics.jsonl has one object a line: `step`, `split`, then names and plain numbers.
+
+    Args:
+        workdir: of the run.
+        step: steps done so far. Lines past it, left by a run that was killed after its last
+            checkpoint, are dropped; so is a line that was cut off.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        self._path = workdir / FILE_NAME
+        self._drop_after(step)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=True
+        )
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
+        """Adds the figures of `step`, which are plain numbers."""
+        self._file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def _drop_after(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines(keepends=True):
+            try:
+                if line.endswith("\n") and json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        os.replace(partial, self._path)
+
+
+class Progress:
+    """A progress bar on a terminal; elsewhere (a log file) one line each time figures come.
+
+    Args:
+        total: steps of the whole run.
+        done: steps done before this start.
+    """
+
+    def __init__(self, total: int, done: int):
+        self._total = total
+        self._first: tuple[int, float] | None = None
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, step: int) -> None:
+        """Step `step` is done."""
+        # the first step is mostly compilation and says nothing of the time left
+        self._first = self._first or (step, time.monotonic())
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, step: int, text: str) -> None:
+        """Shows the figures of `step`."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+            return
+        if self._first and step > self._first[0]:
+            elapsed = time.monotonic() - self._first[1]
+            left = elapsed / (step - self._first[0]) * (self._total - step)
+            text += f"  {_duration(left)} left"
+        print(f"step {step}/{self._total}  {text}", flush=True)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

@@ -1,0 +1,233 @@
+"""The pre-training job: build, restore, loop, finish."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from nsneg_jax import mesh, moco
+from nsneg_jax.checkpoint import Checkpoints, StopSignals
+from nsneg_jax.config import claim_workdir, validate_pretraining, view_recipe
+from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.input.pipeline import prefetch_to_devices, pretrain_batches
+from nsneg_jax.input.source import Source, open_source
+from nsneg_jax.metrics import MetricWriter, Progress, Stopwatch, Window
+from nsneg_jax.models.encoder import build_encoder
+from nsneg_jax.negatives import scaled_patch_range
+from nsneg_jax.optimizer import learning_rate_schedule, sgd
+from nsneg_jax.pictures import save_views
+
+_PICTURED_SAMPLES = 8
+
+
+def pretrain(
+    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+) -> moco.TrainState:
+    """Runs the pre-training of `config` in `workdir`, from its latest checkpoint if it has one.
+
+    Args:
+        config: of the job; see configs/.
+        workdir: for checkpoints, metrics.jsonl, TensorBoard events and pictures.
+        devices: to split the batch over, by default all there are.
+
+    Returns:
+        The state at the end, or where a signal stopped the run; it is saved in either case.
+
+    Raises:
+        UsageError: the config, the data or the earlier run in `workdir` do not fit.
+        RunError: the loss is not finite, or a checkpoint cannot be read.
+    """
+    if config.model.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    devices = mesh.data_mesh(devices)
+    validate_pretraining(config, devices.size)
+    source = open_source(
+        config.data.source,
+        config.data.split,
+        image_size=config.data.image_size,
+        classes=config.data.classes,
+    )
+    steps_per_epoch = _steps_per_epoch(source, config.batch_size)
+    total = config.total_steps or config.epochs * steps_per_epoch
+
+    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, StopSignals() as signals:
+        resumed = checkpoints.latest_step()
+        claim_workdir(config, workdir, resuming=resumed is not None)
+        method, state = build(config, steps_per_epoch)
+        state = jax.device_put(state, mesh.replicated(devices))
+        window = Window()
+        if resumed is not None:
+            state, progress = checkpoints.restore(resumed, state)
+            window = Window(**progress["window"])
+            _check_same_data(source, progress["images"], workdir)
+        start = resumed or 0
+        print(_summary(config, source, devices, state.params_q, start, total), flush=True)
+
+        batches = pretrain_batches(
+            source,
+            batch_size=config.batch_size,
+            image_size=config.data.image_size,
+            crop_scale=config.views.crop_scale,
+            seed=config.seed,
+            start_step=start,
+            total_steps=total,
+            threads=config.data.threads,
+            workers=config.data.workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        batches = prefetch_to_devices(batches, mesh.split_batch(devices))
+        train_step = compile_step(method, devices)
+        is_finite = jax.jit(moco.is_finite)
+        done = start
+        try:
+            with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
+                stopwatch = Stopwatch(config.batch_size)
+                while done < total:
+                    with stopwatch.waiting():
+                        batch = next(batches)
+                    if done == 0 and config.pictures:
+                        _save_first_views(method, batch, workdir)
+                    state, metrics = train_step(state, batch)
+                    done += 1
+                    if done == start + 1:
+                        jax.block_until_ready(metrics)
+                        stopwatch.restart()  # compilation is no part of the speed
+                    else:
+                        stopwatch.count_step()
+                    window.add(done, metrics)
+                    display.advance(done)
+
+                    last = done == total
+                    stop = bool(signals.received) or checkpoints.preempted(done)
+                    if last or done % config.log_every_steps == 0:
+                        figures = window.take() | stopwatch.take()
+                        writer.write(done, "train", figures)
+                        display.show(done, _status(done, steps_per_epoch, config.epochs, figures))
+                    if last or stop or done % config.checkpoint.every_steps == 0:
+                        if not is_finite(state):  # a finite loss says nothing of its update
+                            raise FloatingPointError(f"Parameters after step {done} are not finite")
+                        progress = {"window": window.totals(), "images": len(source)}
+                        checkpoints.save(done, state, progress)
+                    if stop:
+                        break
+        except FloatingPointError as error:
+            checkpoints.wait()
+            raise RunError(_divergence(error, checkpoints)) from error
+    if done < total:
+        print(
+            f"stopped by {signals.received or 'preemption'} after step {done} of {total}, with "
+            f"everything saved; the same command goes on from there"
+        )
+    else:
+        print(f"done: {total} steps; checkpoints, metrics.jsonl and pictures are in {workdir}")
+    return state
+
+
+def build(config: ConfigDict, steps_per_epoch: int) -> tuple[moco.MoCo, moco.TrainState]:
+    """The method and its initial state for a validated config."""
+    encoder, params, stats = build_encoder(config.model, config.seed)
+    schedule = learning_rate_schedule(config.optimizer, steps_per_epoch, config.epochs)
+    method = moco.MoCo(
+        encoder=encoder,
+        optimizer=sgd(config.optimizer, schedule),
+        learning_rate=schedule,
+        queue_size=config.moco.queue_size,
+        momentum=config.moco.momentum,
+        temperature=config.moco.temperature,
+        num_negatives=config.negatives.num,
+        alpha=config.negatives.alpha,
+        groups=config.model.bn_groups,
+        merge_passes=config.moco.merge_passes,
+        patch_range=scaled_patch_range(config.negatives.patch_size, config.data.image_size),
+        recipe=view_recipe(config),
+        dtype=config.model.dtype,
+        seed=config.seed,
+    )
+    return method, moco.init_state(method, params, stats, config.model.dim)
+
+
+def compile_step(method: moco.MoCo, devices: Mesh) -> Callable:
+    """`moco.train_step` as one program over the devices; it takes over the state's memory."""
+    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    return jax.jit(
+        partial(moco.train_step, method),
+        in_shardings=(whole, split),
+        out_shardings=whole,
+        donate_argnums=0,
+    )
+
+
+def _steps_per_epoch(source: Source, batch_size: int) -> int:
+    if len(source) < batch_size:
+        raise UsageError(
+            f"{source.name} has {len(source)} images, fewer than one batch of {batch_size}. "
+            "Set a smaller --config.batch_size or use more images."
+        )
+    return len(source) // batch_size
+
+
+def _check_same_data(source: Source, images_before: int, workdir: Path) -> None:
+    if len(source) != images_before:
+        raise UsageError(
+            f"{source.name} has {len(source)} images, but the run in {workdir} was started with "
+            f"{images_before}, and the order of the data depends on it. Give the same data to go "
+            "on with it, or another --workdir for a new run."
+        )
+
+
+def _save_first_views(method: moco.MoCo, batch: moco.Batch, workdir: Path) -> None:
+    if jax.process_index() != 0:
+        return
+    # process 0 holds the first places of the global batch, whose draws a short batch repeats
+    first = {
+        name: jnp.asarray(crops.addressable_shards[0].data[:_PICTURED_SAMPLES])
+        for name, crops in batch.items()
+    }
+    views = jax.jit(partial(moco.make_views, method))(0, first)
+    save_views(jax.device_get(views), workdir / "pictures" / "views.png")
+
+
+def _divergence(error: FloatingPointError, checkpoints: Checkpoints) -> str:
+    last = checkpoints.latest_step()
+    good = (
+        f"The last good checkpoint is {checkpoints.folder / str(last)}"
+        if last is not None
+        else "There is no checkpoint yet"
+    )
+    return (
+        f"{error}, so the run stopped without saving it. {good}. Usual causes are a learning rate "
+        "that is too high (--config.optimizer.learning_rate) and bfloat16 "
+        "(--config.model.dtype=float32); a changed config needs a new --workdir."
+    )
+
+
+def _summary(
+    config: ConfigDict, source: Source, devices: Mesh, params: dict, start: int, total: int
+) -> str:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    kind = devices.devices.flat[0].device_kind
+    lines = [
+        f"data     {source.name}: {len(source):,} images, {len(source.classes):,} classes",
+        f"encoder  {config.model.arch}, {parameters:,} parameters, {config.model.dtype}",
+        f"devices  {devices.size} x {kind}, batch {config.batch_size} in "
+        f"{config.model.bn_groups} batch-norm groups",
+        f"steps    {total:,}, {_steps_per_epoch(source, config.batch_size):,} an epoch"
+        + (f"; {start:,} done before" if start else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _status(done: int, steps_per_epoch: int, epochs: int, figures: dict[str, float]) -> str:
+    text = (
+        f"epoch {1 + (done - 1) // steps_per_epoch}/{epochs}"
+        f"  loss {figures['loss']:.3f}"
+        f"  contrast top-1 {figures['accuracy_top1']:.1f} %"
+    )
+    if "images_per_second" in figures:
+        text += f"  {figures['images_per_second']:.0f} images/s"
+    return text

@@ -1,0 +1,35 @@
+"""A pre-training config small enough for a test to run whole."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import patch
+
+
+def tiny_config(**overrides) -> ConfigDict:
+    """80 shapes of 16 px, 5 steps an epoch, 4 epochs; `overrides` by dotted name."""
+    config = patch.get_config("tiny")
+    values = {
+        "batch_size": 16,
+        "epochs": 4,
+        "log_every_steps": 3,
+        "data.source": "shapes:80",
+        "data.image_size": 16,
+        "model.width": 4,
+        "model.dim": 8,
+        "model.bn_groups": 2,
+        "moco.queue_size": 72,
+        "checkpoint.every_steps": 4,
+        "pictures": False,
+    }
+    config.update_from_flattened_dict(values | overrides)
+    return config
+
+
+def metrics_lines(workdir: Path) -> list[dict]:
+    """metrics.jsonl without the figures that time decides."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    timed = {"images_per_second", "input_wait_fraction"}
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
