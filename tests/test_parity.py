@@ -154,9 +154,29 @@ def test_trajectory_float64(trajectory, devices, merge_passes, float64):
     replay.check_final(rtol=1e-9)
 
 
+def test_steps_float32(trajectory, float64):
+    """Every step in float32, each from the exact state before it.
+
+    From one step to the next the error of float32 grows a hundredfold where a ReLU or a maximum
+    tips the other way, in PyTorch as here, so a whole float32 trajectory can be held only loosely.
+    """
+    golden = json.loads(trajectory.read_text())
+    exact = Replay(golden, "float64", devices=1, merge_passes=True)
+    replay = Replay(golden, "float32", devices=1, merge_passes=True)
+    for s in range(golden["config"]["steps"]):
+        replay.state = jax.tree.map(
+            lambda x: x.astype("float32") if x.dtype == "float64" else jnp.copy(x), exact.state
+        )
+        replay.check_step(s, rtol=1e-3)
+        exact.step(s)
+    replay.check_final(rtol=1e-3)
+
+
 def test_trajectory_float32(trajectory):
     golden = json.loads(trajectory.read_text())
     replay = Replay(golden, "float32", devices=1, merge_passes=True)
-    for s in range(golden["config"]["steps"]):
-        replay.check_step(s, rtol=1e-3)
-    replay.check_final(rtol=1e-3)
+    for s, recorded in enumerate(golden["steps"]):
+        outputs = replay.step(s)
+        np.testing.assert_allclose(
+            outputs.loss.mean(), recorded["loss"], rtol=1e-3 if s < 2 else 1e-2
+        )
