@@ -32,8 +32,8 @@ VERSIONS = ("clean", "sketch", "stylized", "rendition")
 SMALLEST, LARGEST = 16, 512  # sides in pixels
 
 # Square root of the area, as a fraction of the picture's side. The longest silhouette, L, spans
-# about twice that, so that every one fits under every rotation.
-_SCALE = (0.34, 0.47)
+# 1.76 times that, so that every one fits under every rotation.
+_SCALE = (0.4, 0.54)
 _MARGIN = 0.02
 _SUPERSAMPLING = 4
 _SHIFT_BITS = 6  # fixed point of the corners given to OpenCV
@@ -246,7 +246,7 @@ def _silhouettes() -> list[np.ndarray]:
 
     t = np.linspace(0, tau, 64, endpoint=False)
     spokes = pi * np.arange(10) / 5
-    reach = np.where(np.arange(10) % 2, 0.42, 1)
+    reach = np.where(np.arange(10) % 2, 0.45, 1)
     # A disc without the part that a smaller disc to the right covers; they meet at `tip`.
     bite, offset = 0.8, 0.45
     tip = acos((1 + offset**2 - bite**2) / (2 * offset))
@@ -265,9 +265,11 @@ def _silhouettes() -> list[np.ndarray]:
         ),
         "heart": np.stack(heart, axis=1),
         "ellipse": _circle(t) * (2, 1),
-        "arrow": polygon((-5, -1), (0, -1), (0, -3), (4, 0), (0, 3), (0, 1), (-5, 1)),
+        "arrow": polygon(
+            (-3, -1.2), (0.2, -1.2), (0.2, -3), (4, 0), (0.2, 3), (0.2, 1.2), (-3, 1.2)
+        ),
         "crescent": np.concatenate((outer, inner)),
-        "L": polygon((0, 0), (3, 0), (3, 1), (1, 1), (1, 4), (0, 4)),
+        "L": polygon((0, 0), (3, 0), (3, 1.3), (1.3, 1.3), (1.3, 3.4), (0, 3.4)),
     }
     return [drawn[name] / sqrt(_area(drawn[name])) for name in CLASSES]
 
