@@ -1,0 +1,252 @@
+"""Speed of the input pipeline, and of the original's on the same photographs in the same run.
+
+    python -m benchmarks.input --root FOLDER --seconds S
+
+FOLDER holds train/CLASS/*.jpg. Prints one JSON line. Ours decodes an image once and cuts two crops
+(the rest of a view is made on the device); the original does all of its work on the host, written
+here with Pillow and NumPy alone: two decoded, augmented and normalised views and one patch
+negative, in worker processes, by torch's DataLoader where torch is installed. The two take turns,
+each starting afresh and warming up before its clock runs; the figures are medians over the turns.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.crops import sample_crop
+from nsneg_jax.input.folder import Folder
+from nsneg_jax.input.pipeline import pretrain_batches
+from nsneg_jax.views import IMAGENET_MEAN, IMAGENET_STD
+
+_TURNS = 5
+_PATCH_RANGE = (16 / 224, 72 / 224)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.input", description=__doc__.split("\n")[0])
+    parser.add_argument("--root", required=True, help="folder with train/CLASS/*.jpg")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--seconds", type=float, default=30, help="measured time, both together")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224, help="side of the crops in pixels")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="ours, per process")
+    parser.add_argument("--workers", type=int, default=0, help="our worker processes")
+    parser.add_argument("--peer-workers", type=int, default=2, help="the peer's worker processes")
+    options = parser.parse_args(arguments)
+    try:
+        print(json.dumps(measure(options)))
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def measure(options: argparse.Namespace) -> dict[str, object]:
+    """Runs both pipelines in turns and returns what is printed."""
+    source = Folder(options.root, options.split)
+    turn_seconds = options.seconds / (2 * _TURNS)
+    # forked before anything here uses JAX; its warning is about threads that do not exist yet
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")
+    ours, peer = [], []
+    for turn in range(_TURNS):
+        batches = _our_batches(source, options, turn)
+        ours.append(_speed(batches, options.batch, 3, turn_seconds))
+        batches, loader = _peer_batches(source, options, turn)
+        peer.append(_speed(batches, options.batch, 2 * options.peer_workers, turn_seconds))
+    figure, peer_figure = statistics.median(ours), statistics.median(peer)
+    sizes = _image_sizes(source)
+    return {
+        "benchmark": "input",
+        "images_per_second": round(figure, 1),
+        "peer_images_per_second": round(peer_figure, 1),
+        "ratio": round(figure / peer_figure, 2),
+        "turns": [round(speed, 1) for speed in ours],
+        "peer_turns": [round(speed, 1) for speed in peer],
+        "peer": f"Pillow/NumPy: two v2 views and a patch negative an image, on the host; {loader}",
+        "peer_workers": options.peer_workers,
+        "threads": options.threads,
+        "workers": options.workers,
+        "batch": options.batch,
+        "size": options.size,
+        "cpus": os.cpu_count(),
+        "images": len(source),
+        "median_image_pixels": int(statistics.median(w * h for w, h in sizes)),
+        "median_image_width": int(statistics.median(w for w, _ in sizes)),
+        "median_image_height": int(statistics.median(h for _, h in sizes)),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _our_batches(source: Folder, options: argparse.Namespace, turn: int) -> Iterator[object]:
+    return pretrain_batches(
+        source,
+        batch_size=options.batch,
+        image_size=options.size,
+        crop_scale=(0.2, 1.0),
+        seed=turn,
+        start_step=0,
+        total_steps=10**9,
+        threads=options.threads,
+        workers=options.workers,
+    )
+
+
+def _speed(batches: Iterator[object], batch_size: int, warm_up: int, seconds: float) -> float:
+    """Images a second over at least `seconds`, after `warm_up` batches; closes the iterator."""
+    with contextlib.closing(batches):
+        for _ in range(warm_up):
+            next(batches)
+        start = time.perf_counter()
+        for count in itertools.count(1):
+            next(batches)
+            elapsed = time.perf_counter() - start
+            if elapsed >= seconds:
+                return count * batch_size / elapsed
+
+
+class PeerDataset:
+    """The original's data set and transforms, an image at a time on the host.
+
+    Views are those of facebookresearch/moco with --aug-plus, as torchvision does them on PIL
+    images; the negative is made from the query as the original's patch transform makes it.
+    """
+
+    def __init__(self, folder: str, source: Folder, size: int, seed: int) -> None:
+        self._paths = [os.path.join(folder, source.path(i)) for i in range(len(source))]
+        self._size = size
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Query, key and negative, float32 [3, size, size] each."""
+        rng = np.random.default_rng([self._seed, index])
+        with open(self._paths[index], "rb") as file:
+            image = Image.open(file).convert("RGB")
+        query, key = (_view(image, self._size, rng) for _ in range(2))
+        return query, key, _patch_negative(query, rng)
+
+
+def _view(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+    top, left, height, width = sample_crop(rng, image.height, image.width)
+    view = image.crop((left, top, left + width, top + height))
+    view = view.resize((size, size), Image.Resampling.BILINEAR)
+    if rng.random() < 0.8:
+        view = _jitter(view, rng)
+    if rng.random() < 0.2:
+        view = view.convert("L").convert("RGB")
+    if rng.random() < 0.5:
+        view = view.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
+    if rng.random() < 0.5:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = np.asarray(view, np.float32).transpose(2, 0, 1) / np.float32(255)
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels - mean) / std
+
+
+def _jitter(view: Image.Image, rng: np.random.Generator) -> Image.Image:
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for operation in rng.permutation(4):
+        if operation < 3:
+            view = enhancers[operation](view).enhance(rng.uniform(0.6, 1.4))
+        else:
+            hue, saturation, value = view.convert("HSV").split()
+            shift = np.uint8(int(rng.uniform(-0.1, 0.1) * 255) % 256)
+            hue = Image.fromarray(np.asarray(hue) + shift)  # wraps round, as hue does
+            view = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    return view
+
+
+def _patch_negative(query: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    size = query.shape[1]
+    smallest, largest = (round(part * size) for part in _PATCH_RANGE)
+    patch = int(rng.integers(smallest, largest + 1))
+    cells = size // patch + 1
+    canvas = np.empty((3, cells * patch, cells * patch), np.float32)
+    for row in range(0, cells * patch, patch):
+        for column in range(0, cells * patch, patch):
+            top, left = rng.integers(0, size - patch, 2)
+            canvas[:, row : row + patch, column : column + patch] = query[
+                :, top : top + patch, left : left + patch
+            ]
+    return canvas[:, :size, :size]
+
+
+def _peer_batches(
+    source: Folder, options: argparse.Namespace, turn: int
+) -> tuple[Iterator[object], str]:
+    folder = os.path.join(options.root, options.split)
+    dataset = PeerDataset(folder, source, options.size, turn)
+    order = np.random.default_rng(turn).permutation(len(source))
+    batches = order[: len(order) // options.batch * options.batch].reshape(-1, options.batch)
+    try:
+        from torch.utils.data import DataLoader
+    except ImportError:
+        return _pool_batches(dataset, batches, options.peer_workers), "multiprocessing.Pool"
+    loader = DataLoader(
+        dataset,
+        batch_sampler=itertools.cycle(batches.tolist()),
+        num_workers=options.peer_workers,
+        multiprocessing_context="fork",
+    )
+    return _loader_batches(loader), "torch DataLoader"
+
+
+def _loader_batches(loader: object) -> Iterator[object]:
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        del iterator  # which ends its workers
+
+
+def _pool_batches(dataset: PeerDataset, batches: np.ndarray, workers: int) -> Iterator[object]:
+    with multiprocessing.get_context("fork").Pool(workers, _start_worker, (dataset,)) as pool:
+        todo = itertools.cycle(batches)
+        # two batches a worker are under way at any time, as in DataLoader
+        under_way = [pool.apply_async(_load_batch, (next(todo),)) for _ in range(2 * workers)]
+        while True:
+            batch = under_way.pop(0).get()
+            under_way.append(pool.apply_async(_load_batch, (next(todo),)))
+            yield batch
+
+
+def _start_worker(dataset: PeerDataset) -> None:
+    global _worker_dataset
+    _worker_dataset = dataset
+
+
+def _load_batch(indices: np.ndarray) -> list[np.ndarray]:
+    samples = [_worker_dataset[int(index)] for index in indices]
+    return [np.stack(part) for part in zip(*samples, strict=True)]
+
+
+def _image_sizes(source: Folder, most: int = 500) -> list[tuple[int, int]]:
+    chosen = range(0, len(source), -(-len(source) // most))
+    return [source.image(index).shape[1::-1] for index in chosen]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("grain", "simplejpeg", "pillow", "numpy", "torch"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+if __name__ == "__main__":
+    main()

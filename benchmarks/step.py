@@ -1,0 +1,321 @@
+"""Speed and memory of one training step; prints one JSON line.
+
+    python -m benchmarks.step --arch resnet50 --batch 16 --size 224 --dtype float32 --steps 5
+    python -m benchmarks.step --arch resnet18 --batch 32 --size 64 --steps 20 --peer torch
+
+Fields of the line:
+
+* `seconds_per_step`, `images_per_second`, `compile_seconds`, `program_bytes`: our whole jitted
+  `train_step` from uint8 crops: augmentation, patch negatives, all passes, queue, SGD.
+* `method_...`: of `moco.update` alone, on views made beforehand.
+* `peer_...`: the original's step in PyTorch (benchmarks/torch_peer.py) on the same views, from the
+  same weights, with the same number of threads. `ratio` is peer_seconds_per_step divided by
+  method_seconds_per_step: above 1 we are faster; `ratio_range` has the smallest and the largest
+  ratio of a pair of neighbouring turns. `first_loss` and `peer_first_loss` show that both compute
+  the same.
+* `peak_memory_bytes`: of our programs; on CPU the process's largest resident size, compilation
+  included, before the peer takes its first step. `program_bytes`: XLA's own figure of one program.
+
+Times are medians over the steps, without compilation. The programs take turns, one step each on
+CPU, so that load from elsewhere meets all of them alike.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import base
+from nsneg_jax import mesh, moco
+from nsneg_jax.errors import UsageError
+from nsneg_jax.models.resnet import ARCHS
+from nsneg_jax.models.torch_names import to_state_dict
+from nsneg_jax.pretrain import build, compile_step
+
+Figures = dict[str, Any]
+
+# steps of a turn on an accelerator: the host may run ahead there, as it does in training
+_STEPS_PER_TURN = 10
+# PyTorch's idle threads spin for some milliseconds before they sleep
+_PAUSE_BETWEEN_TURNS = 0.05
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line; argparse exits with status 2 on a malformed one.
+
+    Raises:
+        UsageError: a value that no step can run with.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.step",
+        description="Measures one training step; prints one JSON line.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--arch", choices=tuple(ARCHS), default="resnet50")
+    parser.add_argument("--batch", type=int, default=16, help="images a step, over all devices")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each program")
+    parser.add_argument("--queue", type=int, default=4096, help="keys in the queue")
+    parser.add_argument("--negatives", type=int, default=1, help="patch negatives an image")
+    parser.add_argument("--groups", type=int, default=1, help="batch-norm groups")
+    parser.add_argument(
+        "--separate-passes", action="store_true", help="key and negatives one after another"
+    )
+    parser.add_argument("--peer", choices=("torch",), help="also measure this implementation")
+    options = parser.parse_args(argv)
+
+    def expect(name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UsageError(f"--{name} is {getattr(options, name)}, but must be {expected}.")
+
+    for name in ("batch", "steps", "groups"):
+        expect(name, getattr(options, name) > 0, "at least 1")
+    expect("negatives", options.negatives >= 0, "at least 0")
+    expect("size", options.size >= 32, "at least 32 pixels, so that every stage has some left")
+    expect(
+        "batch",
+        options.batch % options.groups == 0,
+        f"a multiple of --groups, {options.groups}",
+    )
+    expect("queue", options.queue >= options.batch, f"at least --batch, {options.batch}")
+    return options
+
+
+def benchmark_config(options: argparse.Namespace) -> ConfigDict:
+    """The paper's pre-training config with the sizes of the command line."""
+    config = base.pretraining("paper")
+    config.batch_size = options.batch
+    config.data.image_size = options.size
+    config.model.update(arch=options.arch, dtype=options.dtype, bn_groups=options.groups)
+    config.moco.update(queue_size=options.queue, merge_passes=not options.separate_passes)
+    if options.negatives:
+        config.negatives.update(kind="patch", num=options.negatives, alpha=2.0)
+    return config
+
+
+class Program(NamedTuple):
+    """A compiled step: `run` does one and returns what to wait for."""
+
+    name: str
+    run: Callable[[], Any]
+    wait: Callable[[Any], Any]
+
+
+class OurPrograms:
+    """Our two programs; they take turns on one state, whose memory each takes over."""
+
+    def __init__(self, config: ConfigDict, devices: jax.sharding.Mesh):
+        whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+        method, state = build(config, steps_per_epoch=1000)
+        self.state = jax.device_put(state, whole)
+        shape = (config.batch_size, config.data.image_size, config.data.image_size, 3)
+        crops = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+        self.batch = jax.device_put({"query": crops[0], "key": crops[1]}, split)
+        self.views = jax.jit(partial(moco.make_views, method), out_shardings=split)(0, self.batch)
+        update = jax.jit(
+            partial(moco.update, method), in_shardings=(whole, split), donate_argnums=0
+        )
+        self.figures: Figures = {}
+        self._step = self._compile("", compile_step(method, devices), self.batch)
+        self._update = self._compile("method_", update, self.views)
+
+    def _compile(self, prefix: str, function: Any, inputs: Any) -> Any:
+        start = time.perf_counter()
+        compiled = function.lower(self.state, inputs).compile()
+        self.figures[prefix + "compile_seconds"] = time.perf_counter() - start
+        memory = compiled.memory_analysis()
+        self.figures[prefix + "program_bytes"] = memory and (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+        return compiled
+
+    def step(self) -> dict[str, jax.Array]:
+        """The whole training step."""
+        self.state, metrics = self._step(self.state, self.batch)
+        return metrics
+
+    def update(self) -> moco.Outputs:
+        """The method alone."""
+        self.state, outputs = self._update(self.state, self.views)
+        return outputs
+
+
+def measure(options: argparse.Namespace) -> Figures:
+    """The figures of the JSON line.
+
+    Raises:
+        UsageError: the peer or the devices do not allow it.
+    """
+    if options.peer:
+        # two frameworks share the card: neither may take all its memory beforehand
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        torch = _import_torch()
+    # the peer is one process on one device
+    devices = mesh.data_mesh(jax.devices()[:1] if options.peer else None)
+    if options.batch % devices.size:
+        raise UsageError(
+            f"--batch is {options.batch}, but must be a multiple of the {devices.size} devices."
+        )
+    platform_name = devices.devices.flat[0].platform
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    config = benchmark_config(options)
+
+    ours = OurPrograms(config, devices)
+    if options.peer:
+        device = _torch_device(torch, platform_name)
+        peer = _start_peer(torch, config, ours, device, threads)
+    first_loss = float(ours.update().loss.mean())
+    jax.block_until_ready(ours.step())
+    figures: Figures = {
+        "benchmark": "step",
+        **{name: value for name, value in vars(options).items() if name != "peer"},
+        "device": devices.devices.flat[0].device_kind,
+        "platform": platform_name,
+        "devices": devices.size,
+        "cpu_count": os.cpu_count(),
+        "threads": threads,
+        "versions": _versions(("jax", "jaxlib", "flax", *(["torch"] if options.peer else []))),
+        **ours.figures,
+        "peak_memory_bytes": _peak_memory(devices.devices.flat[0]),
+        "first_loss": first_loss,
+    }
+    programs = [
+        Program("", ours.step, jax.block_until_ready),
+        Program("method_", ours.update, jax.block_until_ready),
+    ]
+    if options.peer:
+        views = tuple(peer.images(np.asarray(view, np.float32)) for view in ours.views)
+        wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+        figures["peer"] = options.peer
+        figures["peer_first_loss"] = float(peer.step(*views).loss)
+        programs.append(Program("peer_", lambda: peer.step(*views), lambda _: wait()))
+
+    per_turn = 1 if platform_name == "cpu" else _STEPS_PER_TURN
+    seconds = take_turns(programs, options.steps, per_turn)
+    for name, turns in seconds.items():
+        figures[name + "seconds_per_step"] = statistics.median(turns)
+        figures[name + "images_per_second"] = options.batch / statistics.median(turns)
+    if options.peer:
+        figures["ratio"] = figures["peer_seconds_per_step"] / figures["method_seconds_per_step"]
+        pairs = zip(seconds["peer_"], seconds["method_"], strict=True)
+        ratios = [theirs / our for theirs, our in pairs]
+        figures["ratio_range"] = [min(ratios), max(ratios)]
+        if device.type == "cuda":
+            figures["peer_peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    figures["load_average"] = os.getloadavg()[0]
+    return figures
+
+
+def take_turns(
+    programs: Sequence[Program], steps: int, per_turn: int = 1
+) -> dict[str, list[float]]:
+    """Seconds per step of each program in each of its turns, after one turn that is not counted.
+
+    Args:
+        programs: run in this order, again and again.
+        steps: to time of each program, rounded up to whole turns.
+        per_turn: steps of a turn; the host waits for the device at its end only.
+    """
+    seconds: dict[str, list[float]] = {program.name: [] for program in programs}
+    for turn in range(1 + -(-steps // per_turn)):
+        for program in programs:
+            time.sleep(_PAUSE_BETWEEN_TURNS)
+            start = time.perf_counter()
+            for _ in range(per_turn):
+                result = program.run()
+            program.wait(result)
+            if turn > 0:
+                seconds[program.name].append((time.perf_counter() - start) / per_turn)
+    return seconds
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UsageError(
+            f"--peer torch needs PyTorch, which cannot be imported here ({error}). Install it with "
+            "'pip install torch', or leave --peer out to measure our step alone."
+        ) from error
+    return torch
+
+
+def _start_peer(
+    torch: Any, config: ConfigDict, ours: OurPrograms, device: Any, threads: int
+) -> Any:
+    # here, because our next step takes over the memory of the state that both start from
+    from benchmarks.torch_peer import TorchMoCo
+
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True
+    # JAX's default precision on a GPU is TensorFloat-32 too
+    torch.backends.cuda.matmul.allow_tf32 = True
+    state_dict = to_state_dict(ours.state.params_q, ours.state.stats_q)
+    return TorchMoCo(config, state_dict, np.asarray(ours.state.queue), device)
+
+
+def _torch_device(torch: Any, platform_name: str) -> Any:
+    if platform_name == "cpu":
+        return torch.device("cpu")
+    if platform_name in ("gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    raise UsageError(
+        f"JAX computes on {platform_name!r} here and PyTorch cannot, so there is nothing to "
+        "compare. Install a PyTorch for this device, or set JAX_PLATFORMS=cpu to compare on CPU."
+    )
+
+
+def _peak_memory(device: jax.Device) -> int:
+    stats = device.memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    return versions | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit status: 0 done, 2 a mistake of the user's."""
+    try:
+        figures = measure(parse(argv))
+    except UsageError as error:
+        print(
+            textwrap.fill(f"error: {error}", 100, break_on_hyphens=False, break_long_words=False),
+            file=sys.stderr,
+        )
+        return 2
+    print(json.dumps(_rounded(figures)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
