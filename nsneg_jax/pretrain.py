@@ -229,5 +229,5 @@ def _status(done: int, steps_per_epoch: int, epochs: int, figures: dict[str, flo
         f"  contrast top-1 {figures['accuracy_top1']:.1f} %"
     )
     if "images_per_second" in figures:
-        text += f"  {figures['images_per_second']:.0f} images/s"
+        text += f"  {figures['images_per_second']:.3g} images/s"
     return text
