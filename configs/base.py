@@ -95,8 +95,8 @@ def pretraining(variant: str) -> ConfigDict:
     if variant == "tiny":
         config.update(
             {
-                "batch_size": 100,
-                "epochs": 50,
+                "batch_size": 96,
+                "epochs": 30,
                 "data": {"source": "shapes:4000", "image_size": 32, "threads": 2},
                 "views": {"blur_probability": 0.0},
                 "model": {
@@ -107,7 +107,7 @@ def pretraining(variant: str) -> ConfigDict:
                     "bn_groups": 1,
                 },
                 "moco": {"queue_size": 1000},
-                "optimizer": {"learning_rate": 0.12},
+                "optimizer": {"learning_rate": 0.03},
                 "checkpoint": {"every_steps": 400},
             }
         )

@@ -52,11 +52,11 @@ MISTAKES = {
     "patches larger than the image": ("--config.negatives.patch_size=16,300", ["300", "224"]),
     "patch range upside down": ("--config.negatives.patch_size=72,16", ["72", "16"]),
     "one patch size": ("--config.negatives.patch_size=16", ["16"]),
-    "groups do not divide": ("--config.model.bn_groups=3", ["model.bn_groups", "3", "104"]),
+    "groups do not divide": ("--config.model.bn_groups=5", ["model.bn_groups", "5", "96"]),
     "devices do not divide": ("--config.batch_size=100", ["batch_size", "100", "8"]),
     "queue smaller than the batch": (
         "--config.moco.queue_size=64",
-        ["moco.queue_size", "64", "104"],
+        ["moco.queue_size", "64", "96"],
     ),
     "unknown arch": ("--config.model.arch=vgg", ["'vgg'", "'resnet50'"]),
     "crop scale": ("--config.views.crop_scale=0.2,1.5", ["views.crop_scale", "1.5"]),
@@ -70,9 +70,7 @@ def test_mistake_is_one_paragraph(mistake, folders, capsys):
     flags, expected = MISTAKES[mistake]
     argv = flags.format(folders=folders).split()
     workdir = folders / "run"
-    # the tests' 8 devices divide 104
-    tiny = [TINY, f"--workdir={workdir}", "--config.batch_size=104"]
-    status = main.main(["main.py", *tiny, *argv])
+    status = main.main(["main.py", TINY, f"--workdir={workdir}", *argv])
     message = capsys.readouterr().err
     assert status == 2
     assert message.startswith("error: ") and "Traceback" not in message

@@ -16,6 +16,7 @@ from PIL import Image
 from tiny import metrics_lines, tiny_config
 
 import main
+from configs import patch
 from nsneg_jax import moco
 from nsneg_jax.checkpoint import Checkpoints
 from nsneg_jax.errors import RunError, UsageError
@@ -127,6 +128,19 @@ def test_resume_on_other_devices_float64(tmp_path, float64):
             jax.device_get(one),
             jax.device_get(other),
         )
+
+
+@pytest.mark.slow
+def test_tiny_variant_on_other_devices_float64(tmp_path, float64):
+    config = patch.get_config("tiny")
+    config.update_from_flattened_dict({"model.dtype": "float64", "total_steps": 20})
+    one = pretrain(config, tmp_path / "one", one_device())
+    eight = pretrain(config, tmp_path / "eight", jax.devices())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+        jax.device_get(one),
+        jax.device_get(eight),
+    )
 
 
 def test_complete_run_is_left_alone(whole, capsys):

@@ -60,7 +60,9 @@ def _pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], *_, **op
     """
     vertical, horizontal = strides
     x = x[:, ::vertical, ::horizontal]
-    return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], precision=options.get("precision"))
+    # of two axes: the gradient of one with four would be transposed in memory
+    y = jnp.dot(x.reshape(-1, x.shape[3]), kernel[0, 0], precision=options.get("precision"))
+    return y.reshape(*x.shape[:3], -1)
 
 
 def _three_by_three(
@@ -79,8 +81,9 @@ def _three_by_three(
         for i in range(3)
         for j in range(3)
     ]
-    kernel = kernel.reshape(9 * inputs, -1)
-    return jnp.dot(jnp.concatenate(taps, axis=-1), kernel, precision=options.get("precision"))
+    return _pointwise(
+        jnp.concatenate(taps, axis=-1), kernel.reshape(1, 1, 9 * inputs, -1), (1, 1), **options
+    )
 
 
 def _linear(inputs: int, outputs: int, *, rng: np.random.Generator, **options) -> nnx.Linear:
