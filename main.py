@@ -1,10 +1,9 @@
 """Runs one job: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value]."""
 
 import sys
-import textwrap
 
 from nsneg_jax import command_line
-from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.errors import RunError, UsageError, paragraph
 
 
 def run(command: command_line.Command) -> None:
@@ -21,10 +20,7 @@ def main(argv: list[str]) -> int:
     try:
         run(command_line.parse(argv))
     except (UsageError, RunError) as error:
-        print(
-            textwrap.fill(f"error: {error}", 100, break_on_hyphens=False, break_long_words=False),
-            file=sys.stderr,
-        )
+        print(paragraph(error), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
 

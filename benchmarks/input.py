@@ -26,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import UsageError, paragraph
 from nsneg_jax.input.crops import sample_crop
 from nsneg_jax.input.folder import Folder
 from nsneg_jax.input.pipeline import pretrain_batches
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         print(json.dumps(measure(options)))
     except UsageError as error:
-        print(error, file=sys.stderr)
+        print(paragraph(error), file=sys.stderr)
         sys.exit(2)
 
 

@@ -28,7 +28,6 @@ import platform
 import resource
 import statistics
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,7 +39,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from nsneg_jax import mesh, moco
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import UsageError, paragraph
 from nsneg_jax.models.resnet import ARCHS
 from nsneg_jax.models.torch_names import to_state_dict
 from nsneg_jax.pretrain import build, compile_step
@@ -308,10 +307,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         figures = measure(parse(argv))
     except UsageError as error:
-        print(
-            textwrap.fill(f"error: {error}", 100, break_on_hyphens=False, break_long_words=False),
-            file=sys.stderr,
-        )
+        print(paragraph(error), file=sys.stderr)
         return 2
     print(json.dumps(_rounded(figures)))
     return 0

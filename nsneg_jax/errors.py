@@ -1,5 +1,7 @@
 """Errors that end a run with one clear paragraph instead of a traceback."""
 
+import textwrap
+
 
 class UsageError(Exception):
     """A mistake in the configuration, the command line or the data given.
@@ -14,3 +16,8 @@ class RunError(Exception):
 
     Its message says what happened, what is safe, and how to go on.
     """
+
+
+def paragraph(error: Exception) -> str:
+    """The message as a terminal shows it: lines of 100 characters, paths in one piece."""
+    return textwrap.fill(f"error: {error}", 100, break_on_hyphens=False, break_long_words=False)
