@@ -115,3 +115,11 @@ class StopSignals:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+
+
+def stopped(received: str | None, done: int, total: int) -> str:
+    """What a run says that stopped before its end; `received` as of `StopSignals`."""
+    return (
+        f"stopped by {received or 'preemption'} after step {done} of {total}, with everything "
+        "saved; the same command goes on from there"
+    )

@@ -1,18 +1,20 @@
 """Checks of a config before any data or device is touched, and its copy in the workdir."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import write_json
 from nsneg_jax.models.resnet import ARCHS, STEMS
 from nsneg_jax.negatives import scaled_patch_range
 from nsneg_jax.views import ViewRecipe
 
 FILE_NAME = "config.json"
+
+_DTYPES = ("float32", "bfloat16", "float64")
 
 # what may change when a run goes on: it alters how the work is done or when it ends, and nothing
 # of what a step does (the schedule follows `epochs`)
@@ -69,10 +71,7 @@ def claim_workdir(config: ConfigDict, workdir: Path, resuming: bool) -> None:
                 + "; ".join(differences)
                 + ". Give the same values to go on with it, or another --workdir for a new run."
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(to_json(config), indent=2) + "\n")
-    os.replace(partial, path)
+    write_json(path, to_json(config))
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:
@@ -104,11 +103,26 @@ class _Checker:
 
     def positive(self, *names: str) -> None:
         for name in names:
-            self.expect(name, self.fields[name] > 0, "greater than 0")
+            self.expect(name, all(v > 0 for v in self._values(name)), "greater than 0")
 
     def not_negative(self, *names: str) -> None:
         for name in names:
-            self.expect(name, self.fields[name] >= 0, "0 or greater")
+            self.expect(name, all(v >= 0 for v in self._values(name)), "0 or greater")
+
+    def _values(self, name: str) -> tuple:
+        value = self.fields[name]
+        return value if isinstance(value, tuple) else (value,)
+
+    def image_size(self) -> None:
+        size = self.fields["data.image_size"]
+        self.expect("data.image_size", size >= 8, "at least 8 pixels")
+
+    def divisible_batch(self, devices: int) -> None:
+        self.expect(
+            "batch_size",
+            self.fields["batch_size"] % devices == 0,
+            f"a multiple of the number of devices, {devices}",
+        )
 
     def one_of(self, name: str, choices) -> None:
         self.expect(name, self.fields[name] in choices, "one of " + ", ".join(map(repr, choices)))
@@ -121,6 +135,59 @@ class _Checker:
             numbers and low < value[0] <= value[1] <= high,
             f"two numbers (smallest, largest) with {low} < smallest <= largest <= {high}",
         )
+
+
+def validate_linear(config: ConfigDict, devices: int) -> None:
+    """Checks what can be checked of a linear job without the encoder and the data.
+
+    Args:
+        config: of a linear job.
+        devices: how many the batch is split over.
+
+    Raises:
+        UsageError: the first field that is wrong.
+    """
+    check = _check_frozen_encoder(config, devices)
+    check.positive("epochs", "learning_rates")
+    check.not_negative("seed", "optimizer.weight_decay")
+    check.one_of("optimizer.schedule", ("cosine", "step"))
+    check.pair("crop_scale", 0, 1)
+    for name in ("flip_probability", "optimizer.momentum"):
+        check.expect(name, 0 <= check.fields[name] <= 1, "between 0 and 1")
+    check.expect(
+        "learning_rates",
+        len(set(config.learning_rates)) == len(config.learning_rates) > 0,
+        "one learning rate or more, all different",
+    )
+
+
+def validate_knn(config: ConfigDict, devices: int) -> None:
+    """As `validate_linear`, for the kNN job."""
+    check = _check_frozen_encoder(config, devices)
+    check.positive("knn.k", "knn.temperature")
+    check.expect("knn.k", len(config.knn.k) > 0, "one number of neighbours or more")
+
+
+def validate_features(config: ConfigDict, devices: int) -> None:
+    """As `validate_linear`, for the features job."""
+    check = _check_frozen_encoder(config, devices)
+    check.one_of("features_format", ("npz", "safetensors"))
+
+
+def _check_frozen_encoder(config: ConfigDict, devices: int) -> _Checker:
+    """Checks the fields that every job with a frozen encoder reads."""
+    check = _Checker(config)
+    check.expect(
+        "pretrained",
+        bool(config.pretrained),
+        "the workdir of a run (such as runs/patch) or a checkpoint folder in it",
+    )
+    check.positive("batch_size", "data.threads")
+    check.not_negative("data.workers", "data.resize")
+    check.one_of("dtype", _DTYPES)
+    check.image_size()
+    check.divisible_batch(devices)
+    return check
 
 
 def validate_pretraining(config: ConfigDict, devices: int) -> None:
@@ -143,14 +210,14 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     check.one_of("model.arch", tuple(ARCHS))
     check.one_of("model.stem", STEMS)
     check.one_of("model.bn_running", ("first", "mean"))
-    check.one_of("model.dtype", ("float32", "bfloat16", "float64"))
+    check.one_of("model.dtype", _DTYPES)
     check.one_of("negatives.kind", ("none", "patch"))
     check.one_of("optimizer.schedule", ("cosine", "step"))
     check.pair("views.crop_scale", 0, 1)
     view_recipe(config)
     for name in ("moco.momentum", "optimizer.momentum"):
         check.expect(name, 0 <= check.fields[name] < 1, "at least 0 and less than 1")
-    check.expect("data.image_size", config.data.image_size >= 8, "at least 8 pixels")
+    check.image_size()
 
     if config.negatives.kind == "none":
         for name in ("negatives.alpha", "negatives.num"):
@@ -171,11 +238,7 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         config.batch_size % config.model.bn_groups == 0,
         f"a divisor of batch_size, {config.batch_size}",
     )
-    check.expect(
-        "batch_size",
-        config.batch_size % devices == 0,
-        f"a multiple of the number of devices, {devices}",
-    )
+    check.divisible_batch(devices)
     check.expect(
         "moco.queue_size",
         config.moco.queue_size >= config.batch_size,

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,8 @@ from pathlib import Path
 import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from nsneg_jax.files import write_text
 
 FILE_NAME = "metrics.jsonl"
 
@@ -139,9 +140,7 @@ class MetricWriter:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, self._path)
+        write_text(self._path, "".join(kept))
 
 
 class Progress:

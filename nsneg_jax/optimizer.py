@@ -4,7 +4,9 @@ import optax
 from ml_collections import ConfigDict
 
 
-def learning_rate_schedule(config: ConfigDict, steps_per_epoch: int, epochs: int) -> optax.Schedule:
+def learning_rate_schedule(
+    config: ConfigDict, learning_rate: float, steps_per_epoch: int, epochs: int
+) -> optax.Schedule:
     """Learning rate as a function of the step, changed once per epoch, without warm-up.
 
     Keeps the behaviour of `adjust_learning_rate` in the original's main_moco.py: 'cosine' is
@@ -12,15 +14,16 @@ def learning_rate_schedule(config: ConfigDict, steps_per_epoch: int, epochs: int
     epochs) on.
 
     Args:
-        config: the `optimizer` section: learning_rate, schedule, milestones.
+        config: the `optimizer` section: schedule, milestones.
+        learning_rate: lr, that of the first epoch.
         steps_per_epoch: floor(data-set size / batch size).
         epochs: length of the run.
     """
     if config.schedule == "cosine":
-        by_epoch = optax.cosine_decay_schedule(config.learning_rate, epochs)
+        by_epoch = optax.cosine_decay_schedule(learning_rate, epochs)
     else:
         drops = dict.fromkeys(config.milestones, 0.1)
-        by_epoch = optax.piecewise_constant_schedule(config.learning_rate, drops)
+        by_epoch = optax.piecewise_constant_schedule(learning_rate, drops)
     return lambda step: by_epoch(step // steps_per_epoch)
 
 

@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax import mesh, moco
-from nsneg_jax.checkpoint import Checkpoints, StopSignals
+from nsneg_jax.checkpoint import Checkpoints, StopSignals, stopped
 from nsneg_jax.config import claim_workdir, validate_pretraining, view_recipe
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.input.pipeline import prefetch_to_devices, pretrain_batches
-from nsneg_jax.input.source import Source, open_source
+from nsneg_jax.input.source import Source, check_same_data, open_source
 from nsneg_jax.metrics import MetricWriter, Progress, Stopwatch, Window
 from nsneg_jax.models.encoder import build_encoder
 from nsneg_jax.negatives import scaled_patch_range
@@ -63,7 +63,7 @@ def pretrain(
         if resumed is not None:
             state, progress = checkpoints.restore(resumed, state)
             window = Window(**progress["window"])
-            _check_same_data(source, progress["images"], workdir)
+            check_same_data(source, progress["images"], workdir)
         start = resumed or 0
         print(_summary(config, source, devices, state.params_q, start, total), flush=True)
 
@@ -80,7 +80,7 @@ def pretrain(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        batches = prefetch_to_devices(batches, mesh.split_batch(devices))
+        batches = prefetch_to_devices(batches, mesh.split_batch(devices), ("query", "key"))
         train_step = compile_step(method, devices)
         is_finite = jax.jit(moco.is_finite)
         done = start
@@ -119,10 +119,7 @@ def pretrain(
             checkpoints.wait()
             raise RunError(_divergence(error, checkpoints)) from error
     if done < total:
-        print(
-            f"stopped by {signals.received or 'preemption'} after step {done} of {total}, with "
-            f"everything saved; the same command goes on from there"
-        )
+        print(stopped(signals.received, done, total))
     else:
         print(f"done: {total} steps; checkpoints, metrics.jsonl and pictures are in {workdir}")
     return state
@@ -131,7 +128,9 @@ def pretrain(
 def build(config: ConfigDict, steps_per_epoch: int) -> tuple[moco.MoCo, moco.TrainState]:
     """The method and its initial state for a validated config."""
     encoder, params, stats = build_encoder(config.model, config.seed)
-    schedule = learning_rate_schedule(config.optimizer, steps_per_epoch, config.epochs)
+    schedule = learning_rate_schedule(
+        config.optimizer, config.optimizer.learning_rate, steps_per_epoch, config.epochs
+    )
     method = moco.MoCo(
         encoder=encoder,
         optimizer=sgd(config.optimizer, schedule),
@@ -169,15 +168,6 @@ def _steps_per_epoch(source: Source, batch_size: int) -> int:
             "Set a smaller --config.batch_size or use more images."
         )
     return len(source) // batch_size
-
-
-def _check_same_data(source: Source, images_before: int, workdir: Path) -> None:
-    if len(source) != images_before:
-        raise UsageError(
-            f"{source.name} has {len(source)} images, but the run in {workdir} was started with "
-            f"{images_before}, and the order of the data depends on it. Give the same data to go "
-            "on with it, or another --workdir for a new run."
-        )
 
 
 def _save_first_views(method: moco.MoCo, batch: moco.Batch, workdir: Path) -> None:

@@ -54,15 +54,8 @@ class Replay:
             }
         )
         encoder, params, stats = build_encoder(model, seed=0)
-        optimizer = ConfigDict(
-            {
-                "learning_rate": c.lr,
-                "schedule": "cosine",
-                "momentum": 0.9,
-                "weight_decay": c.wd,
-            }
-        )
-        self.schedule = learning_rate_schedule(optimizer, c.steps_per_epoch, c.epochs)
+        optimizer = ConfigDict({"schedule": "cosine", "momentum": 0.9, "weight_decay": c.wd})
+        self.schedule = learning_rate_schedule(optimizer, c.lr, c.steps_per_epoch, c.epochs)
         self.moco = method.MoCo(
             encoder=encoder,
             optimizer=sgd(optimizer, self.schedule),

@@ -1,4 +1,4 @@
-"""Random resized crops, on the host: torchvision's `RandomResizedCrop` on a PIL image.
+"""Resizing and random resized crops, on the host: torchvision's on PIL images.
 
 Resizing is most of the host's work, so cykooz_resizer does it where it is installed. It has
 Pillow's filter (0.1 grey levels from it in the mean over photographs, 0.3 at most) and takes a
@@ -79,23 +79,39 @@ def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -
     """
     top, left, height, width = box
     cut = image[top : top + height, left : left + width]
-    return (resize_by_pillow if fast is None else resize_fast)(cut, size)
+    return resize(cut, size, size)
 
 
-def resize_by_pillow(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes uint8 [H, W, 3] to uint8 [size, size, 3], bilinear with antialiasing."""
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+def resize_short(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes an image so that its shorter side is `size` pixels: torchvision's `Resize(size)`.
+
+    The longer side is rounded down, as there. Otherwise as `resized_crop`.
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    return resize(image, size * height // short, size * width // short)
 
 
-def resize_fast(image: np.ndarray, size: int) -> np.ndarray:
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes uint8 [H, W, 3] to uint8 [height, width, 3], bilinear with antialiasing."""
+    if image.shape[:2] == (height, width):
+        return image
+    return (resize_by_pillow if fast is None else resize_fast)(image, height, width)
+
+
+def resize_by_pillow(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`resize` by Pillow."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_fast(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The same as `resize_by_pillow` up to rounding, by cykooz_resizer."""
     if not hasattr(_of_thread, "resizer"):
         # a Resizer has buffers of its own, which threads cannot share
         _of_thread.resizer = fast.Resizer()
         bilinear = fast.ResizeAlg.convolution(fast.FilterType.bilinear)
         _of_thread.options = fast.ResizeOptions(bilinear, use_alpha=False)
-    height, width = image.shape[:2]
-    source = fast.ImageData(width, height, fast.PixelType.U8x3, image.tobytes())
-    resized = fast.ImageData(size, size, fast.PixelType.U8x3)
+    source = fast.ImageData(image.shape[1], image.shape[0], fast.PixelType.U8x3, image.tobytes())
+    resized = fast.ImageData(width, height, fast.PixelType.U8x3)
     _of_thread.resizer.resize(source, resized, _of_thread.options)
-    return np.frombuffer(resized.get_buffer(), np.uint8).reshape(size, size, 3)
+    return np.frombuffer(resized.get_buffer(), np.uint8).reshape(height, width, 3)

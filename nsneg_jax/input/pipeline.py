@@ -7,7 +7,8 @@ that step, with as many threads, workers and processes as are at hand.
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import grain
 import jax
@@ -17,6 +18,8 @@ from absl import flags
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.crops import resized_crop, sample_crop
 from nsneg_jax.input.source import Source
+
+Sample = dict[str, np.ndarray]
 
 # Finished samples that wait for their batch, in this process. Four batches come on top, from the
 # one that is filling to the one the caller has: 0.7 GB in all for 512 images of 224 px.
@@ -47,9 +50,7 @@ def sample_order(num_images: int, batch_size: int, seed: int) -> grain.MapDatase
         )
     if seed < 0:
         raise UsageError(f"The seed is {seed}, but must not be negative. Choose 0 or more.")
-    # grain adds the epoch to the seed: unmixed, seed 1 would repeat seed 0 one epoch later.
-    mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    order = grain.MapDataset.range(num_images).shuffle(seed=mixed)
+    order = grain.MapDataset.range(num_images).shuffle(seed=mixed_seed(seed))
     return order.batch(batch_size, drop_remainder=True).repeat()
 
 
@@ -66,7 +67,7 @@ def pretrain_batches(
     workers: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[Sample]:
     """This process's part of the batches start_step .. total_steps - 1, two crops an image.
 
     An image is decoded once and cut twice. Its two crops depend on the seed and its place in the
@@ -97,6 +98,49 @@ def pretrain_batches(
     Raises:
         UsageError: sizes that do not fit together; raised at once, not by the first step.
     """
+    return load_batches(
+        sample_order(len(source), batch_size, seed),
+        _TwoCrops(source, image_size, crop_scale, seed),
+        batch_size=batch_size,
+        sample_bytes=2 * image_size * image_size * 3,
+        start_step=start_step,
+        total_steps=total_steps,
+        threads=threads,
+        workers=workers,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def load_batches(
+    order: Sequence[np.ndarray],
+    load: Callable[[int, int], Sample],
+    *,
+    batch_size: int,
+    sample_bytes: int,
+    start_step: int,
+    total_steps: int,
+    threads: int,
+    workers: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Sample]:
+    """This process's part of the batches start_step .. total_steps - 1.
+
+    Args:
+        order: [step] is int64 [batch_size], the images of a step.
+        load: makes a sample, a dict of arrays, of (image's index, place in the run); the place is
+            step * batch_size + place in the global batch.
+        sample_bytes: size of a sample.
+        batch_size, start_step, total_steps, threads, workers, process_index, process_count: as of
+            `pretrain_batches`.
+
+    Yields:
+        The samples' dicts with their arrays stacked.
+
+    Raises:
+        UsageError: sizes that do not fit together; raised at once, not by the first step.
+    """
     if process_count < 1 or batch_size % process_count:
         raise UsageError(
             f"A batch of {batch_size} images cannot be shared evenly by {process_count} processes. "
@@ -107,12 +151,8 @@ def pretrain_batches(
             f"There are {threads} input threads and {workers} input workers, but neither may be "
             "negative. Set data.threads to the number of CPUs and data.workers to 0."
         )
-    order = sample_order(len(source), batch_size, seed)
     share = batch_size // process_count
-    first = process_index * share
-    samples = _Samples(source, order, first, share, image_size, crop_scale, seed, total_steps)
-
-    sample_bytes = 2 * image_size * image_size * 3
+    samples = _Samples(order, load, batch_size, process_index * share, share, total_steps)
     buffer = max(2 * threads, min(share, _BUFFER_BYTES // sample_bytes), 1)
     if workers:
         shared = max(1, min(16, _SHARED_BYTES // (workers * sample_bytes)))
@@ -133,26 +173,29 @@ def pretrain_batches(
 
 
 def prefetch_to_devices(
-    batches: Iterable[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, depth: int = 2
+    batches: Iterable[Sample],
+    sharding: jax.sharding.Sharding,
+    names: Sequence[str],
+    depth: int = 2,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Puts the images of each batch on the devices, some batches ahead.
+    """Puts a part of each batch on the devices, some batches ahead.
 
     Args:
-        batches: this process's parts, see `pretrain_batches`; closed at the end.
+        batches: this process's parts, see `load_batches`; closed at the end.
         sharding: of the global batch, e.g. over the axis 'data'.
+        names: the entries wanted.
         depth: how many batches are on the devices when one is handed out, itself included.
 
     Yields:
-        The entries that are images, those of four axes, as global arrays [batch_size, H, W, 3].
+        The entries named, as global arrays [batch_size, ...].
     """
     ready: deque[dict[str, jax.Array]] = deque()
     try:
         for batch in batches:
             ready.append(
                 {
-                    name: jax.make_array_from_process_local_data(sharding, array)
-                    for name, array in batch.items()
-                    if array.ndim == 4
+                    name: jax.make_array_from_process_local_data(sharding, batch[name])
+                    for name in names
                 }
             )
             if len(ready) >= depth:
@@ -164,6 +207,41 @@ def prefetch_to_devices(
             batches.close()
 
 
+def mixed_seed(seed: int) -> int:
+    """A seed for grain's shuffle.
+
+    grain adds the epoch to the seed: unmixed, seed 1 would repeat seed 0 one epoch later.
+    """
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+
+def place_generator(seed: int, place: int) -> np.random.Generator:
+    """The generator of a sample's draws on the host, by its place in the run."""
+    # Philox: a generator per key, cheap to make, with streams independent of one another.
+    return np.random.Generator(np.random.Philox(key=np.array([seed, place], np.uint64)))
+
+
+@dataclass(frozen=True)
+class _TwoCrops:
+    """Loads a sample of pre-training."""
+
+    source: Source
+    image_size: int
+    crop_scale: tuple[float, float]
+    seed: int
+
+    def __call__(self, index: int, place: int) -> Sample:
+        image = self.source.image(index)
+        rng = place_generator(self.seed, place)
+        query, key = (
+            resized_crop(
+                image, sample_crop(rng, *image.shape[:2], self.crop_scale), self.image_size
+            )
+            for _ in range(2)
+        )
+        return {"query": query, "key": key, "index": np.int64(index)}
+
+
 class _Samples:
     """What one process loads, as a random-access source of grain's; workers get a copy.
 
@@ -172,44 +250,28 @@ class _Samples:
 
     def __init__(
         self,
-        source: Source,
-        order: grain.MapDataset,
+        order: Sequence[np.ndarray],
+        load: Callable[[int, int], Sample],
+        batch_size: int,
         first: int,
         share: int,
-        image_size: int,
-        crop_scale: tuple[float, float],
-        seed: int,
         total_steps: int,
     ) -> None:
-        self._source = source
         self._order = order
+        self._load = load
+        self._batch_size = batch_size
         self._first = first
         self._share = share
-        self._image_size = image_size
-        self._crop_scale = crop_scale
-        self._seed = seed
         self._length = total_steps * share
-        self._batch_size = len(order[0])
-        self._recent = {0: order[0]}
+        self._recent = {}
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, position: int) -> Sample:
         step, place = divmod(position, self._share)
         place += self._first
-        index = self._indices(step)[place]
-        image = self._source.image(int(index))
-        # Philox: a generator per key, cheap to make, with streams independent of one another.
-        identity = np.array([self._seed, step * self._batch_size + place], np.uint64)
-        rng = np.random.Generator(np.random.Philox(key=identity))
-        query, key = (
-            resized_crop(
-                image, sample_crop(rng, *image.shape[:2], self._crop_scale), self._image_size
-            )
-            for _ in range(2)
-        )
-        return {"query": query, "key": key, "index": index}
+        return self._load(int(self._indices(step)[place]), step * self._batch_size + place)
 
     def _indices(self, step: int) -> np.ndarray:
         # Shuffling takes ten microseconds an index, so a step's batch of them is kept until the
@@ -221,6 +283,6 @@ class _Samples:
         return indices
 
 
-def _closing(dataset: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
+def _closing(dataset: grain.IterDataset) -> Iterator[Sample]:
     with contextlib.closing(iter(dataset)) as iterator:
         yield from iterator

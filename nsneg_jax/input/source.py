@@ -65,6 +65,16 @@ def open_source(spec: str, split: str, *, image_size: int, classes: str = "") ->
     )
 
 
+def check_same_data(source: Source, images_before: int, workdir: Path) -> None:
+    """Raises UsageError where a run that goes on has another number of images than before."""
+    if len(source) != images_before:
+        raise UsageError(
+            f"{source.name} has {len(source)} images, but the run in {workdir} was started with "
+            f"{images_before}, and the order of the data depends on it. Give the same data to go "
+            "on with it, or another --workdir for a new run."
+        )
+
+
 def class_names(classes: str) -> tuple[str, ...]:
     """Names of class folders from `data.classes`.
 

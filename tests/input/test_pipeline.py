@@ -16,6 +16,7 @@ from nsneg_jax.input.folder import Folder
 from nsneg_jax.input.pipeline import prefetch_to_devices, pretrain_batches, sample_order
 
 IMAGES, BATCH, STEPS = 27, 8, 8  # 3 steps an epoch, 3 images left out
+CROPS = ("query", "key")
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,7 @@ def test_impossible_settings_are_named_at_once(source, changes, message):
 def test_prefetch_puts_images_on_all_devices(source, whole_run):
     sharding = NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))
     before = threading.active_count()
-    put = list(prefetch_to_devices(batches(source), sharding))
+    put = list(prefetch_to_devices(batches(source), sharding, CROPS))
     assert len(put) == STEPS
     for batch, expected in zip(put, whole_run, strict=True):
         assert batch.keys() == {"query", "key"}
@@ -256,7 +257,7 @@ def test_prefetch_looks_ahead_by_its_depth_and_closes(whole_run, depth):
             closed.append(True)
 
     sharding = NamedSharding(Mesh(jax.devices()[:1], ("data",)), PartitionSpec("data"))
-    running = prefetch_to_devices(host(), sharding, depth)
+    running = prefetch_to_devices(host(), sharding, CROPS, depth)
     np.testing.assert_array_equal(next(running)["key"], whole_run[0]["key"])
     assert len(taken) == depth
     running.close()
@@ -269,4 +270,4 @@ def test_prefetch_passes_errors_on(tmp_path):
         (tmp_path / "train" / "a" / f"{i}.jpg").write_bytes(b"")
     sharding = NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))
     with pytest.raises(UnreadableImage, match="it is empty"):
-        next(prefetch_to_devices(batches(Folder(str(tmp_path), "train")), sharding))
+        next(prefetch_to_devices(batches(Folder(str(tmp_path), "train")), sharding, CROPS))

@@ -1,0 +1,88 @@
+"""One pass of classifiers over labelled images, each image counted once."""
+
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from nsneg_jax import mesh, probe
+from nsneg_jax.input import labelled
+from nsneg_jax.input.pipeline import prefetch_to_devices
+from nsneg_jax.input.source import Source, open_source
+from nsneg_jax.models.encoder import Tree
+
+
+def open_split(data: ConfigDict, split: str) -> Source:
+    """A split of the data set of a config's `data` section."""
+    return open_source(data.source, split, image_size=data.image_size, classes=data.classes)
+
+
+def central_batches(data: ConfigDict, batch_size: int, source: Source, devices: Mesh):
+    """The batches of one pass over `source` on the devices, see `labelled.evaluation_batches`.
+
+    Args:
+        data: a config's `data` section; `resize` is given for views of 224 px and scales.
+        batch_size: over all devices.
+        source: of the images.
+        devices: the batch is split over them.
+    """
+    batches = labelled.evaluation_batches(
+        source,
+        batch_size=batch_size,
+        image_size=data.image_size,
+        resize=round(data.resize * data.image_size / 224),
+        threads=data.threads,
+        workers=data.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return prefetch_to_devices(batches, mesh.split_batch(devices), labelled.FIELDS)
+
+
+class Evaluation:
+    """Classifiers on a source, in a program compiled once.
+
+    Args:
+        method: the probe's networks.
+        data: a config's `data` section.
+        batch_size: over all devices.
+        source: of the images.
+        devices: the batch is split over them.
+    """
+
+    def __init__(
+        self,
+        method: probe.Probe,
+        data: ConfigDict,
+        batch_size: int,
+        source: Source,
+        devices: Mesh,
+    ) -> None:
+        whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+        self._step = jax.jit(
+            partial(probe.evaluation_step, method),
+            in_shardings=(whole, whole, whole, split),
+            out_shardings=whole,
+        )
+        self._batches = partial(central_batches, data, batch_size, source, devices)
+
+    def __call__(self, backbone: Tree, classifier: Tree) -> probe.Sums:
+        """The sums over all images, as NumPy arrays; arguments as in `probe.ProbeState`."""
+        rates = len(classifier["bias"])
+        sums = probe.zero_sums(rates, classifier["bias"].dtype)
+        for batch in self._batches():
+            sums = self._step(backbone, classifier, sums, batch)
+        return jax.device_get(sums)
+
+
+def means(sums: probe.Sums) -> dict[str, list[float]]:
+    """Loss and accuracies in percent of each classifier."""
+    sums = jax.device_get(sums)
+    images = max(int(sums["images"]), 1)
+    return {
+        "loss": (np.asarray(sums["loss"], float) / images).tolist(),
+        "accuracy_top1": (100 * np.asarray(sums["top1"], float) / images).tolist(),
+        "accuracy_top5": (100 * np.asarray(sums["top5"], float) / images).tolist(),
+    }

@@ -1,0 +1,212 @@
+"""Batches for classifiers: one view an image with its label, every image counted exactly once.
+
+The last batch of an epoch is filled up with blank places that are marked, so that no image is
+dropped or seen twice whatever the batch size and the number of devices and processes.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from nsneg_jax.input.crops import resize_short, resized_crop, sample_crop
+from nsneg_jax.input.pipeline import Sample, load_batches, mixed_seed, place_generator
+from nsneg_jax.input.source import Source
+
+FIELDS = ("image", "label", "valid")
+_BLANK = -1
+
+
+def steps_per_pass(num_images: int, batch_size: int) -> int:
+    """Batches that hold every image once, the last one filled up."""
+    return math.ceil(num_images / batch_size)
+
+
+def training_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: int,
+    crop_scale: tuple[float, float],
+    seed: int,
+    start_step: int,
+    total_steps: int,
+    threads: int,
+    workers: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Sample]:
+    """This process's part of the batches of the linear probe's training: a random resized crop.
+
+    Each epoch is a fresh permutation of all images in `steps_per_pass` steps: the original's
+    loader keeps the last partial batch too (`drop_last` is off in main_lincls.py).
+
+    Args:
+        source: the images and labels.
+        batch_size, image_size, crop_scale, seed, start_step, total_steps, threads, workers,
+            process_index, process_count: as of `pretrain_batches`.
+
+    Yields:
+        {'image': uint8 [n, S, S, 3], 'label': int32 [n], 'valid': bool [n]} with
+        n = batch_size / process_count; of blank places image and label are 0.
+
+    Raises:
+        UsageError: sizes that do not fit together.
+    """
+    return load_batches(
+        _ShuffledEpochs(len(source), batch_size, seed),
+        _Crop(source, image_size, crop_scale, seed),
+        batch_size=batch_size,
+        sample_bytes=3 * image_size * image_size,
+        start_step=start_step,
+        total_steps=total_steps,
+        threads=threads,
+        workers=workers,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def evaluation_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: int,
+    resize: int,
+    threads: int,
+    workers: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Sample]:
+    """This process's part of one pass over all images in their order, seen as `central_view`.
+
+    Args:
+        source: the images and labels.
+        resize: as of `central_view`.
+        batch_size, image_size, threads, workers, process_index, process_count: as of
+            `pretrain_batches`.
+
+    Yields:
+        As `training_batches`.
+
+    Raises:
+        UsageError: sizes that do not fit together.
+    """
+    order = _InOrder(len(source), batch_size)
+    return load_batches(
+        order,
+        _Central(source, image_size, resize),
+        batch_size=batch_size,
+        sample_bytes=3 * image_size * image_size,
+        start_step=0,
+        total_steps=len(order),
+        threads=threads,
+        workers=workers,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
+    """What a classifier is tested on: torchvision's Resize(resize) and CenterCrop(size).
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: side of the result in pixels.
+        resize: length the shorter side is brought to, in pixels, antialiased; 0 leaves the image
+            as it is. Where the image is then smaller than the crop, black is put around it, as
+            torchvision does.
+
+    Returns:
+        uint8 [size, size, 3], not to be written to.
+    """
+    if resize:
+        image = resize_short(image, resize)
+    height, width = image.shape[:2]
+    if height < size or width < size:
+        missing = [max(size - side, 0) for side in (height, width)]
+        around = [(lack // 2, (lack + 1) // 2) for lack in missing]
+        image = np.pad(image, (*around, (0, 0)))
+        height, width = image.shape[:2]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[top : top + size, left : left + size]
+
+
+class _ShuffledEpochs:
+    """[step] is int64 [batch_size], the images of a step; blank places are marked."""
+
+    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+        self._batch_size = batch_size
+        shuffled = grain.MapDataset.range(num_images).shuffle(seed=mixed_seed(seed))
+        self._order = shuffled.batch(batch_size, drop_remainder=False).repeat()
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        return _filled(self._order[step], self._batch_size)
+
+
+@dataclass(frozen=True)
+class _InOrder:
+    """[step] as of `_ShuffledEpochs`, without a permutation."""
+
+    num_images: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return steps_per_pass(self.num_images, self.batch_size)
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        first = step * self.batch_size
+        return _filled(
+            np.arange(first, min(first + self.batch_size, self.num_images)), self.batch_size
+        )
+
+
+def _filled(indices: np.ndarray, batch_size: int) -> np.ndarray:
+    return np.pad(indices, (0, batch_size - len(indices)), constant_values=_BLANK)
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """Loads a sample for training."""
+
+    source: Source
+    image_size: int
+    crop_scale: tuple[float, float]
+    seed: int
+
+    def __call__(self, index: int, place: int) -> Sample:
+        if index == _BLANK:
+            return _blank(self.image_size)
+        image = self.source.image(index)
+        rng = place_generator(self.seed, place)
+        box = sample_crop(rng, *image.shape[:2], self.crop_scale)
+        return _sample(resized_crop(image, box, self.image_size), self.source.labels[index])
+
+
+@dataclass(frozen=True)
+class _Central:
+    """Loads a sample for evaluation."""
+
+    source: Source
+    image_size: int
+    resize: int
+
+    def __call__(self, index: int, place: int) -> Sample:
+        if index == _BLANK:
+            return _blank(self.image_size)
+        view = central_view(self.source.image(index), self.image_size, self.resize)
+        return _sample(view, self.source.labels[index])
+
+
+def _sample(view: np.ndarray, label: np.int32) -> Sample:
+    return {"image": view, "label": label, "valid": np.True_}
+
+
+def _blank(size: int) -> Sample:
+    return {
+        "image": np.zeros((size, size, 3), np.uint8),
+        "label": np.int32(0),
+        "valid": np.False_,
+    }

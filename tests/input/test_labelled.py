@@ -1,0 +1,140 @@
+"""Every image once, the same view wherever it is loaded, and torchvision's central view."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.labelled import (
+    central_view,
+    evaluation_batches,
+    steps_per_pass,
+    training_batches,
+)
+from nsneg_jax.input.shapes import Shapes
+
+IMAGES, BATCH, SIZE = 27, 8, 16
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def source():
+    return Shapes("val", image_size=20, size=IMAGES)
+
+
+def training(source, **changes):
+    settings = {
+        "batch_size": BATCH,
+        "image_size": SIZE,
+        "crop_scale": (0.08, 1.0),
+        "seed": 5,
+        "start_step": 0,
+        "total_steps": 3 * STEPS,
+        "threads": 2,
+        "workers": 0,
+    }
+    return list(training_batches(source, **{**settings, **changes}))
+
+
+def evaluation(source, **changes):
+    settings = {
+        "batch_size": BATCH,
+        "image_size": SIZE,
+        "resize": 18,
+        "threads": 2,
+        "workers": 0,
+    }
+    return list(evaluation_batches(source, **{**settings, **changes}))
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        for name in ("image", "label", "valid"):
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def joined(parts):
+    """Batches of several processes as one process has them."""
+    return [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+
+
+def test_a_pass_sees_every_image_once_in_order(source):
+    batches = evaluation(source)
+    assert len(batches) == steps_per_pass(IMAGES, BATCH) == STEPS
+    assert [len(batch["label"]) for batch in batches] == [BATCH] * STEPS
+    whole = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    assert whole["valid"].sum() == IMAGES and whole["valid"][:IMAGES].all()
+    np.testing.assert_array_equal(whole["label"][:IMAGES], source.labels)
+    for i in range(IMAGES):
+        np.testing.assert_array_equal(whole["image"][i], central_view(source.image(i), SIZE, 18))
+    assert not whole["image"][IMAGES:].any() and not whole["label"][IMAGES:].any()
+
+
+def test_an_epoch_trains_on_every_image_once(source):
+    # labels tell little, so images that carry their number
+    class Numbered:
+        name, classes, labels = "numbered", ("a",), np.arange(IMAGES, dtype=np.int32)
+
+        def __len__(self):
+            return IMAGES
+
+        def image(self, index):
+            return np.full((9, 9, 3), index, np.uint8)
+
+    batches = training(Numbered())
+    epochs = [batches[i : i + STEPS] for i in range(0, len(batches), STEPS)]
+    orders = []
+    for epoch in epochs:
+        valid = np.concatenate([batch["valid"] for batch in epoch])
+        labels = np.concatenate([batch["label"] for batch in epoch])[valid]
+        pixels = np.concatenate([batch["image"] for batch in epoch])[valid]
+        assert sorted(labels) == list(range(IMAGES))
+        np.testing.assert_array_equal(pixels[:, 3, 3, 0], labels)
+        orders.append(labels.tolist())
+    assert orders[0] != orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("load", [training, evaluation])
+def test_processes_share_the_batches_of_one(source, load):
+    whole = load(source)
+    for count in (2, 4):
+        parts = [load(source, process_index=p, process_count=count) for p in range(count)]
+        assert_same(joined(parts), whole)
+
+
+def test_training_goes_on_anywhere(source):
+    whole = training(source)
+    assert_same(training(source, start_step=5, threads=0), whole[5:])
+    assert not np.array_equal(training(source, seed=6)[0]["image"], whole[0]["image"])
+
+
+def test_worker_processes_load_the_same(source):
+    assert_same(evaluation(source, workers=2), evaluation(source))
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (500, 333), (224, 224), (300, 257)])
+def test_central_view_is_torchvisions(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    view = central_view(image, 224, 256)
+    short = min(shape)
+    # torchvision.transforms.functional: _compute_resized_output_size and center_crop
+    height, width = (int(256 * side / short) for side in shape)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    top, left = round((height - 224) / 2.0), round((width - 224) / 2.0)
+    reference = np.asarray(resized.crop((left, top, left + 224, top + 224)), float)
+    # noise is rounded either way
+    assert np.abs(view - reference).mean() < 0.5 and np.abs(view - reference).max() <= 2
+
+
+def test_without_resizing_small_images_get_a_black_border():
+    image = np.full((4, 7, 3), 9, np.uint8)
+    view = central_view(image, 6, 0)
+    assert view.shape == (6, 6, 3) and (view[1:5] == 9).all() and not view[[0, 5]].any()
+
+
+def test_impossible_sharing_is_named(source):
+    with pytest.raises(UsageError, match="shared evenly by 3 processes"):
+        evaluation(source, process_count=3)
