@@ -161,7 +161,7 @@ class ResNet(nnx.Module):
 
     Args:
         arch: a key of `ARCHS`. 'resnet8' has three stages of one basic block.
-        dim: width of the embedding.
+        dim: width of the embedding; 0 leaves the head away, for `features` alone.
         mlp: MoCo-v2's head Linear - ReLU - Linear instead of one Linear.
         width: channels of the first stage, 64 in all published networks.
         stem: 'imagenet' (7x7 stride 2, then 3x3 max-pool stride 2), 'small' (3x3 stride 1, no
@@ -209,6 +209,8 @@ class ResNet(nnx.Module):
                 inputs = stage_width * block.expansion
             setattr(self, f"layer{stage + 1}", nnx.Dict(blocks))
         self.num_features = inputs
+        if dim == 0:
+            return
         if mlp:
             self.fc = nnx.Dict(hidden=linear(inputs, inputs), output=linear(inputs, dim))
         else:
