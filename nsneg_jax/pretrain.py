@@ -73,6 +73,8 @@ def pretrain(
             state, progress = checkpoints.restore(resumed, state)
             window = Window(**progress["window"])
             _check_same_data(source, progress["images"], workdir)
+            if "official" in progress:
+                print(_about_import(progress, config.batch_size, steps_per_epoch))
         # only now: the config of a run that was refused must not stay behind
         claim_workdir(config, workdir, resuming=resumed is not None)
         start = resumed or 0
@@ -209,6 +211,20 @@ def _check_same_model(config: ConfigDict, progress: dict[str, Any], workdir: Pat
             + ". Set these fields with --config.model.FIELD=VALUE to go on with it, or give "
             "another --workdir for a new run."
         )
+
+
+def _about_import(progress: dict[str, Any], batch_size: int, steps_per_epoch: int) -> str:
+    """What a run that goes on from an imported checkpoint starts with."""
+    origin = progress["official"]
+    text = f"goes on from {origin['file']}, epoch {origin['epoch']}"
+    before = origin["images"] // progress["batch_size"]
+    if (before, progress["batch_size"]) != (steps_per_epoch, batch_size):
+        text += (
+            f"\nnote: it was imported as of {before:,} steps an epoch in batches of "
+            f"{progress['batch_size']}, here there are {steps_per_epoch:,} in batches of "
+            f"{batch_size}; import it with --images and --batch_size to keep its epoch"
+        )
+    return text
 
 
 def _check_same_data(source: Source, images_before: int | None, workdir: Path) -> None:

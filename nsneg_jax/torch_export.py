@@ -73,7 +73,6 @@ def _pretraining_content(
         pointer, images = origin["pointer"], origin["images"]
         queue = np.roll(queue, -origin["roll"], axis=0)
         settings = origin["settings"] or _OFFICIAL_SETTINGS
-        record = {}
     else:
         prefix, images = MODULE, progress["images"]
         epoch = step // (images // batch_size)
@@ -90,17 +89,21 @@ def _pretraining_content(
             "momentum": optimizer["momentum"],
             "weight_decay": optimizer["weight_decay"],
         }
-        record = {"step": step, "batch_size": batch_size, "images": images}
     # of optax.chain(add_decayed_weights, sgd): see optimizer.py
     trace = state["opt_state"][1][0]["trace"]
     content = {
         "epoch": epoch,
         "state_dict": official.assemble(encoders, prefix, counters, queue.T, pointer),
         "optimizer": official.write_momentum(to_state_dict(trace), settings, 2 * len(parameters)),
-        RECORD: record | {"model": progress["model"]},
+        RECORD: {
+            "model": progress["model"],
+            "step": step,
+            "batch_size": batch_size,
+            "images": images,
+        },
     }
     notes = []
-    if record and step % (images // batch_size):
+    if not origin and step % (images // batch_size):
         notes.append(f"note       step {step} is in the middle of epoch {epoch + 1}, which the")
         notes.append("           original, counting in epochs, would begin again")
     if len(queue) % batch_size:
