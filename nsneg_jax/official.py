@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.models.encoder import Tree
+from nsneg_jax.models.encoder import Tree, encoder_structure
 from nsneg_jax.models.resnet import ARCHS, STEMS
 from nsneg_jax.models.torch_names import (
     COUNTER,
@@ -22,7 +23,6 @@ from nsneg_jax.models.torch_names import (
     is_parameter,
     to_state_dict,
 )
-from nsneg_jax.pretrained import build, headless
 
 Arrays = dict[str, np.ndarray]
 
@@ -107,7 +107,7 @@ def recognise(
             _first_axis(first, "fc.2.weight", "fc.2.bias", "fc.weight", "fc.bias")
             + _first_axis(body, "queue")
         )
-    _, params, stats = (build if model["dim"] else headless)(model, model["dtype"])
+    _, params, stats = encoder_structure(ConfigDict(model))
     layout = {name: leaf.shape for name, leaf in _shapes(params, stats).items()}
     if not pretraining and has_fc:
         features = layout[_last_statistic(layout)][0]

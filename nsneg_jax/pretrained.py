@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from nsneg_jax import checkpoint
 from nsneg_jax.errors import UsageError
-from nsneg_jax.models.encoder import Encoder, Tree, build_encoder
+from nsneg_jax.models.encoder import Encoder, Tree, encoder_structure
 
 DTYPES = ("float32", "bfloat16", "float64")
 PRETRAINING, PROBE = "pre-training", "linear probe"  # kinds of checkpoints
@@ -71,7 +71,7 @@ def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
     else:
         params, stats = state["backbone"]["params"], state["backbone"]["stats"]
     classifier = chosen_classifier(state, progress)
-    encoder, *like = headless(model, dtype)
+    encoder, *like = encoder_structure(ConfigDict({**model, "dim": 0, "dtype": dtype}))
     return Pretrained(
         encoder=encoder,
         params=_fitted(params, like[0], folder),
@@ -104,19 +104,6 @@ def chosen_classifier(state: Tree, progress: dict[str, Any]) -> dict[str, np.nda
     if "best" not in state:
         return None
     return {name: array[progress["chosen"]] for name, array in state["best"].items()}
-
-
-def headless(model: dict[str, Any], dtype: str) -> tuple[Encoder, Tree, Tree]:
-    """The encoder of a `model` section without projection head, and trees of its shapes."""
-    return build({**model, "dim": 0}, dtype)
-
-
-def build(model: dict[str, Any], dtype: str) -> tuple[Encoder, Tree, Tree]:
-    """The encoder of a `model` section, and trees with its shapes and dtypes as leaves."""
-    # so that float64 leaves are what they say whatever JAX is set to
-    with jax.enable_x64(True):
-        encoder, params, stats = build_encoder(ConfigDict({**model, "dtype": dtype}), seed=0)
-    return encoder, *jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, stats))
 
 
 def _fitted(tree: Tree, like: Tree, folder: Path) -> Tree:

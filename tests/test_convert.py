@@ -131,16 +131,25 @@ def test_official_resnet50_features(resnet50):
     assert ours.model["arch"] == "resnet50" and ours.classifier is None
 
 
-@pytest.mark.parametrize("mlp", [True, False])
-@pytest.mark.parametrize("prefix", ["module.", ""])
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    ("arch", "mlp", "prefix"),
+    [
+        ("resnet18", True, "module."),
+        ("resnet18", False, ""),
+        ("resnet34", False, "module."),
+        ("resnet50", True, ""),
+        ("resnet101", True, "module."),
+    ],
+)
 def test_pretraining_state(arch, mlp, prefix, tmp_path):
     """With the optimizer of PyTorch, whose buffers come back under the same numbers."""
     module = moco_module(arch, mlp)
     optimizer = sgd_after_a_step(module).state_dict()
     state_dict = fill(module.state_dict())
     state_dict = {name.replace("module.", prefix): t for name, t in state_dict.items()}
-    content = {"epoch": 3, "arch": arch, "state_dict": state_dict, "optimizer": optimizer}
+    content = {"epoch": 3, "state_dict": state_dict, "optimizer": optimizer}
+    if arch == "resnet18":  # the others' is derived
+        content["arch"] = arch
     torch.save(content, tmp_path / "file.pth.tar")
     summary = import_file(tmp_path / "file.pth.tar", tmp_path / "run", images=80, batch_size=16)
     head = "mlp head" if mlp else "linear head"
@@ -396,7 +405,7 @@ def test_damaged_files(official_content, tmp_path):
     text.write_text("<html>404</html>")
     refused(text, "no PyTorch checkpoint")
     with (tmp_path / "plain.pth").open("wb") as file:
-        pickle.dump([1, 2, 3], file)
+        pickle.dump([1, 2, 3], file, protocol=2)
     refused(tmp_path / "plain.pth", "plain.pth")
     (tmp_path / "empty.pth").touch()
     refused(tmp_path / "empty.pth", "cut off or damaged")
