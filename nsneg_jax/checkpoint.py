@@ -1,16 +1,19 @@
 """Orbax checkpoints of a run: save, restore on any number of devices, and stop on a signal."""
 
+import json
 import signal
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from nsneg_jax.errors import RunError
+from nsneg_jax.errors import RunError, UsageError
 
 FOLDER = "checkpoints"
+_STATE, _PROGRESS = "state", "progress"
 
 
 class Checkpoints:
@@ -62,22 +65,44 @@ class Checkpoints:
                 number of devices wrote it.
 
         Raises:
-            RunError: the checkpoint cannot be read, or is of another structure.
+            RunError: the checkpoint cannot be read.
+            UsageError: it is of another structure; names the first entry that differs.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
-                ),
-            )
+            difference = first_difference(_structure(self.folder / str(step)), abstract)
+            if difference is None:
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
+                    ),
+                )
         except Exception as error:
-            raise RunError(
-                f"The checkpoint {self.folder / str(step)} cannot be restored: {error}. If its "
-                "files are damaged, move that folder away to go on from the checkpoint before it."
-            ) from error
+            raise self._unreadable(step, error) from error
+        if difference is not None:
+            raise UsageError(
+                f"The checkpoint {self.folder / str(step)} does not fit this run: {difference}. "
+                "Give the config it was written with, or another --workdir for a new run."
+            )
         return restored["state"], restored["progress"]
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """The progress of `step` alone.
+
+        Raises:
+            RunError: the checkpoint cannot be read.
+        """
+        try:
+            return _read_progress(self.folder / str(step))
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, error: Exception) -> RunError:
+        return RunError(
+            f"The checkpoint {self.folder / str(step)} cannot be restored: {error}. If its "
+            "files are damaged, move that folder away to go on from the checkpoint before it."
+        )
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -86,6 +111,102 @@ class Checkpoints:
     def preempted(self, step: int) -> bool:
         """Whether the platform asked all hosts to stop (needs `jax.distributed`)."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint folder that `path` means: itself, or the latest one of a workdir.
+
+    Raises:
+        UsageError: there is no such folder, or it holds no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(
+            f"There is no folder {path}. Expected a run's workdir, or a checkpoint in it such as "
+            f"WORKDIR/{FOLDER}/400."
+        )
+    if (path / _STATE).is_dir() and (path / _PROGRESS).is_dir():
+        return path
+    parent = path if path.name == FOLDER else path / FOLDER
+    steps = [child for child in parent.glob("[0-9]*") if child.name.isdecimal()]
+    if not steps:
+        raise UsageError(
+            f"{path} holds no checkpoint. Expected a run's workdir, with {FOLDER}/STEP in it, or "
+            f"one such folder STEP, with {_STATE} and {_PROGRESS} in it."
+        )
+    return max(steps, key=lambda child: int(child.name))
+
+
+def read_checkpoint(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """State and progress of a checkpoint without the run's config, on any devices.
+
+    Args:
+        folder: as from `find_checkpoint`.
+        entries: of the state, those of them that it has; all of it without any.
+
+    Returns:
+        The state as nested dicts and lists of NumPy arrays, and the progress.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    folder = folder.resolve()
+    try:
+        wanted = _structure(folder)
+        if entries:
+            wanted = {name: wanted[name] for name in entries if name in wanted}
+        if not wanted:
+            return {}, _read_progress(folder)
+        to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            state = checkpointer.restore(
+                folder / _STATE,
+                args=ocp.args.PyTreeRestore(wanted, to_numpy, partial_restore=True),
+            )
+        return state, _read_progress(folder)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"The checkpoint {folder} cannot be read: {reason}. Its files are damaged or not all "
+            "there: copy it again, or give another checkpoint."
+        ) from error
+
+
+def _structure(folder: Path) -> Any:
+    """The state's tree with metadata (shape, dtype) as leaves."""
+    tree = ocp.PyTreeCheckpointHandler().metadata(folder / _STATE).tree
+    if not tree:
+        raise ValueError(f"{folder / _STATE} has no entries")
+    return tree
+
+
+def _read_progress(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / _PROGRESS / "metadata").read_text())
+
+
+def first_difference(
+    stored: Any, like: Any, qualities: tuple[str, ...] = ("shape", "dtype")
+) -> str | None:
+    """The first entry, in words, that the tree of a checkpoint and `like` do not share.
+
+    Leaves are compared in `qualities`; None if all is the same.
+    """
+
+    def by_name(tree: Any) -> dict[str, Any]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(k, simple=True, separator="."): leaf for k, leaf in leaves}
+
+    there, here = by_name(stored), by_name(like)
+    for name in sorted(there.keys() | here.keys()):
+        if name not in there:
+            return f"{name} is missing in the checkpoint"
+        if name not in here:
+            return f"{name} is in the checkpoint, but not in this run"
+        for quality in qualities:
+            before, now = (getattr(leaf, quality, None) for leaf in (there[name], here[name]))
+            if before != now:
+                return f"{name} has {quality} {before} in the checkpoint, {now} in this run"
+    return None
 
 
 class StopSignals:

@@ -45,6 +45,30 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Checks that the run in `workdir`, if it left a config.json, has the same config.
+
+    Raises:
+        UsageError: it has other values, which the message lists.
+    """
+    path = workdir / FILE_NAME
+    if not path.exists():
+        return
+    before = flatten(ConfigDict(json.loads(path.read_text())))
+    now = flatten(ConfigDict(to_json(config)))
+    differences = [
+        f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name not in _FREE_TO_CHANGE
+    ]
+    if differences:
+        raise UsageError(
+            f"The run in {workdir} was started with another config: "
+            + "; ".join(differences)
+            + ". Give the same values to go on with it, or another --workdir for a new run."
+        )
+
+
 def claim_workdir(config: ConfigDict, workdir: Path, resuming: bool) -> None:
     """Writes config.json into `workdir`, or checks that the run there has the same config.
 
@@ -56,22 +80,9 @@ def claim_workdir(config: ConfigDict, workdir: Path, resuming: bool) -> None:
     Raises:
         UsageError: the run there has other values, which the message lists.
     """
-    path = workdir / FILE_NAME
-    if resuming and path.exists():
-        before = flatten(ConfigDict(json.loads(path.read_text())))
-        now = flatten(ConfigDict(to_json(config)))
-        differences = [
-            f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name) and name not in _FREE_TO_CHANGE
-        ]
-        if differences:
-            raise UsageError(
-                f"The run in {workdir} was started with another config: "
-                + "; ".join(differences)
-                + ". Give the same values to go on with it, or another --workdir for a new run."
-            )
-    write_json(path, to_json(config))
+    if resuming:
+        check_workdir(config, workdir)
+    write_json(workdir / FILE_NAME, to_json(config))
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,13 @@ from ml_collections import ConfigDict
 
 from nsneg_jax import mesh, moco
 from nsneg_jax.checkpoint import Checkpoints, StopSignals, stopped
-from nsneg_jax.config import claim_workdir, validate_pretraining, view_recipe
+from nsneg_jax.config import (
+    check_workdir,
+    claim_workdir,
+    to_json,
+    validate_pretraining,
+    view_recipe,
+)
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.input.pipeline import prefetch_to_devices, pretrain_batches
 from nsneg_jax.input.source import Source, check_same_data, open_source
@@ -56,7 +63,9 @@ def pretrain(
 
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, StopSignals() as signals:
         resumed = checkpoints.latest_step()
-        claim_workdir(config, workdir, resuming=resumed is not None)
+        if resumed is not None:
+            check_workdir(config, workdir)
+            _check_same_model(config, checkpoints.progress(resumed), workdir)
         method, state = build(config, steps_per_epoch)
         state = jax.device_put(state, mesh.replicated(devices))
         window = Window()
@@ -64,6 +73,10 @@ def pretrain(
             state, progress = checkpoints.restore(resumed, state)
             window = Window(**progress["window"])
             check_same_data(source, progress["images"], workdir)
+            if "official" in progress:
+                print(_about_import(progress, config.batch_size, steps_per_epoch))
+        # only now: the config of a run that was refused must not stay behind
+        claim_workdir(config, workdir, resuming=resumed is not None)
         start = resumed or 0
         print(_summary(config, source, devices, state.params_q, start, total), flush=True)
 
@@ -111,8 +124,7 @@ def pretrain(
                     if last or stop or done % config.checkpoint.every_steps == 0:
                         if not is_finite(state):  # a finite loss says nothing of its update
                             raise FloatingPointError(f"Parameters after step {done} are not finite")
-                        progress = {"window": window.totals(), "images": len(source)}
-                        checkpoints.save(done, state, progress)
+                        checkpoints.save(done, state, _progress(config, window, source))
                     if stop:
                         break
         except FloatingPointError as error:
@@ -168,6 +180,50 @@ def _steps_per_epoch(source: Source, batch_size: int) -> int:
             "Set a smaller --config.batch_size or use more images."
         )
     return len(source) // batch_size
+
+
+def _progress(config: ConfigDict, window: Window, source: Source) -> dict[str, Any]:
+    """What a checkpoint says besides the state, so that it can be used without the config."""
+    fields = to_json(config)
+    return {
+        "window": window.totals(),
+        "images": len(source),
+        "model": fields["model"],
+        "batch_size": fields["batch_size"],
+        "negatives": fields["negatives"]["num"],
+        "optimizer": fields["optimizer"],
+    }
+
+
+def _check_same_model(config: ConfigDict, progress: dict[str, Any], workdir: Path) -> None:
+    """For a checkpoint that was imported, and so has no config.json to compare with."""
+    before = progress.get("model", {})
+    differences = [
+        f"model.{name} is {before[name]!r} there and {config.model[name]!r} in this run"
+        for name in ("arch", "dim", "mlp", "width", "stem")
+        if name in before and before[name] != config.model[name]
+    ]
+    if differences:
+        raise UsageError(
+            f"The checkpoint in {workdir} holds another network: "
+            + "; ".join(differences)
+            + ". Set these fields with --config.model.FIELD=VALUE to go on with it, or give "
+            "another --workdir for a new run."
+        )
+
+
+def _about_import(progress: dict[str, Any], batch_size: int, steps_per_epoch: int) -> str:
+    """What a run that goes on from an imported checkpoint starts with."""
+    origin = progress["official"]
+    text = f"goes on from {origin['file']}, epoch {origin['epoch']}"
+    before = origin["images"] // progress["batch_size"]
+    if (before, progress["batch_size"]) != (steps_per_epoch, batch_size):
+        text += (
+            f"\nnote: it was imported as of {before:,} steps an epoch in batches of "
+            f"{progress['batch_size']}, here there are {steps_per_epoch:,} in batches of "
+            f"{batch_size}; import it with --images and --batch_size to keep its epoch"
+        )
+    return text
 
 
 def _save_first_views(method: moco.MoCo, batch: moco.Batch, workdir: Path) -> None:

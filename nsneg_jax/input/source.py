@@ -65,9 +65,15 @@ def open_source(spec: str, split: str, *, image_size: int, classes: str = "") ->
     )
 
 
-def check_same_data(source: Source, images_before: int, workdir: Path) -> None:
-    """Raises UsageError where a run that goes on has another number of images than before."""
-    if len(source) != images_before:
+def check_same_data(source: Source, images_before: int | None, workdir: Path) -> None:
+    """Raises UsageError where a run that goes on has another number of images than before.
+
+    Args:
+        source: of the run.
+        images_before: how many there were; None if that is not known.
+        workdir: of the run, for the message.
+    """
+    if images_before is not None and len(source) != images_before:
         raise UsageError(
             f"{source.name} has {len(source)} images, but the run in {workdir} was started with "
             f"{images_before}, and the order of the data depends on it. Give the same data to go "

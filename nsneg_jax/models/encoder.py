@@ -46,8 +46,22 @@ def build_encoder(config: ConfigDict, seed: int) -> tuple[Encoder, Tree, Tree]:
         The encoder, its initial parameters and its initial running statistics. They are float32
         whatever the dtype of the computation, but for 'float64'.
     """
+    graphdef, params, stats = nnx.split(_network(config, seed), nnx.Param, nnx.BatchStat)
+    return Encoder(graphdef), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def encoder_structure(config: ConfigDict) -> tuple[Encoder, Tree, Tree]:
+    """As `build_encoder`, with shapes and dtypes in place of initial values: takes no time."""
+    # the dtypes are what the config says whatever JAX is set to
+    with jax.enable_x64(True):
+        network = nnx.eval_shape(lambda: _network(config, seed=None))
+    graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    return Encoder(graphdef), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def _network(config: ConfigDict, seed: int | None) -> ResNet:
     dtype = jnp.dtype(config.dtype)
-    network = ResNet(
+    return ResNet(
         config.arch,
         dim=config.dim,
         mlp=config.mlp,
@@ -58,5 +72,3 @@ def build_encoder(config: ConfigDict, seed: int) -> tuple[Encoder, Tree, Tree]:
         param_dtype=jnp.promote_types(dtype, jnp.float32),
         seed=seed,
     )
-    graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-    return Encoder(graphdef), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)

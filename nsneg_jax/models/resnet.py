@@ -27,12 +27,20 @@ STEMS = ("imagenet", "small", "small_stride2")
 
 
 def _conv(
-    inputs: int, outputs: int, size: int, stride: int = 1, *, rng: np.random.Generator, **options
+    inputs: int,
+    outputs: int,
+    size: int,
+    stride: int = 1,
+    *,
+    rng: np.random.Generator | None,
+    **options,
 ) -> nnx.Conv:
     # He et al. 2015, fan-out: what torchvision gives its convolutions
     std = (2 / (outputs * size * size)) ** 0.5
 
     def normal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+        if rng is None:
+            return jnp.zeros(shape, dtype)
         return jnp.asarray(rng.normal(0, std, shape), dtype)
 
     # symmetric explicit padding: 'SAME' pads strided convolutions unlike PyTorch
@@ -86,11 +94,13 @@ def _three_by_three(
     )
 
 
-def _linear(inputs: int, outputs: int, *, rng: np.random.Generator, **options) -> nnx.Linear:
+def _linear(inputs: int, outputs: int, *, rng: np.random.Generator | None, **options) -> nnx.Linear:
     # PyTorch's default for nn.Linear, weight and bias alike
     bound = inputs**-0.5
 
     def uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+        if rng is None:
+            return jnp.zeros(shape, dtype)
         return jnp.asarray(rng.uniform(-bound, bound, shape), dtype)
 
     return nnx.Linear(inputs, outputs, kernel_init=uniform, bias_init=uniform, **options)
@@ -161,14 +171,15 @@ class ResNet(nnx.Module):
 
     Args:
         arch: a key of `ARCHS`. 'resnet8' has three stages of one basic block.
-        dim: width of the embedding.
+        dim: width of the embedding; 0 leaves the head away, for `features` alone.
         mlp: MoCo-v2's head Linear - ReLU - Linear instead of one Linear.
         width: channels of the first stage, 64 in all published networks.
         stem: 'imagenet' (7x7 stride 2, then 3x3 max-pool stride 2), 'small' (3x3 stride 1, no
             pool, for images of 64 px and less) or 'small_stride2' (3x3 stride 2, no pool).
         dtype: dtype of the computation; `param_dtype`: dtype of parameters and statistics.
         running: see `GroupedBatchNorm`.
-        seed: of the initial values, which are torchvision's and PyTorch's in distribution.
+        seed: of the initial values, which are torchvision's and PyTorch's in distribution; None
+            draws none and leaves weights zero, where only shapes are asked for.
     """
 
     def __init__(
@@ -182,13 +193,13 @@ class ResNet(nnx.Module):
         running: str = "first",
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
-        seed: int,
+        seed: int | None,
     ):
         kind, blocks_per_stage = ARCHS[arch]
         block = {"basic": BasicBlock, "bottleneck": Bottleneck}[kind]
         options = {"dtype": dtype, "param_dtype": param_dtype}
         rngs = nnx.Rngs(0)  # asked for by the layers, not used by our initialisers
-        rng = np.random.default_rng((seed, 0))
+        rng = None if seed is None else np.random.default_rng((seed, 0))
         conv = partial(_conv, rng=rng, rngs=rngs, **options)
         norm = partial(GroupedBatchNorm, running=running, **options)
         linear = partial(_linear, rng=rng, rngs=rngs, **options)
@@ -209,6 +220,8 @@ class ResNet(nnx.Module):
                 inputs = stage_width * block.expansion
             setattr(self, f"layer{stage + 1}", nnx.Dict(blocks))
         self.num_features = inputs
+        if dim == 0:
+            return
         if mlp:
             self.fc = nnx.Dict(hidden=linear(inputs, inputs), output=linear(inputs, dim))
         else:

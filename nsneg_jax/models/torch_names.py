@@ -5,6 +5,7 @@ A PyTorch state dict holds convolutions as (out, in, height, width) and linear w
 """
 
 import re
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -14,6 +15,13 @@ from nsneg_jax.models.encoder import Tree
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _FIXED = {"downsample.conv": "downsample.0", "downsample.norm": "downsample.1"}
 _HEAD = {"fc.hidden": "fc.0", "fc.output": "fc.2"}
+# modules and entries in the order in which PyTorch lists them
+_ORDER = (
+    *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"),
+    *("layer1", "layer2", "layer3", "layer4", "fc"),
+    *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+)
+COUNTER = "num_batches_tracked"
 
 
 def torch_name(path: tuple[str, ...]) -> str:
@@ -23,6 +31,28 @@ def torch_name(path: tuple[str, ...]) -> str:
     for ours, theirs in (_FIXED | _HEAD).items():
         name = name.replace(ours, theirs)
     return f"{name}.{_LEAVES.get(leaf, leaf)}"
+
+
+def in_torch_order(names: Iterable[str]) -> list[str]:
+    """Torchvision names as a state dict has them; without statistics and counters that is also
+    the order of `parameters()`, by which optimisers number their state."""
+
+    def place(name: str) -> list[int]:
+        return [int(part) if part.isdecimal() else _ORDER.index(part) for part in name.split(".")]
+
+    return sorted(names, key=place)
+
+
+def counter_names(names: Iterable[str]) -> list[str]:
+    """The `num_batches_tracked` of every batch norm among torchvision names."""
+    return [
+        name.replace("running_mean", COUNTER) for name in names if name.endswith("running_mean")
+    ]
+
+
+def is_parameter(name: str) -> bool:
+    """Whether a torchvision name is of a parameter, not of a statistic or counter."""
+    return not name.endswith(("running_mean", "running_var", COUNTER))
 
 
 def to_torch_layout(array: np.ndarray) -> np.ndarray:

@@ -1,0 +1,140 @@
+"""Files of PyTorch and safetensors, read and written as nested dicts of NumPy arrays.
+
+torch is imported only here, and only when one of its files is read or written.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from nsneg_jax.errors import UsageError
+
+TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt")
+SAFETENSORS_SUFFIX = ".safetensors"
+_ZIP = b"PK\x03\x04"
+
+
+def read(path: Path) -> Any:
+    """What a file holds, tensors as NumPy arrays; nothing in it is ever executed.
+
+    Args:
+        path: written by `torch.save`, or a .safetensors file, which becomes a dict with
+            'state_dict' and the file's own metadata.
+
+    Returns:
+        Usually a dict. Tensors that NumPy cannot hold stay as they are.
+
+    Raises:
+        UsageError: no such file, damaged, no checkpoint, one that would run code, or torch is not
+            installed.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}. Give a .pth, .pth.tar or .safetensors file.")
+    if path.name.endswith(SAFETENSORS_SUFFIX):
+        return _read_safetensors(path)
+    torch = _import_torch()
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(f"{path} {_reason(path, error)}") from error
+    return _map(content, torch.Tensor, _to_numpy)
+
+
+def write_torch(path: Path, content: dict[str, Any]) -> None:
+    """Writes a nested dict by `torch.save`, arrays as tensors; the file appears when whole."""
+    torch = _import_torch()
+    # a copy in C order: tensors know no negative strides and torch.save would keep odd ones
+    tensors = _map(content, np.ndarray, lambda array: torch.from_numpy(np.array(array, order="C")))
+    _replace(path, lambda partial: torch.save(tensors, partial))
+
+
+def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes arrays by name; the file appears when whole."""
+    from safetensors.numpy import save_file
+
+    plain = {name: np.array(array, order="C") for name, array in arrays.items()}
+    _replace(path, lambda partial: save_file(plain, partial, metadata=metadata))
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _import_torch() -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise UsageError(
+            "PyTorch is needed to read and write its files and is not installed. Install it with "
+            "pip install torch (its CPU build is enough), or use .safetensors files."
+        ) from error
+    return torch
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            return metadata | {"state_dict": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
+    except (SafetensorError, TypeError) as error:
+        raise UsageError(
+            f"{path} cannot be read as safetensors: {_first_line(error)}. It is cut off, damaged, "
+            "or of another kind: get the file again."
+        ) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why `torch.load` refused a file, for a message that starts with the file's name."""
+    text = str(error)
+    # weights_only names the import that the pickle asks for
+    asked = re.search(r"(?:GLOBAL|Trying to load unsupported GLOBAL)\s+([\w.]+)", text)
+    if isinstance(error, pickle.UnpicklingError) and asked:
+        return (
+            f"asks for {asked[1]}, which is no plain data and could run code, so it was not "
+            "loaded and nothing of it ran. If you trust where it comes from, save its state_dict "
+            "alone to a new file with PyTorch and convert that."
+        )
+    with path.open("rb") as file:
+        archive = file.read(4) == _ZIP
+    if archive or isinstance(error, EOFError) or "EOF" in text or "truncated" in text:
+        return f"is cut off or damaged: {_first_line(error)}. Get the file again."
+    return f"is no PyTorch checkpoint: {_first_line(error)}. Give a file written by torch.save."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _map(tree: Any, kind: type, convert: Callable) -> Any:
+    if isinstance(tree, kind):
+        return convert(tree)
+    if isinstance(tree, dict):
+        return {key: _map(value, kind, convert) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_map(value, kind, convert) for value in tree]
+    return tree
+
+
+def _to_numpy(tensor: Any) -> Any:
+    import torch
+
+    try:
+        if tensor.dtype == torch.bfloat16:
+            return tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.detach().numpy()
+    except (TypeError, RuntimeError):  # sparse, quantised and the like
+        return tensor
