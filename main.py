@@ -1,18 +1,25 @@
 """Runs one job: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value]."""
 
+import importlib
 import sys
 
 from nsneg_jax import command_line
 from nsneg_jax.errors import RunError, UsageError, paragraph
 
+JOBS = {
+    "pretrain": "nsneg_jax.pretrain:pretrain",
+    "linear": "nsneg_jax.linear:linear",
+    "knn": "nsneg_jax.knn:knn",
+    "features": "nsneg_jax.features:write_features",
+}
+
 
 def run(command: command_line.Command) -> None:
-    if command.config.job == "pretrain":
-        from nsneg_jax.pretrain import pretrain
-
-        pretrain(command.config, command.workdir)
-    else:
-        raise UsageError(f"job is {command.config.job!r}, but must be 'pretrain'.")
+    if command.config.job not in JOBS:
+        raise UsageError(f"job is {command.config.job!r}, but must be one of {', '.join(JOBS)}.")
+    # imported only here, so that a mistake in the command is told before JAX has started
+    module, job = JOBS[command.config.job].split(":")
+    getattr(importlib.import_module(module), job)(command.config, command.workdir)
 
 
 def main(argv: list[str]) -> int:

@@ -1,11 +1,14 @@
-"""A pre-training config small enough for a test to run whole."""
+"""Configs and checkpoints small enough for a test to run a whole job."""
 
 import json
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import patch
+from configs import linear, patch
+from nsneg_jax.checkpoint import Checkpoints
+from nsneg_jax.config import to_json
+from nsneg_jax.pretrain import build
 
 
 def tiny_config(**overrides) -> ConfigDict:
@@ -33,3 +36,27 @@ def metrics_lines(workdir: Path) -> list[dict]:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     timed = {"images_per_second", "input_wait_fraction"}
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def tiny_linear_config(pretrained, **overrides) -> ConfigDict:
+    """On 80 shapes of 16 px, 3 steps an epoch, 4 epochs; `overrides` by dotted name."""
+    config = linear.get_config("tiny")
+    values = {
+        "pretrained": str(pretrained),
+        "batch_size": 32,
+        "epochs": 4,
+        "data.source": "shapes:80",
+        "data.image_size": 16,
+    }
+    config.update_from_flattened_dict(values | overrides)
+    return config
+
+
+def checkpoint_of_untrained(workdir: Path, **overrides) -> Path:
+    """A pre-training's checkpoint of step 7, without the wait for its training."""
+    config = tiny_config(**overrides)
+    _, state = build(config, 5)
+    progress = {"window": {}, "images": 80, "model": to_json(config)["model"]}
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        checkpoints.save(7, state, progress)
+    return workdir

@@ -1,0 +1,128 @@
+"""Features of a trained encoder, of all images of a source; the job that writes them to a file."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from nsneg_jax import mesh
+from nsneg_jax.config import claim_workdir, validate_features
+from nsneg_jax.evaluation import central_batches, open_split
+from nsneg_jax.files import write_whole
+from nsneg_jax.input.source import Source
+from nsneg_jax.models.encoder import Encoder, Tree
+from nsneg_jax.pretrained import load_pretrained
+from nsneg_jax.views import normalise
+
+
+class Features(NamedTuple):
+    """`features` float32 [n, F] and `labels` int32 [n] of all images of a source, in its order."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+class Extractor:
+    """Pooled features in inference mode, in a program compiled once.
+
+    Args:
+        encoder: the network.
+        data: a config's `data` section.
+        batch_size: over all devices.
+        dtype: of the computation.
+        devices: the batch is split over them.
+    """
+
+    def __init__(
+        self, encoder: Encoder, data: ConfigDict, batch_size: int, dtype: str, devices: Mesh
+    ) -> None:
+        def features(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
+            floats = images.astype(jnp.dtype(dtype)) / 255
+            return encoder.features(params, stats, normalise(floats)).astype(jnp.float32)
+
+        whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+        self._features = jax.jit(features, in_shardings=(whole, whole, split), out_shardings=whole)
+        self._batches = partial(central_batches, data, batch_size, devices=devices)
+
+    def __call__(
+        self,
+        params: Tree,
+        stats: Tree,
+        source: Source,
+        advance: Callable[[int], None] = lambda images: None,
+    ) -> Features:
+        """The features of `source`, every process has all of them.
+
+        Args:
+            params, stats: of the encoder.
+            source: of the images.
+            advance: is called with how many images are done.
+        """
+        parts, pending = [], None
+        for batch in self._batches(source=source):
+            running = self._features(params, stats, batch["image"])
+            # the devices have the next batch before this waits for the one before
+            if pending is not None:
+                parts.append(np.asarray(pending))
+                advance(sum(map(len, parts)))
+            pending = running
+        parts.append(np.asarray(pending))
+        return Features(np.concatenate(parts)[: len(source)], np.asarray(source.labels))
+
+
+def write_features(
+    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+) -> Path:
+    """The features job: writes those of `data.eval_split` to WORKDIR/features.npz.
+
+    With `features_format='safetensors'` it is WORKDIR/features.safetensors. Either holds
+    `features` float32 [n, F], `labels` int32 [n] and, as npz, `classes`, their names.
+
+    Args:
+        config: of the job; see configs/linear.py.
+        workdir: for the file and config.json.
+        devices: to split the batch over, by default all there are.
+
+    Raises:
+        UsageError: the config, the encoder or the data do not fit.
+    """
+    devices = mesh.data_mesh(devices)
+    validate_features(config, devices.size)
+    source = open_split(config.data, config.data.eval_split)
+    pretrained = load_pretrained(config.pretrained, config.dtype)
+    claim_workdir(config, workdir, resuming=False)
+    print(
+        f"encoder  {pretrained.origin}\ndata     {source.name}: {len(source):,} images", flush=True
+    )
+    extract = Extractor(pretrained.encoder, config.data, config.batch_size, config.dtype, devices)
+    features, labels = extract(pretrained.params, pretrained.stats, source)
+    path = workdir / f"features.{config.features_format}"
+    if jax.process_index() == 0:
+        _WRITERS[config.features_format](path, features, labels, source.classes)
+    print(f"done: {len(features):,} features of {features.shape[1]} values in {path}")
+    return path
+
+
+def _write_npz(path: Path, features: np.ndarray, labels: np.ndarray, classes: tuple) -> None:
+    def write(partial_path: Path) -> None:
+        with partial_path.open("wb") as file:  # by name, savez would add an ending
+            np.savez(file, features=features, labels=labels, classes=np.array(classes))
+
+    write_whole(path, write)
+
+
+def _write_safetensors(path: Path, features: np.ndarray, labels: np.ndarray, classes: tuple):
+    from safetensors.numpy import save_file
+
+    tensors = {"features": features, "labels": labels}
+    metadata = {"classes": "\n".join(classes)}
+    write_whole(path, lambda partial_path: save_file(tensors, str(partial_path), metadata))
+
+
+_WRITERS = {"npz": _write_npz, "safetensors": _write_safetensors}

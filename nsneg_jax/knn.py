@@ -1,0 +1,187 @@
+"""Nearest-neighbour classification of features: Wu et al. (2018), section 3.4.
+
+The label of a query is voted by its k nearest neighbours in cosine similarity s, each with weight
+exp(s / temperature).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from nsneg_jax import mesh
+from nsneg_jax.config import claim_workdir, validate_knn
+from nsneg_jax.evaluation import open_split
+from nsneg_jax.features import Extractor, Features
+from nsneg_jax.files import write_json
+from nsneg_jax.moco import l2_normalize
+from nsneg_jax.pretrained import load_pretrained
+
+RESULTS = "results.json"
+
+# rows of the bank and of the queries that are compared at once
+_BANK_BLOCK = 8192
+_QUERY_BLOCK = 1024
+
+
+def knn(
+    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+) -> dict[str, float]:
+    """The kNN job: accuracy on `data.eval_split` with `data.split` as the bank.
+
+    Args:
+        config: of the job; see configs/linear.py.
+        workdir: for results.json and config.json.
+        devices: to split the work over, by default all there are.
+
+    Returns:
+        'knn_K', the accuracy in percent with K neighbours, for each K of `knn.k`.
+
+    Raises:
+        UsageError: the config, the encoder or the data do not fit.
+    """
+    devices = mesh.data_mesh(devices)
+    validate_knn(config, devices.size)
+    bank, queries = (
+        open_split(config.data, split) for split in (config.data.split, config.data.eval_split)
+    )
+    pretrained = load_pretrained(config.pretrained, config.dtype)
+    claim_workdir(config, workdir, resuming=False)
+    print(f"encoder  {pretrained.origin}")
+    print(
+        f"data     {bank.name}: {len(bank):,} images; {queries.name}: {len(queries):,}", flush=True
+    )
+    extract = Extractor(pretrained.encoder, config.data, config.batch_size, config.dtype, devices)
+    bank, queries = (
+        extract(pretrained.params, pretrained.stats, source) for source in (bank, queries)
+    )
+    results = accuracies(bank, queries, config.knn.k, config.knn.temperature, devices)
+    write_json(
+        workdir / RESULTS,
+        {"job": "knn", "origin": pretrained.origin, "validation_images": len(queries.labels)}
+        | results,
+    )
+    print("  ".join(f"{k} nearest: {value:.2f} %" for k, value in results.items()))
+    print(f"done: {len(queries.labels):,} images counted; {workdir / RESULTS}")
+    return results
+
+
+def accuracies(
+    bank: Features, queries: Features, ks: Sequence[int], temperature: float, devices: Mesh
+) -> dict[str, float]:
+    """Percent of the queries that are voted right, as 'knn_K' for each K."""
+    classes = int(max(bank.labels.max(), queries.labels.max())) + 1
+    similarity, labels = nearest(bank, queries.features, max(ks), devices)
+    voted = vote(similarity, labels, ks, temperature, classes)
+    return {
+        f"knn_{k}": float(100 * (labels == queries.labels).mean())
+        for k, labels in zip(ks, voted, strict=True)
+    }
+
+
+def nearest(
+    bank: Features, queries: np.ndarray, k: int, devices: Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows of the bank that are nearest to each query, nearest first.
+
+    The bank goes to the devices in blocks and stays in the host's memory, so what the search needs
+    beyond it depends on the queries only: their features and their neighbours so far.
+
+    Args:
+        bank: features [n, F] and labels [n].
+        queries: float32 [m, F].
+        k: how many; all of the bank where it has fewer.
+        devices: the queries are split over them.
+
+    Returns:
+        Cosine similarities float32 [m, k] and labels int32 [m, k].
+    """
+    k = min(k, len(bank.features))
+    block = -(-_QUERY_BLOCK // devices.size) * devices.size
+    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    merge = jax.jit(
+        partial(_merge, k=k),
+        in_shardings=(split, whole, whole, split),
+        out_shardings=split,
+        donate_argnums=3,
+    )
+
+    def rows(array: np.ndarray, start: int, size: int, sharding) -> jax.Array:
+        part = array[start : start + size]
+        padded = np.pad(part, ((0, size - len(part)), *[(0, 0)] * (part.ndim - 1)))
+        return jax.device_put(padded, sharding)
+
+    blocks = [rows(queries, start, block, split) for start in range(0, len(queries), block)]
+    found = [
+        jax.device_put(
+            (np.full((block, k), -np.inf, np.float32), np.zeros((block, k), np.int32)), split
+        )
+        for _ in blocks
+    ]
+    # labels from 1: a blank row of the last block has 0
+    marked = bank.labels.astype(np.int32) + 1
+    for start in range(0, len(bank.features), _BANK_BLOCK):
+        part = rows(bank.features, start, _BANK_BLOCK, whole)
+        labels = rows(marked, start, _BANK_BLOCK, whole)
+        found = [
+            merge(query, part, labels, so_far) for query, so_far in zip(blocks, found, strict=True)
+        ]
+        jax.block_until_ready(found)  # else the blocks of the bank would queue up in memory
+    similarity, labels = (
+        np.concatenate([np.asarray(part[i]) for part in found])[: len(queries)] for i in range(2)
+    )
+    return similarity, labels - 1
+
+
+def _merge(
+    queries: jax.Array,
+    bank: jax.Array,
+    labels: jax.Array,
+    found: tuple[jax.Array, jax.Array],
+    k: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The k nearest of those found before and a block of the bank."""
+    similarity = jnp.einsum(
+        "qf,bf->qb",
+        l2_normalize(queries),
+        l2_normalize(bank),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    similarity = jnp.where(labels > 0, similarity, -jnp.inf)
+    top, places = jax.lax.top_k(similarity, min(k, bank.shape[0]))
+    everything = jnp.concatenate([found[0], top], axis=1)
+    owners = jnp.concatenate([found[1], labels[places]], axis=1)
+    top, places = jax.lax.top_k(everything, k)
+    return top, jnp.take_along_axis(owners, places, axis=1)
+
+
+def vote(
+    similarity: np.ndarray,
+    labels: np.ndarray,
+    ks: Sequence[int],
+    temperature: float,
+    classes: int,
+) -> list[np.ndarray]:
+    """The labels voted by the first k neighbours, int [m] for each k.
+
+    Args:
+        similarity: [m, K], nearest first; labels: int [m, K] of the neighbours.
+        ks: how many vote; all where there are fewer.
+        temperature: of the weights.
+        classes: number of classes.
+    """
+    # relative to the nearest: exp(1 / 0.01) is too large for float32
+    weights = np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)
+    queries = np.arange(len(labels))[:, None]
+
+    def voted(k: int) -> np.ndarray:
+        votes = np.zeros((len(labels), classes))
+        np.add.at(votes, (queries, labels[:, :k]), weights[:, :k])
+        return votes.argmax(axis=1)
+
+    return [voted(k) for k in ks]
