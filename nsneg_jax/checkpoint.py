@@ -166,6 +166,7 @@ def read_checkpoint(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[s
         return state, _read_progress(folder)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason.partition(" [tensorstore_spec")[0]  # a long description of the driver
         raise UsageError(
             f"The checkpoint {folder} cannot be read: {reason}. Its files are damaged or not all "
             "there: copy it again, or give another checkpoint."

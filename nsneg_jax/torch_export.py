@@ -107,8 +107,10 @@ def _pretraining_content(
         notes.append(f"note       step {step} is in the middle of epoch {epoch + 1}, which the")
         notes.append("           original, counting in epochs, would begin again")
     if len(queue) % batch_size:
-        notes.append(f"note       the original refuses a queue of {len(queue)} for batches of")
-        notes.append(f"           {batch_size}, which do not divide it")
+        notes.append(
+            f"note       the original refuses a queue of {len(queue)}, which its batches of"
+        )
+        notes.append(f"           {batch_size} do not divide")
     return content, notes
 
 

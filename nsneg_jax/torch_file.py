@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from nsneg_jax.errors import UsageError
@@ -134,7 +134,7 @@ def _to_numpy(tensor: Any) -> Any:
 
     try:
         if tensor.dtype == torch.bfloat16:
-            return tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+            return tensor.detach().view(torch.int16).numpy().view(jnp.bfloat16)
         return tensor.detach().numpy()
     except (TypeError, RuntimeError):  # sparse, quantised and the like
         return tensor

@@ -18,6 +18,7 @@ from nsneg_jax.checkpoint import find_checkpoint, read_checkpoint
 from nsneg_jax.convert import main
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.torch_names import from_torch_layout, to_state_dict
+from nsneg_jax.official import recognise
 from nsneg_jax.pretrain import pretrain
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.torch_export import export
@@ -136,9 +137,7 @@ def test_official_resnet50_features(resnet50):
     [
         ("resnet18", True, "module."),
         ("resnet18", False, ""),
-        ("resnet34", False, "module."),
         ("resnet50", True, ""),
-        ("resnet101", True, "module."),
     ],
 )
 def test_pretraining_state(arch, mlp, prefix, tmp_path):
@@ -148,7 +147,7 @@ def test_pretraining_state(arch, mlp, prefix, tmp_path):
     state_dict = fill(module.state_dict())
     state_dict = {name.replace("module.", prefix): t for name, t in state_dict.items()}
     content = {"epoch": 3, "state_dict": state_dict, "optimizer": optimizer}
-    if arch == "resnet18":  # the others' is derived
+    if mlp:  # else derived from the keys
         content["arch"] = arch
     torch.save(content, tmp_path / "file.pth.tar")
     summary = import_file(tmp_path / "file.pth.tar", tmp_path / "run", images=80, batch_size=16)
@@ -167,6 +166,16 @@ def test_pretraining_state(arch, mlp, prefix, tmp_path):
     for number, entry in optimizer["state"].items():
         buffer = restored["state"][number]["momentum_buffer"]
         assert torch.equal(buffer, entry["momentum_buffer"]), number
+
+
+@pytest.mark.parametrize("arch", ["resnet8", "resnet34", "resnet50", "resnet101"])
+def test_arch_is_derived(arch):
+    state_dict = ResNet(arch, 10, mlp=False, width=4).state_dict()
+    arrays = {name: tensor.numpy() for name, tensor in state_dict.items()}
+    assert recognise(arrays, "file").model["arch"] == arch
+    del arrays["layer2.0.conv1.weight"]
+    with pytest.raises(UsageError, match=rf"{arch}, misses layer2\.0\.conv1\.weight"):
+        recognise(arrays, "file")
 
 
 def test_where_entries_go(tmp_path):

@@ -9,8 +9,9 @@ from tiny import tiny_config
 
 from nsneg_jax.checkpoint import Checkpoints
 from nsneg_jax.errors import UsageError
+from nsneg_jax.mesh import data_mesh, replicated
 from nsneg_jax.models.encoder import build_encoder
-from nsneg_jax.pretrain import pretrain
+from nsneg_jax.pretrain import build
 from nsneg_jax.pretrained import load_pretrained
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
@@ -18,10 +19,17 @@ IMAGES = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on eight devices, and its last state."""
+    """What pre-training on eight devices writes after steps 4 and 8, and the last state."""
     workdir = tmp_path_factory.mktemp("run")
-    config = tiny_config(**{"total_steps": 8, "checkpoint.keep": 3})
-    return workdir, jax.device_get(pretrain(config, workdir, jax.devices()))
+    config = tiny_config()
+    _, state = build(config, steps_per_epoch=5)
+    state = jax.device_put(state, replicated(data_mesh(jax.devices())))
+    assert len(state.queue.devices()) == 8
+    with Checkpoints(workdir, keep=2) as checkpoints:
+        for step in (4, 8):
+            state = jax.tree.map(lambda x: x + 1, state)
+            checkpoints.save(step, state, {"model": config.model.to_dict()})
+    return workdir, jax.device_get(state)
 
 
 def assert_equal(a, b):
@@ -75,11 +83,14 @@ def test_dtype_of_the_computation(run, dtype):
 
 
 def test_float64_stays_float64(tmp_path, float64):
-    config = tiny_config(**{"model.dtype": "float64", "total_steps": 1})
-    state = pretrain(config, tmp_path, jax.devices()[:1])
+    config = tiny_config(**{"model.dtype": "float64"})
+    _, state = build(config, steps_per_epoch=5)
+    stats = jax.tree.map(lambda x: x + 1e-12, state.stats_q)
+    save(tmp_path, state.replace(stats_q=stats), {"model": config.model.to_dict()})
     with jax.enable_x64(False):
         found = load_pretrained(tmp_path, "float64")
-    assert_equal(found.stats, jax.device_get(state.stats_q))
+    assert_equal(found.stats, jax.device_get(stats))
+    assert found.stats["bn1"]["mean"][0] == 1e-12
 
 
 @pytest.fixture
