@@ -96,9 +96,10 @@ def pretraining(variant: str) -> ConfigDict:
         config.update(
             {
                 "batch_size": 96,
-                "epochs": 30,
+                "epochs": 36,
                 "data": {"source": "shapes:4000", "image_size": 32, "threads": 2},
-                "views": {"blur_probability": 0.0},
+                # larger crops: half a shape of 32 px says little of the whole
+                "views": {"blur_probability": 0.0, "crop_scale": (0.5, 1.0)},
                 "model": {
                     "arch": "resnet8",
                     "dim": 64,
@@ -107,7 +108,7 @@ def pretraining(variant: str) -> ConfigDict:
                     "bn_groups": 1,
                 },
                 "moco": {"queue_size": 1000},
-                "optimizer": {"learning_rate": 0.03},
+                "optimizer": {"learning_rate": 0.12},
                 "checkpoint": {"every_steps": 400},
             }
         )

@@ -21,8 +21,7 @@ from nsneg_jax.features import Extractor, Features
 from nsneg_jax.files import write_json
 from nsneg_jax.moco import l2_normalize
 from nsneg_jax.pretrained import load_pretrained
-
-RESULTS = "results.json"
+from nsneg_jax.report import RESULTS
 
 # rows of the bank and of the queries that are compared at once
 _BANK_BLOCK = 8192
@@ -61,11 +60,8 @@ def knn(
         extract(pretrained.params, pretrained.stats, source) for source in (bank, queries)
     )
     results = accuracies(bank, queries, config.knn.k, config.knn.temperature, devices)
-    write_json(
-        workdir / RESULTS,
-        {"job": "knn", "origin": pretrained.origin, "validation_images": len(queries.labels)}
-        | results,
-    )
+    about = {"job": "knn", "encoder": pretrained.encoder_origin}
+    write_json(workdir / RESULTS, about | results | {"validation_images": len(queries.labels)})
     print("  ".join(f"{k} nearest: {value:.2f} %" for k, value in results.items()))
     print(f"done: {len(queries.labels):,} images counted; {workdir / RESULTS}")
     return results

@@ -24,8 +24,7 @@ from nsneg_jax.metrics import MetricWriter, Progress
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.optimizer import learning_rate_schedule, sgd
 from nsneg_jax.pretrained import Pretrained, load_pretrained
-
-RESULTS = "results.json"
+from nsneg_jax.report import RESULTS
 
 
 def linear(
@@ -75,7 +74,7 @@ def linear(
         progress = {
             "model": pretrained.model,
             "classes": list(training.classes),
-            "origin": pretrained.origin,
+            "encoder": pretrained.encoder_origin,
             "images": len(training),
             "chosen": 0,
             "last": {},
@@ -87,7 +86,7 @@ def linear(
         frozen = jax.device_get(state.backbone)
         done = start = resumed or 0
         sizes = f"{len(training):,} training and {len(validation):,} validation images"
-        print(f"encoder  {progress['origin']}: {_described(pretrained.model)}, frozen")
+        print(f"encoder  {progress['encoder']}: {_described(pretrained.model)}, frozen")
         print(f"data     {training.name}: {sizes}, {len(training.classes):,} classes")
         print(f"steps    {total:,}, {steps_per_epoch:,} an epoch", flush=True)
 
@@ -213,7 +212,7 @@ def _evaluate(config: ConfigDict, workdir: Path, devices: Mesh, validation: Sour
     figures = means(evaluate(state.backbone, classifier))
     results = {
         "job": "linear",
-        "origin": pretrained.origin,
+        "encoder": pretrained.encoder_origin,
         "validation_images": len(validation),
         **{name: values[0] for name, values in figures.items()},
     }
@@ -253,7 +252,7 @@ def _results(config: ConfigDict, state: probe.ProbeState, progress: dict) -> dic
     chosen = probes[progress["chosen"]]
     return {
         "job": "linear",
-        "origin": progress["origin"],
+        "encoder": progress["encoder"],
         "accuracy_top1": chosen["accuracy_top1"],
         "accuracy_top5": chosen["accuracy_top5"],
         "best_accuracy_top1": chosen["best_accuracy_top1"],

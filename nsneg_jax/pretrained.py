@@ -30,6 +30,7 @@ class Pretrained:
         classifier: {'kernel': [F, C], 'bias': [C]} of a linear probe's checkpoint, else None.
         classes: names of the classifier's C classes where they are known.
         origin: workdir and step, for messages.
+        encoder_origin: of a probe's checkpoint, those of the pre-training it was made from.
     """
 
     encoder: Encoder
@@ -39,6 +40,7 @@ class Pretrained:
     classifier: dict[str, np.ndarray] | None
     classes: tuple[str, ...] | None
     origin: str
+    encoder_origin: str
 
 
 def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
@@ -85,6 +87,7 @@ def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
         classifier=classifier,
         classes=tuple(progress["classes"]) if progress.get("classes") else None,
         origin=_origin(folder),
+        encoder_origin=progress.get("encoder", _origin(folder)),
     )
 
 
@@ -115,7 +118,7 @@ def _untrained(model: dict[str, Any], dtype: str, origin: str) -> Pretrained:
     with jax.enable_x64(dtype == "float64"):
         trees = build_encoder(ConfigDict({**model, "dim": 0, "dtype": dtype}), seed=0)
     encoder, params, stats = trees[0], *jax.tree.map(np.asarray, trees[1:])
-    return Pretrained(encoder, params, stats, model, None, None, origin)
+    return Pretrained(encoder, params, stats, model, None, None, origin, origin)
 
 
 def _fitted(tree: Tree, like: Tree, folder: Path) -> Tree:

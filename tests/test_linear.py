@@ -54,7 +54,7 @@ def test_a_run_leaves_its_figures(pretrained, run_left_alone):
     assert figures["accuracy_top1"] == validation[-1]
     assert figures["probes"][0]["best_epoch"] == 1 + int(np.argmax(validation))
     assert figures["validation_images"] == 80
-    assert figures["origin"] == f"{pretrained}, step 7"
+    assert figures["encoder"] == f"{pretrained}, step 7"
     # it has learnt something: the features of shapes in rows of ten classes
     assert lines[-2]["loss"] < lines[0]["loss"]
 

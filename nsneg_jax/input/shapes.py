@@ -33,7 +33,7 @@ SMALLEST, LARGEST = 16, 512  # sides in pixels
 
 # Square root of the area, as a fraction of the picture's side. The longest silhouette, L, spans
 # 1.76 times that, so that every one fits under every rotation.
-_SCALE = (0.4, 0.54)
+_SCALE = (0.5, 0.54)
 _MARGIN = 0.02
 _SUPERSAMPLING = 4
 _SHIFT_BITS = 6  # fixed point of the corners given to OpenCV
