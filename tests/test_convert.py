@@ -329,6 +329,11 @@ DAMAGES = {
     ),
     "no tensor": (change(lambda c: c["state_dict"].update({f"{BLOCK}x": 3})), f"{BLOCK}x"),
     "other arch": (change(lambda c: c.update(arch="resnet34")), "'resnet34', but its keys"),
+    "empty queue": (
+        change(lambda c: c["state_dict"].update({"module.queue": torch.zeros(16, 0)})),
+        "module.queue of shape (16, 0)",
+    ),
+    "arch of another type": (change(lambda c: c.update(arch=["resnet18"])), "['resnet18']"),
     "unknown arch": (change(lambda c: c.update(arch="vgg16")), "'vgg16'"),
     "epoch": (change(lambda c: c.update(epoch="three")), "'epoch'"),
     "buffer missing": (
