@@ -117,7 +117,7 @@ def recognise(
     expected = {f"{prefix}{part}{n}": s for part in parts for n, s in (layout | counters).items()}
     if pretraining:
         queue = body.get("queue")
-        keys = queue.shape[1] if queue is not None and queue.ndim == 2 else "K"
+        keys = (queue.shape[1] if queue is not None and queue.ndim == 2 else 0) or "K"
         expected |= {f"{prefix}queue": (model["dim"], keys), f"{prefix}queue_ptr": (1,)}
 
     if pretraining:
@@ -262,7 +262,7 @@ def _model(
 
 def _arch(arrays: Arrays, origin: str, stated: str | None) -> str:
     """The stated arch if the keys can be its, else the one whose blocks they are nearest to."""
-    if stated is not None and stated not in ARCHS:
+    if stated is not None and stated not in tuple(ARCHS):  # it may be anything
         raise UsageError(
             f"{origin} states arch {stated!r}; known are {', '.join(ARCHS)}. Networks of another "
             "kind cannot be converted."

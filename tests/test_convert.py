@@ -1,11 +1,7 @@
 """Conversion from and to PyTorch, against modules and optimisers of PyTorch itself."""
 
 import json
-import os
-import pickle
 import shutil
-import sys
-from collections import OrderedDict
 from pathlib import Path
 
 import jax
@@ -18,56 +14,23 @@ from nsneg_jax.checkpoint import find_checkpoint, read_checkpoint
 from nsneg_jax.convert import main
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.torch_names import from_torch_layout, to_state_dict
-from nsneg_jax.official import recognise
 from nsneg_jax.pretrain import pretrain
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.torch_export import export
 from nsneg_jax.torch_import import import_file
 
 torch = pytest.importorskip("torch")
+from official_states import (  # noqa: E402, needs torch
+    POINTER,
+    fill,
+    moco_module,
+    official_content,
+    sgd_after_a_step,
+)
+
 from benchmarks.torch_peer import ResNet  # noqa: E402, needs torch
 
 LAYOUT = Path(__file__).parent / "golden" / "official_checkpoint_layout.json"
-POINTER = 20
-
-
-def fill(state_dict: dict, seed: int = 0) -> dict:
-    """The same entries with random values: every float and every integer is its own."""
-    rng = np.random.default_rng(seed)
-    filled = OrderedDict()
-    for name, tensor in state_dict.items():
-        shape = tuple(tensor.shape)
-        if name.endswith("queue_ptr"):
-            array = np.array([POINTER])
-        elif tensor.dtype == torch.int64:
-            array = rng.integers(0, 2**40, shape)
-        elif name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
-            array = rng.uniform(0.5, 1.5, shape)
-        else:
-            array = rng.normal(0, np.sqrt(2 / max(np.prod(shape[1:]), 1)), shape)
-        filled[name] = torch.as_tensor(array).to(tensor.dtype)
-    return filled
-
-
-def moco_module(arch="resnet18", mlp=True, dim=16, keys=72, width=4) -> torch.nn.Module:
-    """A module that lists its parameters and buffers as the original's does."""
-    model = torch.nn.Module()
-    model.encoder_q = ResNet(arch, dim, mlp, width)
-    model.encoder_k = ResNet(arch, dim, mlp, width).requires_grad_(False)
-    model.register_buffer("queue", torch.zeros(dim, keys))
-    model.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.int64))
-    return torch.nn.ModuleDict({"module": model})
-
-
-def sgd_after_a_step(model: torch.nn.Module) -> torch.optim.SGD:
-    """The original's optimiser: over both encoders, of which one has gradients."""
-    optimizer = torch.optim.SGD(model.parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
-    optimizer.step()
-    return optimizer
 
 
 def assert_same(state_dict: dict, expected: dict):
@@ -168,22 +131,10 @@ def test_pretraining_state(arch, mlp, prefix, tmp_path):
         assert torch.equal(buffer, entry["momentum_buffer"]), number
 
 
-@pytest.mark.parametrize("arch", ["resnet8", "resnet34", "resnet50", "resnet101"])
-def test_arch_is_derived(arch):
-    state_dict = ResNet(arch, 10, mlp=False, width=4).state_dict()
-    arrays = {name: tensor.numpy() for name, tensor in state_dict.items()}
-    assert recognise(arrays, "file").model["arch"] == arch
-    del arrays["layer2.0.conv1.weight"]
-    with pytest.raises(UsageError, match=rf"{arch}, misses layer2\.0\.conv1\.weight"):
-        recognise(arrays, "file")
-
-
 def test_where_entries_go(tmp_path):
     """Each encoder's own values, the step, and the queue's row that is written next."""
-    module = moco_module()
-    state_dict = fill(module.state_dict())
-    optimizer = sgd_after_a_step(module).state_dict()
-    content = {"epoch": 3, "arch": "resnet18", "state_dict": state_dict, "optimizer": optimizer}
+    content = official_content()
+    state_dict, optimizer = content["state_dict"], content["optimizer"]
     torch.save(content, tmp_path / "file.pth")
     import_file(tmp_path / "file.pth", tmp_path / "run", images=95, batch_size=16)
     folder = find_checkpoint(tmp_path / "run")
@@ -270,168 +221,8 @@ def test_old_file_without_counters(tmp_path):
     assert_same(load(tmp_path / "again.pth")["state_dict"], state_dict)
 
 
-BLOCK = "module.encoder_q.layer1.0."
-
-
-def change(edit):
-    def changed(content):
-        edit(content)
-        return content
-
-    return changed
-
-
-DAMAGES = {
-    "missing": (
-        change(lambda c: c["state_dict"].pop(f"{BLOCK}conv2.weight")),
-        f"misses {BLOCK}conv2.weight",
-    ),
-    "missing counter": (
-        change(lambda c: c["state_dict"].pop("module.encoder_k.bn1.num_batches_tracked")),
-        "misses module.encoder_k.bn1.num_batches_tracked",
-    ),
-    "missing queue": (change(lambda c: c["state_dict"].pop("module.queue")), "module.queue"),
-    "missing encoder_k": (
-        change(lambda c: [c["state_dict"].pop(n) for n in [*c["state_dict"]] if "_k." in n]),
-        "misses module.encoder_k.conv1.weight, module.encoder_k.bn1.weight",
-    ),
-    "surplus": (
-        change(lambda c: c["state_dict"].update({f"{BLOCK}conv9.weight": torch.zeros(1)})),
-        f"has, beyond what belongs to it, {BLOCK}conv9.weight",
-    ),
-    "surplus block": (
-        change(lambda c: c["state_dict"].update({f"{BLOCK}7.bn1.bias": torch.zeros(4)})),
-        f"{BLOCK}7.bn1.bias",
-    ),
-    "surplus without prefix": (
-        change(lambda c: c["state_dict"].update({"temperature": torch.zeros(1)})),
-        "temperature",
-    ),
-    "first convolution": (
-        change(lambda c: c["state_dict"].update({"module.encoder_q.conv1.weight": torch.zeros(5)})),
-        "module.encoder_q.conv1.weight of shape (5,), expected (4, 3, 7, 7)",
-    ),
-    "shape": (
-        change(lambda c: c["state_dict"].update({f"{BLOCK}bn2.bias": torch.zeros(7)})),
-        f"{BLOCK}bn2.bias of shape (7,), expected (4,)",
-    ),
-    "queue of rows": (
-        change(lambda c: c["state_dict"].update({"module.queue": torch.zeros(72, 16)})),
-        "module.queue of shape (72, 16), expected (16, 16)",
-    ),
-    "half precision": (
-        change(lambda c: c["state_dict"].update({f"{BLOCK}bn2.bias": torch.zeros(4).half()})),
-        f"{BLOCK}bn2.bias in",
-    ),
-    "bfloat16": (
-        change(lambda c: c["state_dict"].update({f"{BLOCK}bn2.bias": torch.zeros(4).bfloat16()})),
-        "bfloat16",
-    ),
-    "no tensor": (change(lambda c: c["state_dict"].update({f"{BLOCK}x": 3})), f"{BLOCK}x"),
-    "other arch": (change(lambda c: c.update(arch="resnet34")), "'resnet34', but its keys"),
-    "unknown arch": (change(lambda c: c.update(arch="vgg16")), "'vgg16'"),
-    "epoch": (change(lambda c: c.update(epoch="three")), "'epoch'"),
-    "buffer missing": (
-        change(lambda c: c["optimizer"]["state"].pop(2)), "misses bn1.bias"
-    ),
-    "buffer of another shape": (
-        change(lambda c: c["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(3))),
-        "conv1.weight of shape (3,)",
-    ),
-    "no optimizer": (change(lambda c: c.update(optimizer=[1, 2])), "torch.optim.SGD"),
-    "list": (lambda c: [c["state_dict"]], "holds a list"),
-    "other names": (
-        lambda c: {"state_dict": {"blocks.0.attn.qkv.weight": torch.zeros(3)}},
-        "blocks.0.attn.qkv.weight",
-    ),
-    "empty": (lambda c: {}, "neither a pre-training state"),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def official_content():
-    module = moco_module()
-    optimizer = sgd_after_a_step(module).state_dict()
-    state_dict = fill(module.state_dict())
-    return {"epoch": 3, "arch": "resnet18", "state_dict": state_dict, "optimizer": optimizer}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_refused_by_name(damage, official_content, tmp_path, capsys):
-    edit, expected = DAMAGES[damage]
-    optimizer = official_content["optimizer"]
-    state = {number: dict(entry) for number, entry in optimizer["state"].items()}
-    content = official_content | {
-        "state_dict": dict(official_content["state_dict"]),
-        "optimizer": optimizer | {"state": state},
-    }
-    torch.save(edit(content), tmp_path / "file.pth")
-    assert main(["import", str(tmp_path / "file.pth"), str(tmp_path / "run")]) == 2
-    message = " ".join(capsys.readouterr().err.split())
-    assert message.startswith("error: ") and expected in message, message
-    assert not (tmp_path / "run").exists()
-
-
-class Payload:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, flag: Path):
-        self.flag = flag
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.flag),)
-
-
-@pytest.mark.parametrize("archive", [True, False])
-@pytest.mark.parametrize("place", ["state_dict", "optimizer"])
-def test_pickle_that_would_run_code_runs_nothing(archive, place, official_content, tmp_path):
-    flag = tmp_path / "ran"
-    content = official_content | {place: Payload(flag)}
-    path = tmp_path / "file.pth"
-    torch.save(content, path, _use_new_zipfile_serialization=archive)
-    with pytest.raises(UsageError, match=r"asks for posix\.mkdir.*nothing of it ran"):
-        import_file(path, tmp_path / "run")
-    assert not flag.exists() and not (tmp_path / "run").exists()
-    torch.load(path, weights_only=False)
-    assert flag.exists()  # the payload is a real one
-
-
-def test_damaged_files(official_content, tmp_path):
-    def refused(path: Path, expected: str):
-        with pytest.raises(UsageError, match=expected) as error:
-            import_file(path, tmp_path / "run")
-        assert str(path) in str(error.value)
-        assert not (tmp_path / "run").exists()
-
-    for archive in (True, False):
-        path = tmp_path / f"cut{archive}.pth"
-        torch.save(official_content, path, _use_new_zipfile_serialization=archive)
-        whole = path.read_bytes()
-        for part in (0.1, 0.9):
-            path.write_bytes(whole[: int(part * len(whole))])
-            refused(path, "cut off or damaged")
-    text = tmp_path / "text.pth"
-    text.write_text("<html>404</html>")
-    refused(text, "no PyTorch checkpoint")
-    with (tmp_path / "plain.pth").open("wb") as file:
-        pickle.dump([1, 2, 3], file, protocol=2)
-    refused(tmp_path / "plain.pth", "plain.pth")
-    (tmp_path / "empty.pth").touch()
-    refused(tmp_path / "empty.pth", "cut off or damaged")
-    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")
-    refused(tmp_path / "cut.safetensors", "cannot be read as safetensors")
-    refused(tmp_path / "nowhere.pth", "There is no file")
-
-
-def test_without_torch(official_content, tmp_path, monkeypatch):
-    torch.save(official_content, tmp_path / "file.pth")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UsageError, match="pip install torch"):
-        import_file(tmp_path / "file.pth", tmp_path / "run")
-
-
-def test_folder_with_checkpoints_is_left_alone(official_content, tmp_path):
-    torch.save(official_content, tmp_path / "file.pth")
+def test_folder_with_checkpoints_is_left_alone(tmp_path):
+    torch.save(official_content(), tmp_path / "file.pth")
     import_file(tmp_path / "file.pth", tmp_path / "run", images=80, batch_size=16)
     with pytest.raises(UsageError, match="already holds checkpoints"):
         import_file(tmp_path / "file.pth", tmp_path / "run", images=160, batch_size=16)
