@@ -29,12 +29,15 @@ def pretraining(variant: str) -> ConfigDict:
             "epochs": 200,
             "total_steps": 0,  # steps to stop after, 0 = epochs * floor(images / batch_size)
             "log_every_steps": 20,
+            "knn_every_epochs": 0,  # kNN accuracy of the features meanwhile, 0 = never
             "pictures": True,  # write a grid of views and negatives before the first step
             "data": {
                 "source": "folder:data/imagenet100",  # 'folder:PATH', 'shapes' or 'shapes:SIZE'
                 "split": "train",
+                "eval_split": "val",  # classified by kNN
                 "classes": "",  # '' = all; names with commas, or a file with a name a line
                 "image_size": 224,  # pixels, side of a view
+                "resize": 256,  # for kNN, shorter side before the central crop, at 224; 0 = none
                 "threads": 16,  # for decoding and cropping
                 "workers": 0,  # processes for decoding and cropping, 0 = threads of this one
             },
@@ -97,9 +100,15 @@ def pretraining(variant: str) -> ConfigDict:
             {
                 "batch_size": 96,
                 "epochs": 36,
-                "data": {"source": "shapes:4000", "image_size": 32, "threads": 2},
-                # larger crops: half a shape of 32 px says little of the whole
-                "views": {"blur_probability": 0.0, "crop_scale": (0.5, 1.0)},
+                "data": {"source": "shapes:4000", "image_size": 32, "resize": 0, "threads": 2},
+                # The shapes' colours tell each from all others, and half a shape of 32 px says
+                # little of the whole: with the published views nothing is learnt in minutes.
+                "views": {
+                    "crop_scale": (0.5, 1.0),
+                    "jitter": (0.6, 0.6, 0.6, 0.3),
+                    "grayscale_probability": 0.5,
+                    "blur_probability": 0.0,
+                },
                 "model": {
                     "arch": "resnet8",
                     "dim": 64,

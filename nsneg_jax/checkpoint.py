@@ -239,9 +239,9 @@ class StopSignals:
         self.received = signal.Signals(number).name
 
 
-def stopped(received: str | None, done: int, total: int) -> str:
+def stopped(received: str | None, done: int, total: int, unit: str = "step") -> str:
     """What a run says that stopped before its end; `received` as of `StopSignals`."""
     return (
-        f"stopped by {received or 'preemption'} after step {done} of {total}, with everything "
+        f"stopped by {received or 'preemption'} after {unit} {done} of {total}, with everything "
         "saved; the same command goes on from there"
     )

@@ -20,6 +20,9 @@ _DTYPES = ("float32", "bfloat16", "float64")
 # of what a step does (the schedule follows `epochs`)
 _FREE_TO_CHANGE = (
     "total_steps",
+    "knn_every_epochs",
+    "data.eval_split",
+    "data.resize",
     "data.threads",
     "data.workers",
     "log_every_steps",
@@ -217,7 +220,10 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         "model.bn_groups", "moco.queue_size", "moco.temperature", "optimizer.learning_rate",
         "checkpoint.every_steps", "checkpoint.keep",
     )  # fmt: skip
-    check.not_negative("total_steps", "seed", "data.workers", "optimizer.weight_decay")
+    check.not_negative(
+        "total_steps", "seed", "data.workers", "data.resize", "optimizer.weight_decay",
+        "knn_every_epochs",
+    )  # fmt: skip
     check.one_of("model.arch", tuple(ARCHS))
     check.one_of("model.stem", STEMS)
     check.one_of("model.bn_running", ("first", "mean"))

@@ -19,9 +19,13 @@ from nsneg_jax.config import claim_workdir, validate_knn
 from nsneg_jax.evaluation import open_split
 from nsneg_jax.features import Extractor, Features
 from nsneg_jax.files import write_json
+from nsneg_jax.input.source import Source
 from nsneg_jax.moco import l2_normalize
+from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.report import RESULTS
+
+TEMPERATURE = 0.07  # Wu et al.'s
 
 # rows of the bank and of the queries that are compared at once
 _BANK_BLOCK = 8192
@@ -65,6 +69,32 @@ def knn(
     print("  ".join(f"{k} nearest: {value:.2f} %" for k, value in results.items()))
     print(f"done: {len(queries.labels):,} images counted; {workdir / RESULTS}")
     return results
+
+
+class Monitor:
+    """The kNN accuracy of an encoder while it is trained.
+
+    Args:
+        config: of a pre-training job; `data.split` is the bank, `data.eval_split` is classified.
+        bank: the source trained on.
+        encoder: the network.
+        devices: to split the work over.
+
+    Raises:
+        UsageError: the split to classify is not there.
+    """
+
+    def __init__(self, config: ConfigDict, bank: Source, encoder: Encoder, devices: Mesh) -> None:
+        self._sources = bank, open_split(config.data, config.data.eval_split)
+        self._extract = Extractor(
+            encoder, config.data, config.batch_size, config.model.dtype, devices
+        )
+        self._devices = devices
+
+    def __call__(self, params: Tree, stats: Tree) -> dict[str, float]:
+        """'knn_20' and 'knn_200' in percent."""
+        bank, queries = (self._extract(params, stats, source) for source in self._sources)
+        return accuracies(bank, queries, (20, 200), TEMPERATURE, self._devices)
 
 
 def accuracies(

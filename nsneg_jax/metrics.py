@@ -82,6 +82,13 @@ class Stopwatch:
         yield
         self._waited += time.monotonic() - start
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Encloses work that is none of the steps'."""
+        start = time.monotonic()
+        yield
+        self._start += time.monotonic() - start
+
     def count_step(self) -> None:
         self._steps += 1
 
@@ -149,14 +156,16 @@ class Progress:
     Args:
         total: steps of the whole run.
         done: steps done before this start.
+        unit: what a step is called.
     """
 
-    def __init__(self, total: int, done: int):
+    def __init__(self, total: int, done: int, unit: str = "step"):
         self._total = total
+        self._unit = unit
         self._first: tuple[int, float] | None = None
         self._bar = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
         return self
@@ -181,7 +190,7 @@ class Progress:
             elapsed = time.monotonic() - self._first[1]
             left = elapsed / (step - self._first[0]) * (self._total - step)
             text += f"  {_duration(left)} left"
-        print(f"step {step}/{self._total}  {text}", flush=True)
+        print(f"{self._unit} {step}/{self._total}  {text}", flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ from nsneg_jax.config import (
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.input.pipeline import prefetch_to_devices, pretrain_batches
 from nsneg_jax.input.source import Source, check_same_data, open_source
+from nsneg_jax.knn import Monitor
 from nsneg_jax.metrics import MetricWriter, Progress, Stopwatch, Window
 from nsneg_jax.models.encoder import build_encoder
 from nsneg_jax.negatives import scaled_patch_range
@@ -96,6 +97,9 @@ def pretrain(
         batches = prefetch_to_devices(batches, mesh.split_batch(devices), ("query", "key"))
         train_step = compile_step(method, devices)
         is_finite = jax.jit(moco.is_finite)
+        steps_per_knn = config.knn_every_epochs * steps_per_epoch
+        if steps_per_knn:
+            knn = Monitor(config, source, method.encoder, devices)
         done = start
         try:
             with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
@@ -121,6 +125,11 @@ def pretrain(
                         figures = window.take() | stopwatch.take()
                         writer.write(done, "train", figures)
                         display.show(done, _status(done, steps_per_epoch, config.epochs, figures))
+                    if steps_per_knn and done % steps_per_knn == 0:
+                        with stopwatch.paused():
+                            figures = knn(state.params_q, state.stats_q)
+                        writer.write(done, "val", figures)
+                        display.show(done, f"kNN {figures['knn_20']:.2f} %")
                     if last or stop or done % config.checkpoint.every_steps == 0:
                         if not is_finite(state):  # a finite loss says nothing of its update
                             raise FloatingPointError(f"Parameters after step {done} are not finite")

@@ -111,6 +111,27 @@ def logits(classifier: Tree, features: jax.Array) -> jax.Array:
     return product + classifier["bias"][:, None]
 
 
+def ranks(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """How many classes come before the label's, int [..., N]; C where that is not a number.
+
+    Of equal logits the first comes first, so that constant ones are no better than chance.
+
+    Args:
+        outputs: logits [..., N, C]; -inf for a class that may not be answered.
+        labels: int [N].
+    """
+    own = _own(outputs, labels)
+    earlier = jnp.arange(outputs.shape[-1]) < labels[:, None]
+    before = (outputs > own) | (outputs == own) & earlier
+    known = jnp.isfinite(own[..., 0]) & ~jnp.isnan(outputs).any(axis=-1)
+    return jnp.where(known, before.sum(axis=-1), outputs.shape[-1])
+
+
+def _own(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    index = jnp.broadcast_to(labels[:, None], (*outputs.shape[:-1], 1))
+    return jnp.take_along_axis(outputs, index, axis=-1)
+
+
 def count(outputs: jax.Array, labels: jax.Array, valid: jax.Array) -> Sums:
     """Sums over the valid images of a batch.
 
@@ -121,23 +142,18 @@ def count(outputs: jax.Array, labels: jax.Array, valid: jax.Array) -> Sums:
 
     Returns:
         'loss' [L], cross-entropy; 'top1' and 'top5' [L], images whose label has one of the k
-        largest logits (none where a logit is not finite); 'images' int32, how many are valid.
+        largest logits, see `ranks`; 'images' int32, how many are valid.
     """
-    own = jnp.take_along_axis(outputs, labels[None, :, None], axis=2)[..., 0]
-    losses = jax.nn.logsumexp(outputs, axis=2) - own
-    finite = jnp.isfinite(outputs).all(axis=2)
-    # of equals the first counts as larger, so that constant logits are no better than chance
-    earlier = jnp.arange(outputs.shape[2]) < labels[:, None]
-    own = own[..., None]
-    rank = ((outputs > own) | (outputs == own) & earlier).sum(axis=2)
+    rank = ranks(outputs, labels)
+    losses = jax.nn.logsumexp(outputs, axis=2) - _own(outputs, labels)[..., 0]
 
     def total(values: jax.Array) -> jax.Array:
         return jnp.where(valid, values, 0).sum(axis=1, dtype=losses.dtype)
 
     return {
         "loss": total(losses),
-        "top1": total(finite & (rank < 1)),
-        "top5": total(finite & (rank < 5)),
+        "top1": total(rank < 1),
+        "top5": total(rank < 5),
         "images": valid.sum(dtype=jnp.int32),
     }
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,10 +18,14 @@ from tiny import metrics_lines, tiny_config
 
 import main
 from configs import patch
-from nsneg_jax import moco
+from nsneg_jax import knn, mesh, moco
 from nsneg_jax.checkpoint import Checkpoints
 from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.features import Features
+from nsneg_jax.input.shapes import Shapes
 from nsneg_jax.pretrain import pretrain
+from nsneg_jax.pretrained import load_pretrained
+from nsneg_jax.views import normalise
 
 ROOT = Path(main.__file__).parent
 
@@ -243,3 +248,27 @@ def test_killed_run_goes_on(whole, tmp_path):
     final = pretrain(tiny_config(), tmp_path, one_device())
     assert_equal(state, final)
     assert metrics_lines(tmp_path) == metrics_lines(workdir)
+
+
+def test_knn_meanwhile_changes_nothing_else(whole, tmp_path):
+    workdir, state = whole
+    config = tiny_config(knn_every_epochs=2, **{"data.resize": 0})
+    watched = pretrain(config, tmp_path, one_device())
+    assert_equal(state, watched)
+    lines = metrics_lines(tmp_path)
+    assert [line for line in lines if line["split"] == "train"] == metrics_lines(workdir)
+    checked = [line for line in lines if line["split"] == "val"]
+    assert [line["step"] for line in checked] == [10, 20]
+    loaded = load_pretrained(tmp_path)
+    bank, queries = (
+        features_of(loaded, Shapes(split, image_size=16, size=80)) for split in ("train", "val")
+    )
+    figures = knn.accuracies(bank, queries, (20, 200), 0.07, mesh.data_mesh(one_device()))
+    assert checked[-1] == {"step": 20, "split": "val", **figures}
+
+
+def features_of(loaded, source) -> Features:
+    images = np.stack([source.image(i) for i in range(len(source))])
+    normalised = normalise(jnp.asarray(images, jnp.float32) / 255)
+    found = loaded.encoder.features(loaded.params, loaded.stats, normalised)
+    return Features(np.asarray(found), source.labels)

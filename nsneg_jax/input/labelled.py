@@ -5,6 +5,7 @@ dropped or seen twice whatever the batch size and the number of devices and proc
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import grain
 import numpy as np
 
 from nsneg_jax.input.crops import resize_short, resized_crop, sample_crop
+from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.pipeline import Sample, load_batches, mixed_seed, place_generator
 from nsneg_jax.input.source import Source
 
@@ -49,8 +51,8 @@ def training_batches(
             process_index, process_count: as of `pretrain_batches`.
 
     Yields:
-        {'image': uint8 [n, S, S, 3], 'label': int32 [n], 'valid': bool [n]} with
-        n = batch_size / process_count; of blank places image and label are 0.
+        {'image': uint8 [n, S, S, 3], 'label': int32 [n], 'valid': bool [n], 'index': int32 [n]}
+        with n = batch_size / process_count; of blank places all are 0.
 
     Raises:
         UsageError: sizes that do not fit together.
@@ -79,12 +81,15 @@ def evaluation_batches(
     workers: int,
     process_index: int = 0,
     process_count: int = 1,
+    skip_unreadable: bool = False,
 ) -> Iterator[Sample]:
     """This process's part of one pass over all images in their order, seen as `central_view`.
 
     Args:
         source: the images and labels.
         resize: as of `central_view`.
+        skip_unreadable: report an image that cannot be read on the standard error stream and leave
+            its place blank, instead of raising UnreadableImage.
         batch_size, image_size, threads, workers, process_index, process_count: as of
             `pretrain_batches`.
 
@@ -97,7 +102,7 @@ def evaluation_batches(
     order = _InOrder(len(source), batch_size)
     return load_batches(
         order,
-        _Central(source, image_size, resize),
+        _Central(source, image_size, resize, skip_unreadable),
         batch_size=batch_size,
         sample_bytes=3 * image_size * image_size,
         start_step=0,
@@ -182,7 +187,7 @@ class _Crop:
         image = self.source.image(index)
         rng = place_generator(self.seed, place)
         box = sample_crop(rng, *image.shape[:2], self.crop_scale)
-        return _sample(resized_crop(image, box, self.image_size), self.source.labels[index])
+        return _sample(self.source, index, resized_crop(image, box, self.image_size))
 
 
 @dataclass(frozen=True)
@@ -192,16 +197,24 @@ class _Central:
     source: Source
     image_size: int
     resize: int
+    skip_unreadable: bool
 
     def __call__(self, index: int, place: int) -> Sample:
         if index == _BLANK:
             return _blank(self.image_size)
-        view = central_view(self.source.image(index), self.image_size, self.resize)
-        return _sample(view, self.source.labels[index])
+        try:
+            image = self.source.image(index)
+        except UnreadableImage as error:
+            if not self.skip_unreadable:
+                raise
+            print(f"left out: {error}", file=sys.stderr, flush=True)
+            return _blank(self.image_size)
+        return _sample(self.source, index, central_view(image, self.image_size, self.resize))
 
 
-def _sample(view: np.ndarray, label: np.int32) -> Sample:
-    return {"image": view, "label": label, "valid": np.True_}
+def _sample(source: Source, index: int, view: np.ndarray) -> Sample:
+    label = source.labels[index]
+    return {"image": view, "label": label, "valid": np.True_, "index": np.int32(index)}
 
 
 def _blank(size: int) -> Sample:
@@ -209,4 +222,5 @@ def _blank(size: int) -> Sample:
         "image": np.zeros((size, size, 3), np.uint8),
         "label": np.int32(0),
         "valid": np.False_,
+        "index": np.int32(0),
     }
