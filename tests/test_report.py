@@ -1,86 +1,23 @@
-"""Tables and pictures of stored results.json files: exact text, worked out by hand."""
+"""Tables of stored results.json files: exact text, worked out by hand."""
 
-import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+import stored_results
+from stored_results import corruption, cue_conflict, evaluation, top1
 
-from nsneg_jax import published, report, report_plots
-from nsneg_jax.errors import UsageError
-from nsneg_jax.report_rows import EXTRA, GROUPS, SET_TITLES, TESTED, pool
+from nsneg_jax import published, report
+from nsneg_jax.report_rows import SET_TITLES, TESTED
 
 GENERATED = "generated: made by this package, not the released files."
 
 
-def top1(accuracy, **fields):
-    entry = {
-        "protocol": "top1",
-        "source": "folder:/data/images",
-        "generated": False,
-        "accuracy_top1": accuracy,
-        "accuracy_top5": 90.0,
-        "interval_top1": [accuracy - 1, accuracy + 1.5],
-        "calibration_rms": 3.25,
-        "images": 5000,
-        "unreadable": 0,
-        "classes": 100,
-        "ways": 100,
-    }
-    return entry | fields
-
-
-def corruption(mean, parts=None, **fields):
-    if parts is None:
-        parts = {name: {str(s): mean for s in range(1, 6)} for name in TESTED}
-    entry = top1(mean, protocol="corruption", parts=parts, mean_15=mean, mean_19=None)
-    return entry | {"files_seen": 375000, "files_expected": 375000} | fields
-
-
-def cue_conflict(**fields):
-    entry = {
-        "protocol": "cue_conflict",
-        "source": "folder:/data/cue",
-        "generated": False,
-        "shape_decisions": 412,
-        "texture_decisions": 250,
-        "shape_bias": 62.24,
-        "categories": ["bird", "cat"],
-        "restricted": True,
-        "images": 1560,
-        "unreadable": 0,
-    }
-    return entry | fields
-
-
-def evaluation(encoder, label="", missing=None, **sets):
-    return {
-        "job": "evaluate",
-        "encoder": encoder,
-        "classifier": f"probe of {encoder}",
-        "label": label,
-        "sets": sets,
-        "missing": missing or {},
-    }
-
-
 @pytest.fixture
 def store(tmp_path):
-    """Stores results under names; returns their workdirs."""
-
-    def store(*contents, prefix="run"):
-        runs = []
-        for content in contents:
-            run = tmp_path / f"{prefix}{len(list(tmp_path.iterdir()))}"
-            run.mkdir()
-            (run / "results.json").write_text(json.dumps(content))
-            runs.append(run)
-        return runs
-
-    return store
+    return partial(stored_results.store, tmp_path)
 
 
 @pytest.fixture
@@ -301,52 +238,6 @@ def test_no_published_rows_without_an_evaluation(tables):
     )
 
 
-def test_rows_by_label_or_encoder(store):
-    """Jobs without a label join the row of their encoder's only label."""
-    results = report.read_results(
-        store(
-            {"encoder": "x", "knn_20": 1.0},
-            evaluation("x", "one", clean=top1(70.0)),
-            evaluation("y", "two", clean=top1(60.0)),
-            evaluation("y", "three", clean=top1(50.0)),
-            {"encoder": "y", "knn_20": 2.0},
-            {"encoder": "z", "accuracy_top1": 3.0},
-            {"encoder": "z", "accuracy_top1": 5.0},
-        )
-    )
-    found = {
-        row.name: {name: cell[:3] for name, cell in row.cells.items()} for row in pool(results)
-    }
-    assert found == {
-        "one": {"knn_20": (1.0, None, 1), "sets/clean": (70.0, None, 1)},
-        "two": {"sets/clean": (60.0, None, 1)},
-        "three": {"sets/clean": (50.0, None, 1)},
-        "y": {"knn_20": (2.0, None, 1)},
-        "z": {"best_accuracy_top1": (4.0, pytest.approx(2**0.5), 2)},
-    }
-
-
-def test_one_model_evaluated_twice_is_one_run(store):
-    again = evaluation("x", "one", clean=top1(70.0))
-    runs = store(again, again)
-    (row,) = pool(report.read_results([*runs, runs[0]]))
-    assert row.cells["sets/clean"] == (70.0, None, 1, ())
-    other = evaluation("x", "one", clean=top1(71.0))
-    (row,) = pool(report.read_results([*runs, *store(other)]))
-    assert row.cells["sets/clean"] == (70.5, pytest.approx(0.5**0.5), 2, ())
-
-
-@pytest.mark.parametrize("other", [{"generated": True}, {"ways": 19}, {"classes": 10}])
-def test_other_data_is_not_pooled(store, other):
-    runs = store(
-        evaluation("x", "one", clean=top1(70.0)), evaluation("y", "one", clean=top1(70.0, **other))
-    )
-    (name,) = other
-    with pytest.raises(UsageError, match=rf"'clean' is not of the same data: {name} is") as error:
-        pool(report.read_results(runs))
-    assert all(str(run) in str(error.value) for run in runs)
-
-
 def test_other_versions_are_read_as_far_as_they_are_known(tables):
     table = tables(
         {
@@ -449,66 +340,3 @@ def test_runs_without_a_device(store):
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "70.00" in done.stdout
-
-
-def falling(start, names):
-    return {
-        name: {str(s): start - 8.0 * s - i for s in range(1, 6)} for i, name in enumerate(names)
-    }
-
-
-def test_lines_of_the_picture(store):
-    rows = pool(
-        report.read_results(
-            store(
-                evaluation("a0", "a", corruption=corruption(40.0, falling(70.0, TESTED))),
-                evaluation("a1", "a", corruption=corruption(42.0, falling(72.0, TESTED))),
-                evaluation("b", again=corruption(4.0, falling(60.0, ["fog"]), generated=True)),
-            )
-        )
-    )
-    lines = report_plots.corruption_lines(rows)
-    assert list(lines) == ["a (n = 2)", "b, again (generated)"]
-    assert lines["a (n = 2)"]["gaussian_noise"][5] == [30.0, 32.0]
-    assert lines["b, again (generated)"] == {"fog": {s: [60.0 - 8 * s] for s in range(1, 6)}}
-
-
-@pytest.mark.parametrize("names", [TESTED, (*TESTED, *EXTRA), ("fog",), ("new", "saturate")])
-def test_picture_is_drawn(store, tmp_path, names):
-    """In each panel there is ink in the colour of each line, and more lines mean more ink."""
-    runs = store(
-        evaluation("a", corruption=corruption(40.0, falling(70.0, names))),
-        evaluation("b", corruption=corruption(30.0, falling(60.0, names))),
-    )
-    path = tmp_path / "pictures" / "corruptions.png"
-
-    def ink(results):
-        report_plots.save_corruptions(pool(report.read_results(results)), path)
-        image = Image.open(path)
-        assert image.format == "PNG"
-        pixels = np.asarray(image.convert("RGB"))
-        return [(pixels == colour).all(axis=-1).sum() for colour in ((0, 114, 178), (213, 94, 0))]
-
-    one, both = ink(runs[:1]), ink(runs)
-    panel = 150  # pixels of a line in a panel, at least
-    assert one[0] > panel * len(names) and one[1] == 0
-    assert both[0] > panel * len(names) and both[1] > panel * len(names)
-
-
-def test_picture_is_refused(store, tmp_path, capsys, monkeypatch):
-    def refused(runs, name, expected):
-        assert report.main([*map(str, runs), "--corruptions", str(tmp_path / name)]) == 2
-        assert expected in " ".join(capsys.readouterr().err.split())
-        assert not (tmp_path / name).exists()
-
-    runs = store(evaluation("a", corruption=corruption(40.0)))
-    refused(runs, "picture.pdf", "ends in .png")
-    refused(store(evaluation("a", clean=top1(70.0))), "picture.png", "No run has accuracies by")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    refused(runs, "picture.png", "pip install matplotlib")
-
-
-def test_groups_are_imagenet_cs():
-    assert len(TESTED) == 15 and len(EXTRA) == 4
-    assert EXTRA == ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-    assert [len(names) for names in GROUPS.values()] == [4, 5, 5, 5]
