@@ -1,7 +1,8 @@
 """Tables of runs: python -m nsneg_jax.report RUN... [--out TABLE.md].
 
-A run is the workdir of a job that left a results.json. The table is made of these files alone, with
-a row an encoder, whatever number of jobs evaluated it.
+A run is the workdir of a job that left a results.json, or such a file. The table is made of these
+files alone, with a row a label or else an encoder; runs of one row are pooled to mean and standard
+deviation. docs/robustness.md says how to read it.
 """
 
 import argparse
@@ -10,87 +11,101 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nsneg_jax import report_plots, report_table
 from nsneg_jax.errors import UsageError, paragraph
 from nsneg_jax.files import write_text
+from nsneg_jax.report_rows import Result, is_imagenet100, pool, published_rows
 
 RESULTS = "results.json"
 
-# figures of results.json that make a column, in percent
-COLUMNS = {
-    "knn_20": "kNN, k = 20",
-    "knn_200": "kNN, k = 200",
-    "best_accuracy_top1": "linear probe, top-1",
-    "accuracy_top5": "top-5",
-}
 
-
-def read_results(runs: Sequence[Path]) -> list[dict]:
-    """The results.json of each run.
+def read_results(runs: Sequence[Path]) -> list[Result]:
+    """The results.json of each run, once for a run given twice.
 
     Raises:
         UsageError: a run has none, or one that cannot be read.
     """
-    results = []
+    results = {}
     for run in runs:
-        path = run / RESULTS
+        path = run if run.is_file() else run / RESULTS
         try:
-            results.append(json.loads(path.read_text()))
-        except FileNotFoundError:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 f"There is no {path}. A linear, knn or evaluate job writes it into its workdir "
                 "when it has finished; give such workdirs."
             ) from None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UsageError(f"{path} cannot be read: {error}. Run the job again.") from error
-    return results
+        if not isinstance(content, dict) or not isinstance(content.get("encoder"), str):
+            raise UsageError(
+                f"{path} names no encoder, so it is not of a linear, knn or evaluate job of this "
+                "package. Give the workdirs of such jobs."
+            )
+        results.setdefault(path.resolve(), Result(str(path), content))
+    return list(results.values())
 
 
-def by_encoder(results: Sequence[dict]) -> dict[str, dict[str, float]]:
-    """Figures of all jobs on the same encoder together, encoders in the order they come."""
-    rows: dict[str, dict[str, float]] = {}
-    for result in results:
-        figures = {name: result[name] for name in COLUMNS if result.get(name) is not None}
-        rows.setdefault(result["encoder"], {}).update(figures)
-    return rows
+def report(results: Sequence[Result], published: str = "") -> tuple[str, str]:
+    """The report as Markdown and as CSV.
 
+    Args:
+        results: of the runs, in the order of the rows.
+        published: 'A', 'B' or 'all': which recipes of the authors to show; 'none'; by default all
+            where the clean sets are ImageNet-100, else none.
 
-def markdown(rows: dict[str, dict[str, float]]) -> str:
-    """A table with the columns that any row has, the best of each in bold, what misses a dash."""
-    names = [name for name in COLUMNS if any(name in row for row in rows.values())]
-    best = {name: max(row[name] for row in rows.values() if name in row) for name in names}
-
-    def cell(row: dict[str, float], name: str) -> str:
-        if name not in row:
-            return "-"
-        text = f"{row[name]:.2f}"
-        return f"**{text}**" if row[name] == best[name] and len(rows) > 1 else text
-
-    lines = [["encoder", *(COLUMNS[name] for name in names)]]
-    lines += [[encoder, *(cell(row, name) for name in names)] for encoder, row in rows.items()]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rule = ["-" * width for width in widths]
-    return "\n".join(
-        "| "
-        + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        + " |"
-        for line in (lines[0], rule, *lines[1:])
+    Raises:
+        UsageError: the results cannot be pooled, or have no figures.
+    """
+    rows = pool(results)
+    contents = [result.content for result in results]
+    evaluated = any(isinstance(content.get("sets"), dict) for content in contents)
+    if not evaluated and not any(row.cells for row in rows):
+        raise UsageError(
+            f"{results[0].path} has no figures that this version knows. Give the workdirs of "
+            "linear, knn or evaluate jobs."
+        )
+    recipes = {"": "AB" if is_imagenet100(rows) else "", "all": "AB", "none": ""}
+    authors = published_rows(recipes.get(published, published))
+    parts = (
+        report_table.main_table(rows, authors, evaluated),
+        report_table.missing_list(contents),
+        report_table.sets_table(rows),
+        report_table.shape_table(rows),
     )
+    markdown = "\n\n".join(part for part in parts if part)
+    return markdown, report_table.csv_text(rows, authors, evaluated)
 
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit status, as main.py."""
     parser = argparse.ArgumentParser(prog="python -m nsneg_jax.report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--out", type=Path, help="file for the table, besides the terminal")
+    parser.add_argument("--out", type=Path, help="file for the tables, besides the terminal")
+    parser.add_argument("--csv", type=Path, help="file for the main table's figures as CSV")
+    parser.add_argument(
+        "--corruptions", type=Path, metavar="PNG", help="picture of accuracy by corruption"
+    )
+    parser.add_argument(
+        "--published",
+        choices=("A", "B", "all", "none"),
+        default="",
+        help="the authors' rows to show; by default all beside evaluations on ImageNet-100",
+    )
     arguments = parser.parse_args(argv)
     try:
-        table = markdown(by_encoder(read_results(arguments.runs)))
+        results = read_results(arguments.runs)
+        markdown, csv = report(results, arguments.published)
+        if arguments.out is not None:
+            write_text(arguments.out, markdown + "\n")
+        if arguments.csv is not None:
+            write_text(arguments.csv, csv)
+        if arguments.corruptions is not None:
+            report_plots.save_corruptions(pool(results), arguments.corruptions)
     except UsageError as error:
         print(paragraph(error), file=sys.stderr)
         return 2
-    print(table)
-    if arguments.out is not None:
-        write_text(arguments.out, table + "\n")
+    print(markdown)
     return 0
 
 
