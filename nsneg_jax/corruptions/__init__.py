@@ -36,10 +36,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 _Settings = Callable[[int, int], tuple[Any, ...]]
 _FUNCTIONS: dict[str, tuple[_Settings, Callable[..., jax.Array]]] = {
     "gaussian_noise": (lambda side, s: (noise.GAUSSIAN_SD[s - 1],), noise.gaussian_noise),
-    "shot_noise": (
-        lambda side, s: noise.poisson_tables(noise.SHOT_PHOTONS[s - 1]),
-        noise.shot_noise,
-    ),
+    "shot_noise": (noise.shot_settings, noise.shot_noise),
     "impulse_noise": (lambda side, s: (noise.IMPULSE_FRACTION[s - 1],), noise.impulse_noise),
     "defocus_blur": (lambda side, s: (blur.disc(side, *blur.DEFOCUS[s - 1]),), blur.defocus_blur),
     "glass_blur": (blur.glass_settings, blur.glass_blur),

@@ -16,8 +16,8 @@ GAUSSIAN_SIGMA = (1, 2, 3, 4, 6)
 
 
 def scaled_gaussian(side: int, sigma: float) -> np.ndarray:
-    """Matrix of a blur whose sigma is given for 224 pixels; at least 0.3 pixels."""
-    return gaussian(side, max(0.3, sigma * scale(side)))
+    """Matrix of a blur whose sigma is given for 224 pixels; at least 0.4 pixels."""
+    return gaussian(side, max(0.4, sigma * scale(side)))
 
 
 def gaussian_blur(images: jax.Array, keys: jax.Array, blur: jax.Array) -> jax.Array:
@@ -62,10 +62,10 @@ def disc(side: int, radius: float, rim: float) -> np.ndarray:
 
 
 def glass_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
-    """What `glass_blur` takes; sigma at least 0.3 pixels, the shift at least 1 pixel."""
+    """What `glass_blur` takes; sigma at least 0.4 pixels, the shift at least 1 pixel."""
     sigma, shift, passes = GLASS[severity - 1]
     shift = np.asarray(max(1, round(shift * scale(side))), np.int32)
-    return scaled_gaussian(side, sigma), shift, np.arange(passes, dtype=np.int32)
+    return scaled_gaussian(side, sigma), shift, np.asarray(passes, np.int32)
 
 
 def glass_blur(
@@ -77,7 +77,7 @@ def glass_blur(
         images, keys: see noise.py.
         blur: float [S, S], the blur's matrix.
         shift: int32 [], at least 1.
-        passes: int32 [P], a number for each pass.
+        passes: int32 [].
     """
     n, channels, side, _ = images.shape
     pixels = jnp.floor(255 * separable(images, blur, blur) + 1e-3).reshape(n, channels, -1)
@@ -88,12 +88,12 @@ def glass_blur(
         halves = (bits & 0xFFFF, bits >> 16)
         return tuple((half.astype(jnp.int32) * (2 * shift) >> 16) - shift for half in halves)
 
-    def one_pass(pixels: jax.Array, turn: jax.Array) -> tuple[jax.Array, None]:
+    def one_pass(turn: jax.Array, pixels: jax.Array) -> jax.Array:
         down, right = jax.vmap(draw, (0, None))(keys, turn)
         sources = glass_sources(down, right, shift)
-        return jnp.take_along_axis(pixels, sources[:, None], axis=2), None
+        return jnp.take_along_axis(pixels, sources[:, None], axis=2)
 
-    pixels, _ = jax.lax.scan(one_pass, pixels, passes)
+    pixels = jax.lax.fori_loop(0, passes, one_pass, pixels)
     return separable(pixels.reshape(images.shape) / 255, blur, blur)
 
 

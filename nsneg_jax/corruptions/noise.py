@@ -35,20 +35,30 @@ def impulse_noise(images: jax.Array, keys: jax.Array, fraction: jax.Array) -> ja
 
 
 def shot_noise(
-    images: jax.Array, keys: jax.Array, threshold: jax.Array, alias: jax.Array
+    images: jax.Array,
+    keys: jax.Array,
+    photons: jax.Array,
+    threshold: jax.Array,
+    alias: jax.Array,
 ) -> jax.Array:
     """Counts photons: a Poisson number with the value as its mean.
 
     Args:
         images, keys: see above.
+        photons: int32 [], the mean of a white pixel.
         threshold, alias: see `poisson_tables`.
     """
-    most = threshold.shape[1] - 1
-    chance = _uniform(keys, images.shape[1:]) * (most + 1)
-    column = jnp.minimum(chance.astype(jnp.int32), most)
-    cell = jnp.round(255 * images).astype(jnp.int32) * (most + 1) + column
+    chance = _uniform(keys, images.shape[1:]) * (photons + 1)
+    column = jnp.minimum(chance.astype(jnp.int32), photons)
+    cell = jnp.round(255 * images).astype(jnp.int32) * threshold.shape[1] + column
     settled = chance - column < jnp.take(threshold, cell)
-    return jnp.where(settled, column, jnp.take(alias, cell)).astype(images.dtype) / most
+    return jnp.where(settled, column, jnp.take(alias, cell)).astype(images.dtype) / photons
+
+
+def shot_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
+    """What `shot_noise` takes."""
+    photons = SHOT_PHOTONS[severity - 1]
+    return np.asarray(photons, np.int32), *poisson_tables(photons)
 
 
 @lru_cache(maxsize=8)
@@ -62,7 +72,8 @@ def poisson_tables(photons: int) -> tuple[np.ndarray, np.ndarray]:
         photons: mean of a white pixel. Higher counts are white too and counted as this many.
 
     Returns:
-        Thresholds, float32, and aliases, int32, both [256, photons + 1].
+        Thresholds, float32, and aliases, int32, both [256, C] with the same C for all that the
+        severities need; columns 0..photons are used.
     """
     mean = np.arange(256)[:, None] / 255 * photons
     count = np.arange(photons)
@@ -83,7 +94,8 @@ def poisson_tables(photons: int) -> tuple[np.ndarray, np.ndarray]:
             rest[rich] -= 1 - rest[poor]
             if rest[rich] < 1:
                 low.append(high.pop())
-    return threshold.astype(np.float32), alias.astype(np.int32)
+    unused = ((0, 0), (0, max(SHOT_PHOTONS) - photons))
+    return np.pad(threshold, unused).astype(np.float32), np.pad(alias, unused).astype(np.int32)
 
 
 def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:

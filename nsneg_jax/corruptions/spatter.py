@@ -22,7 +22,7 @@ _FAR = 20  # pixels from a rim beyond which the generator calls all distances eq
 
 
 def spatter_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
-    """What `spatter` takes; sigmas at least 0.3 pixels."""
+    """What `spatter` takes; sigmas at least 0.4 pixels."""
     mean, deviation, sigma, least, last = SPATTER[severity - 1]
     deviation *= white_noise_gain(side, sigma)
     last = scaled_gaussian(side, last) if severity > 3 else np.float32(last)

@@ -99,7 +99,8 @@ def plasma(keys: jax.Array, size: int, decay: float | jax.Array) -> jax.Array:
     Args:
         keys: typed keys [N].
         size: a power of two, at least 2.
-        decay: ratio of the random parts' amplitudes from one level to the next.
+        decay: the square root of the ratio of the random parts from one level to the next (the
+            generator multiplies a random number by its amplitude twice).
 
     Returns:
         float32 [N, size, size].
@@ -121,7 +122,7 @@ def plasma(keys: jax.Array, size: int, decay: float | jax.Array) -> jax.Array:
         height = jnp.stack([upper, lower], axis=2).reshape(-1, 2 * n, 2 * n)
         # a level apart from the next: XLA on CPU takes half a minute to compile them fused
         height = jax.lax.optimization_barrier(height)
-        amplitude = amplitude / decay
+        amplitude = amplitude / decay**2
     height = height - height.min(axis=(1, 2), keepdims=True)
     return height / height.max(axis=(1, 2), keepdims=True)
 
