@@ -47,8 +47,10 @@ DETERMINISTIC = (
     "saturate",
 )
 RANDOM = tuple(name for name in ALL if name not in DETERMINISTIC)
-# a minute for 50 photographs in the reference
-SLOW = ("glass_blur", "elastic_transform", "zoom_blur")
+# photographs in the default run, where not 12: more where one differs much from the next, fewer
+# where the reference takes long
+COUNT = {"frost": 50, "fog": 50, "snow": 25, "motion_blur": 25, "spatter": 25}
+COUNT |= {"elastic_transform": 25, "glass_blur": 4, "zoom_blur": 4}
 # the published parameters themselves go up and down: elastic_transform changes its kind from
 # severity 2 to 3, saturate from less to more colour, and glass blur and frost trade one number
 # for another
@@ -112,16 +114,16 @@ def check_against_reference(name: str, count: int) -> None:
         print(f"{np.abs(mine.astype(float) - theirs).mean():.3f}")
     if name in MONOTONE:
         assert levels == sorted(levels, reverse=True)
-        assert levels[0] - levels[4] > 2
+        assert levels[0] - levels[4] > 1
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_reference(name):
-    check_against_reference(name, 6 if name in SLOW else 50 if name in RANDOM else 12)
+    check_against_reference(name, COUNT.get(name, 12))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ALL if name in SLOW or name in DETERMINISTIC])
+@pytest.mark.parametrize("name", ALL)
 def test_reference_50_photographs(name):
     check_against_reference(name, 50)
 

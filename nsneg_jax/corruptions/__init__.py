@@ -44,7 +44,7 @@ _FUNCTIONS: dict[str, tuple[_Settings, Callable[..., jax.Array]]] = {
         lambda side, s: (blur.motion_weights(side, *blur.MOTION[s - 1]),),
         blur.motion_blur,
     ),
-    "zoom_blur": (lambda side, s: (blur.zoom_matrices(side, *blur.ZOOM[s - 1]),), blur.zoom_blur),
+    "zoom_blur": (blur.zoom_settings, blur.zoom_blur),
     "snow": (weather.snow_settings, weather.snow),
     "frost": (lambda side, s: (weather.FROST[s - 1], frost_pictures(side)), weather.frost),
     "fog": (lambda side, s: (weather.FOG[s - 1],), weather.fog),
@@ -76,16 +76,17 @@ def image_keys(seed: int, indices: jax.Array) -> jax.Array:
 
 
 def corrupt(images: jax.Array, name: str, severity: int, keys: jax.Array) -> jax.Array:
-    """Corrupts each picture; the same corruption of all 5 severities and 19 names is independent.
+    """Corrupts each picture.
 
-    Compiled once for each name, severity and shape; may be called within `jit`. With JAX's default
-    keys (threefry) a result depends on the picture and its key alone, not on the rest of the batch.
+    Compiled once for each name and shape, or two or three times where severities differ in more
+    than numbers; may be called within `jit`. With JAX's default keys (threefry) a result depends on
+    the picture and its key alone, not on the rest of the batch.
 
     Args:
         images: uint8 [N, S, S, 3], S at least 16.
         name: one of `CORRUPTIONS` or `EXTRA`.
         severity: 1..5.
-        keys: typed keys [N]; one key may serve all names and severities.
+        keys: typed keys [N]; one key serves all names and severities, whose draws are independent.
 
     Returns:
         uint8 [N, S, S, 3]; fractions of a grey level are cut off, as in the authors' generator.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nsneg_jax.corruptions.resampling import clipped_zoom, gaussian, scale, separable
+from nsneg_jax.corruptions.resampling import gaussian, scale, separable, zoom_sources
 
 DEFOCUS = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))  # radius, deviation of the rim
 GLASS = ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))  # sigma, shift, passes
@@ -179,16 +179,29 @@ def motion(images: jax.Array, angles: jax.Array, weights: jax.Array) -> jax.Arra
     return jnp.round(255 * total) / 255
 
 
-def zoom_matrices(side: int, start: float, stop: float, step: float) -> np.ndarray:
-    """The enlargements of a zoom blur; float32 [Z, side, side]."""
-    factors = np.arange(start, stop, step)
-    return np.stack([clipped_zoom(side, float(factor)) for factor in factors])
+def zoom_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
+    """What `zoom_blur` takes; the factors are the same at any side."""
+    sources = [zoom_sources(side, float(factor)) for factor in np.arange(*ZOOM[severity - 1])]
+    first, weight = zip(*sources, strict=True)
+    return np.stack(first), np.stack(weight)
 
 
-def zoom_blur(images: jax.Array, keys: jax.Array, zooms: jax.Array) -> jax.Array:
-    """Mean of the picture and ever larger enlargements of its middle. Draws nothing."""
+def zoom_blur(images: jax.Array, keys: jax.Array, first: jax.Array, weight: jax.Array) -> jax.Array:
+    """Mean of the picture and ever larger enlargements of its middle. Draws nothing.
 
-    def add(total: jax.Array, zoom: jax.Array) -> tuple[jax.Array, None]:
-        return total + separable(images, zoom, zoom), None
+    Args:
+        images, keys: see noise.py.
+        first, weight: int32 and float [Z, S], `resampling.zoom_sources` of each enlargement.
+    """
 
-    return jax.lax.scan(add, images, zooms)[0] / (zooms.shape[0] + 1)
+    def add(total: jax.Array, zoom: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        # four times as fast on CPU as products with matrices
+        first, weight = zoom
+
+        def along(x: jax.Array, axis: int, weight: jax.Array) -> jax.Array:
+            ends = (jnp.take(x, first + i, axis, mode="clip") for i in (0, 1))
+            return (1 - weight) * next(ends) + weight * next(ends)
+
+        return total + along(along(images, 2, weight[:, None]), 3, weight), None
+
+    return jax.lax.scan(add, images, (first, weight))[0] / (first.shape[0] + 1)

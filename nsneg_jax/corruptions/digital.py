@@ -1,5 +1,7 @@
 """The digital corruptions but JPEG, which has a file of its own, and saturate (not in the mean)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,10 +106,11 @@ def elastic_transform(
     corners, field = jax.vmap(draw)(keys)
     field = strength * separable(field, blur, blur)
     y, x = (jnp.arange(side, dtype=jnp.float32)[:, None], jnp.arange(side, dtype=jnp.float32))
-    images = _bilinear(images, *_affine_sources(corner * corners, y, x), mirror_pixel=True)
-    # XLA on CPU would fuse the two and compute the first four times
-    images = jax.lax.optimization_barrier(images)
-    return _bilinear(images, y + field[:, 1], x + field[:, 0], mirror_pixel=False)
+    affine = _Sources.at(*_affine_sources(corner * corners, y, x), mirror_pixel=True)
+    shifts = _Sources.at(y + field[:, 1], x + field[:, 0], mirror_pixel=False)
+    # a loop of two, because XLA on CPU would fuse the two and do the first four times
+    both = jax.tree.map(lambda *pair: jnp.stack(pair), affine, shifts)
+    return jax.lax.scan(lambda x, sources: (_bilinear(x, sources), None), images, both)[0]
 
 
 def _affine_sources(corners: jax.Array, y: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -129,26 +132,42 @@ def _affine_sources(corners: jax.Array, y: jax.Array, x: jax.Array) -> tuple[jax
     return points[2, 1] + first * old[0, 1] + second * old[1, 1], source_x
 
 
-def _bilinear(images: jax.Array, y: jax.Array, x: jax.Array, mirror_pixel: bool) -> jax.Array:
-    """Values at (y, x) [N, S, S]; beyond the edges a mirror on or beside the last pixel."""
-    n, channels, side, _ = images.shape
-    pixels = images.reshape(n, channels, side * side)
+class _Sources(NamedTuple):
+    """Where each pixel comes from.
 
-    def inside(index: jax.Array) -> jax.Array:
-        if mirror_pixel:
-            index = index % (2 * side - 2)
-            return jnp.minimum(index, 2 * side - 2 - index)
-        return reflect(index, side)
+    Attributes:
+        places: int32 [N, 4, S * S]. The four neighbours in the flattened picture, row by row.
+        down, right: float [N, 1, S * S] in [0, 1), between the neighbours.
+    """
 
-    top, left = jnp.floor(y), jnp.floor(x)
-    down, right = (y - top)[:, None], (x - left)[:, None]
-    rows = [inside(top.astype(jnp.int32) + i) for i in (0, 1)]
-    columns = [inside(left.astype(jnp.int32) + i) for i in (0, 1)]
+    places: jax.Array
+    down: jax.Array
+    right: jax.Array
 
-    def at(i: int, j: int) -> jax.Array:
-        place = (rows[i] * side + columns[j]).reshape(n, 1, side * side)
-        return jnp.take_along_axis(pixels, place, axis=2).reshape(images.shape)
+    @classmethod
+    def at(cls, y: jax.Array, x: jax.Array, mirror_pixel: bool) -> "_Sources":
+        """At (y, x), float [N, S, S]; beyond the edges a mirror on or beside the last pixel."""
+        n, side, _ = y.shape
 
-    upper = at(0, 0) + right * (at(0, 1) - at(0, 0))
-    lower = at(1, 0) + right * (at(1, 1) - at(1, 0))
-    return upper + down * (lower - upper)
+        def inside(index: jax.Array) -> jax.Array:
+            if mirror_pixel:
+                index = index % (2 * side - 2)
+                return jnp.minimum(index, 2 * side - 2 - index)
+            return reflect(index, side)
+
+        top, left = jnp.floor(y), jnp.floor(x)
+        rows = [inside(top.astype(jnp.int32) + i) for i in (0, 1)]
+        columns = [inside(left.astype(jnp.int32) + i) for i in (0, 1)]
+        places = jnp.stack([row * side + column for row in rows for column in columns], axis=1)
+        fractions = ((part.reshape(n, 1, -1)) for part in (y - top, x - left))
+        return cls(places.reshape(n, 4, -1), *fractions)
+
+
+def _bilinear(images: jax.Array, sources: _Sources) -> jax.Array:
+    pixels = images.reshape(*images.shape[:2], -1)
+    corners = [
+        jnp.take_along_axis(pixels, sources.places[:, corner, None], axis=2) for corner in range(4)
+    ]
+    upper = corners[0] + sources.right * (corners[1] - corners[0])
+    lower = corners[2] + sources.right * (corners[3] - corners[2])
+    return (upper + sources.down * (lower - upper)).reshape(images.shape)

@@ -94,23 +94,31 @@ def white_noise_gain(
     return deviation(PUBLISHED_SIDE) / deviation(side)
 
 
-@lru_cache(maxsize=64)
-def clipped_zoom(side: int, factor: float) -> np.ndarray:
-    """Enlargement of the middle by `factor` >= 1, cut to `side`; float32 [side, side].
+def zoom_sources(side: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Enlargement of the middle by `factor` >= 1, cut to `side`, along one axis.
 
     Linear interpolation between corners that are kept, as in SciPy's `zoom(order=1)`.
+
+    Returns:
+        For each pixel the first of the two neighbours it comes from, int32 [side] in 0..side-2,
+        and the weight of the second, float32 [side].
     """
     window = int(np.ceil(side / factor))
     start = (side - window) // 2
     enlarged = round(window * factor)
     position = np.arange(side) + (enlarged - side) // 2
-    position = position * (window - 1) / max(enlarged - 1, 1)
-    below = np.minimum(position.astype(int), window - 1)
-    above = np.minimum(below + 1, window - 1)
-    matrix = np.zeros((side, side))
-    np.add.at(matrix, (np.arange(side), start + below), 1 - (position - below))
-    np.add.at(matrix, (np.arange(side), start + above), position - below)
-    return matrix.astype(np.float32)
+    position = start + position * (window - 1) / max(enlarged - 1, 1)
+    first = np.minimum(position.astype(np.int32), side - 2)
+    return first, (position - first).astype(np.float32)
+
+
+def zoom_matrix(side: int, factor: float) -> np.ndarray:
+    """The same as a matrix for `separable`; float32 [side, side]."""
+    first, weight = zoom_sources(side, factor)
+    matrix = np.zeros((side, side), np.float32)
+    matrix[np.arange(side), first] = 1 - weight
+    matrix[np.arange(side), first + 1] = weight
+    return matrix
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nsneg_jax.corruptions.blur import motion, motion_weights
-from nsneg_jax.corruptions.resampling import clipped_zoom, scale, separable
+from nsneg_jax.corruptions.resampling import scale, separable, zoom_matrix
 
 # mean and deviation of the flakes, their size, least value, radius and sigma of their fall, weight
 # of the picture
@@ -25,7 +25,7 @@ _LUMA = (0.299, 0.587, 0.114)
 def snow_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
     """What `snow` takes: flakes at least 1 pixel large, lengths of the fall as in motion blur."""
     mean, deviation, size, least, radius, sigma, weight = SNOW[severity - 1]
-    zoom = clipped_zoom(side, max(1.0, size * scale(side)))
+    zoom = zoom_matrix(side, max(1.0, size * scale(side)))
     return np.float32([mean, deviation, least, weight]), zoom, motion_weights(side, radius, sigma)
 
 
