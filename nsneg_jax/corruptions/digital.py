@@ -80,7 +80,7 @@ def elastic_settings(side: int, severity: int) -> tuple[np.ndarray, np.ndarray]:
     """What `elastic_transform` takes, all lengths scaled with the side."""
     strength, sigma, corner = (_ELASTIC_UNIT * value for value in ELASTIC[severity - 1])
     edge = ("reflect", 3.0)
-    strength *= scale(side) * white_noise_gain(side, sigma, *edge)
+    strength *= scale(side) * white_noise_gain(side, sigma, sigma * scale(side), *edge)
     settings = np.float32([strength, corner * scale(side)])
     return settings, gaussian(side, sigma * scale(side), *edge)
 

@@ -74,7 +74,7 @@ def reflect(index: np.ndarray | jax.Array, side: int) -> np.ndarray | jax.Array:
 
 
 def white_noise_gain(
-    side: int, sigma: float, edge: str = "nearest", truncate: float = 4.0
+    side: int, published: float, sigma: float, edge: str = "nearest", truncate: float = 4.0
 ) -> float:
     """What brings blurred white noise of `side` pixels to the deviation it has at 224 pixels.
 
@@ -83,15 +83,16 @@ def white_noise_gain(
 
     Args:
         side: of the pictures in pixels.
-        sigma: of the blur in pixels at 224; it is scaled with the side.
+        published: sigma of the blur at 224 pixels.
+        sigma: of the blur of these pictures in pixels.
         edge, truncate: see `gaussian`.
     """
 
-    def deviation(size: int) -> float:
-        row = gaussian(size, sigma * scale(size), edge, truncate)[size // 2].astype(np.float64)
+    def deviation(size: int, sigma: float) -> float:
+        row = gaussian(size, sigma, edge, truncate)[size // 2].astype(np.float64)
         return float(row @ row)  # a factor of the square root for each of the two axes
 
-    return deviation(PUBLISHED_SIDE) / deviation(side)
+    return deviation(PUBLISHED_SIDE, published) / deviation(side, sigma)
 
 
 def zoom_sources(side: int, factor: float) -> tuple[np.ndarray, np.ndarray]:

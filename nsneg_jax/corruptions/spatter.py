@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nsneg_jax.corruptions.blur import scaled_gaussian
-from nsneg_jax.corruptions.resampling import separable, white_noise_gain
+from nsneg_jax.corruptions.resampling import gaussian, scale, separable, white_noise_gain
 
 # mean and deviation of the liquid, its sigma, least value, then for water the strength and for mud
 # the sigma of the edge
@@ -22,11 +21,16 @@ _FAR = 20  # pixels from a rim beyond which the generator calls all distances eq
 
 
 def spatter_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
-    """What `spatter` takes; sigmas at least 0.4 pixels."""
+    """What `spatter` takes.
+
+    Lengths are scaled by 0.6 at least: mud is what two blurs in the ratio of 2 to 3 leave of half
+    the picture, and below a pixel they would leave all of it.
+    """
     mean, deviation, sigma, least, last = SPATTER[severity - 1]
-    deviation *= white_noise_gain(side, sigma)
-    last = scaled_gaussian(side, last) if severity > 3 else np.float32(last)
-    return np.float32([mean, deviation, least]), scaled_gaussian(side, sigma), last
+    length = max(0.6, scale(side))
+    deviation *= white_noise_gain(side, sigma, sigma * length)
+    last = gaussian(side, last * length) if severity > 3 else np.float32(last)
+    return np.float32([mean, deviation, least]), gaussian(side, sigma * length), last
 
 
 def spatter(

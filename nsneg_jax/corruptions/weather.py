@@ -23,9 +23,9 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def snow_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
-    """What `snow` takes: flakes at least 1 pixel large, lengths of the fall as in motion blur."""
+    """What `snow` takes: flakes at least 2 pixels large, lengths of the fall as in motion blur."""
     mean, deviation, size, least, radius, sigma, weight = SNOW[severity - 1]
-    zoom = zoom_matrix(side, max(1.0, size * scale(side)))
+    zoom = zoom_matrix(side, max(2.0, size * scale(side)))
     return np.float32([mean, deviation, least, weight]), zoom, motion_weights(side, radius, sigma)
 
 
