@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 
 import corrupt_tta
 import corruption_generator as generator
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,6 +202,18 @@ def test_jpeg_is_pillows(quality):
         assert np.abs(mine - theirs).mean() < 0.6
         # most blocks are the same
         assert np.mean(np.abs(mine - theirs).max(axis=2) <= 2) > 0.9
+
+
+def test_affine_map_is_opencvs():
+    corners = np.random.default_rng(0).uniform(-48, 48, (5, 3, 2)).astype(np.float32)
+    y, x = np.mgrid[:224, :224].astype(np.float32)
+    sources = digital._affine_sources(corners, y[:, :1], x[0])
+    points = np.float32([[186, 186], [186, 38], [38, 38]])
+    for n, moved in enumerate(points + corners):
+        inverse = cv2.invertAffineTransform(cv2.getAffineTransform(points, moved))
+        expected = np.einsum("ij,jyx->iyx", inverse, np.stack([x, y, np.ones_like(x)]))
+        np.testing.assert_allclose(sources[1][n], expected[0], atol=1e-3)
+        np.testing.assert_allclose(sources[0][n], expected[1], atol=1e-3)
 
 
 def test_plasma_is_periodic_diamond_square():

@@ -120,8 +120,6 @@ def plasma(keys: jax.Array, size: int, decay: float | jax.Array) -> jax.Array:
         upper = jnp.stack([height, across / 4 + wobble[:, 1]], axis=3)
         lower = jnp.stack([along / 4 + wobble[:, 2], centre], axis=3)
         height = jnp.stack([upper, lower], axis=2).reshape(-1, 2 * n, 2 * n)
-        # a level apart from the next: XLA on CPU takes half a minute to compile them fused
-        height = jax.lax.optimization_barrier(height)
         amplitude = amplitude / decay**2
     height = height - height.min(axis=(1, 2), keepdims=True)
     return height / height.max(axis=(1, 2), keepdims=True)
