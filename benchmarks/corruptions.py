@@ -1,0 +1,182 @@
+"""Speed of the corruptions at every severity; prints one JSON line. Also draws them all.
+
+    python -m benchmarks.corruptions
+    python -m benchmarks.corruptions --names fog snow --batch 100 --steps 5
+    python -m benchmarks.corruptions --sheet docs/corruptions.jpg
+
+Fields of the line:
+
+* `seconds_per_100_images`: for each corruption, the five severities; from uint8 pictures on the
+  device to uint8 pictures on the device, medians over the steps, without compilation.
+* `test_seconds_per_100_images`: the sum over the 15 test corruptions and 5 severities, where all
+  were measured; `seconds_per_100_images_all` includes the four extra ones.
+* `compile_seconds`: first call of each corruption at each severity less a later one, all together.
+
+With --sheet nothing is measured: one photograph under all 19 corruptions (rows) and 5 severities
+(columns) is written as a JPEG file.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image, ImageDraw
+
+from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, corrupt, image_keys
+from nsneg_jax.errors import UsageError, paragraph
+
+_TILE = 128
+_GAP = 4
+_NAMES = 112  # pixels for the names beside the sheet
+_TITLE = 16
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line; argparse exits with status 2 on a malformed one.
+
+    Raises:
+        UsageError: a value that nothing can be measured with.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.corruptions",
+        description="Measures or draws the corruptions; prints one JSON line.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    names = (*CORRUPTIONS, *EXTRA)
+    parser.add_argument("--names", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--batch", type=int, default=25, help="pictures a call")
+    parser.add_argument("--size", type=int, default=224, help="side of the pictures in pixels")
+    parser.add_argument("--steps", type=int, default=4, help="timed calls of each setting")
+    parser.add_argument("--sheet", type=Path, help="draw this JPEG file instead")
+    parser.add_argument(
+        "--picture", type=Path, help="of the sheet; without it, scikit-image's photograph of a cat"
+    )
+    options = parser.parse_args(argv)
+    for name, least in (("batch", 1), ("steps", 1), ("size", 16)):
+        if getattr(options, name) < least:
+            raise UsageError(f"--{name} is {getattr(options, name)}, but must be at least {least}.")
+    return options
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of the JSON line."""
+    rng = np.random.default_rng(0)
+    # smooth shapes and some grain, as photographs have them; nothing here is faster for flat ones
+    coarse = rng.integers(0, 256, (options.batch, 8, 8, 3), np.uint8)
+    size = (options.size, options.size)
+    pictures = np.stack([Image.fromarray(x).resize(size, Image.BICUBIC) for x in coarse])
+    pictures = jax.device_put(pictures)
+    keys = image_keys(0, np.arange(options.batch))
+    seconds: dict[str, list[float]] = {}
+    compiling = 0.0
+    for name in options.names:
+        seconds[name] = []
+        for severity in SEVERITIES:
+            turns = []
+            for _ in range(1 + options.steps):
+                start = time.perf_counter()
+                jax.block_until_ready(corrupt(pictures, name, severity, keys))
+                turns.append(time.perf_counter() - start)
+            median = statistics.median(turns[1:])
+            compiling += max(0.0, turns[0] - median)
+            seconds[name].append(median * 100 / options.batch)
+    test = [second for name in CORRUPTIONS for second in seconds.get(name, ())]
+    device = jax.devices()[0]
+    return {
+        "benchmark": "corruptions",
+        "batch": options.batch,
+        "size": options.size,
+        "steps": options.steps,
+        "device": device.device_kind,
+        "platform": device.platform,
+        "cpu_count": os.cpu_count(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
+        },
+        "seconds_per_100_images": {
+            name: [round(second, 4) for second in row] for name, row in seconds.items()
+        },
+        "test_seconds_per_100_images": (
+            round(sum(test), 3) if set(CORRUPTIONS) <= set(options.names) else None
+        ),
+        "seconds_per_100_images_all": round(sum(map(sum, seconds.values())), 3),
+        "compile_seconds": round(compiling, 1),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def sheet(picture: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """A row a corruption, a column a severity.
+
+    Args:
+        picture: uint8 [S, S, 3].
+        names: of the corruptions.
+    """
+    width = _NAMES + len(SEVERITIES) * (_TILE + _GAP)
+    page = Image.new("RGB", (width, _TITLE + len(names) * (_TILE + _GAP)), "white")
+    draw = ImageDraw.Draw(page)
+    for column, severity in enumerate(SEVERITIES):
+        left = _NAMES + column * (_TILE + _GAP)
+        draw.text((left, 0), f"severity {severity}", "black")
+        for row, name in enumerate(names):
+            top = _TITLE + row * (_TILE + _GAP)
+            if column == 0:
+                draw.text((_GAP, top + _TILE // 2), name, "black")
+            corrupted = corrupt(picture[None], name, severity, image_keys(row, np.arange(1)))
+            tile = Image.fromarray(np.asarray(corrupted[0])).resize((_TILE, _TILE))
+            page.paste(tile, (left, top))
+    return page
+
+
+def load_picture(path: Path | None, size: int) -> np.ndarray:
+    """The middle of a photograph, uint8 [size, size, 3].
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        if path is None:
+            import skimage.data
+
+            image = Image.fromarray(skimage.data.chelsea())
+        else:
+            image = Image.open(path).convert("RGB")
+    except (ImportError, OSError) as error:
+        raise UsageError(
+            f"The picture for the sheet cannot be read ({error}). Give one with --picture FILE, or "
+            "install scikit-image for its photograph of a cat."
+        ) from error
+    edge = min(image.size)
+    left, top = ((length - edge) // 2 for length in image.size)
+    return np.asarray(image.resize((size, size), box=(left, top, left + edge, top + edge)))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit status: 0 done, 2 a mistake of the user's."""
+    try:
+        options = parse(argv)
+        if options.sheet:
+            page = sheet(load_picture(options.picture, options.size), options.names)
+            options.sheet.parent.mkdir(parents=True, exist_ok=True)
+            page.save(options.sheet, quality=85)
+        else:
+            print(json.dumps(measure(options)))
+    except UsageError as error:
+        print(paragraph(error), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,207 @@
+"""The blur corruptions. Lengths are scaled by side / 224, but no less than stated with each."""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nsneg_jax.corruptions.resampling import gaussian, scale, separable, zoom_sources
+
+DEFOCUS = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))  # radius, deviation of the rim
+GLASS = ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))  # sigma, shift, passes
+MOTION = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))  # radius, sigma
+ZOOM = ((1, 1.11, 0.01), (1, 1.16, 0.01), (1, 1.21, 0.02), (1, 1.26, 0.02), (1, 1.31, 0.03))
+GAUSSIAN_SIGMA = (1, 2, 3, 4, 6)
+
+
+def scaled_gaussian(side: int, sigma: float) -> np.ndarray:
+    """Matrix of a blur whose sigma is given for 224 pixels; at least 0.4 pixels."""
+    return gaussian(side, max(0.4, sigma * scale(side)))
+
+
+def gaussian_blur(images: jax.Array, keys: jax.Array, blur: jax.Array) -> jax.Array:
+    """Gaussian blur by its matrix. Draws nothing."""
+    return separable(images, blur, blur)
+
+
+def defocus_blur(images: jax.Array, keys: jax.Array, disc: jax.Array) -> jax.Array:
+    """Convolution with a disc of shape [2R + 1, 2R + 1]. Draws nothing."""
+    side, reach = images.shape[-1], disc.shape[0] // 2
+    # in the frequency domain: a disc is no product of two lines
+    size = -(-(side + 2 * reach) // 16) * 16
+    padded = jnp.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="reflect")
+    spectrum = jnp.fft.rfft2(padded, (size, size)) * jnp.fft.rfft2(disc, (size, size))
+    blurred = jnp.fft.irfft2(spectrum, (size, size))
+    return blurred[..., 2 * reach : 2 * reach + side, 2 * reach : 2 * reach + side]
+
+
+@lru_cache(maxsize=16)
+def disc(side: int, radius: float, rim: float) -> np.ndarray:
+    """The disc, its rim softened; float32 [2R + 1, 2R + 1] with a sum of about 1.
+
+    Args:
+        side: of the pictures in pixels; R is 8, or 7 in smaller ones, unless the radius needs more.
+        radius: in pixels at 224; scaled, at least 1 pixel.
+        rim: deviation of the softening in pixels whatever the side.
+    """
+    taps = 3 if radius <= 8 else 5
+    radius = max(1.0, radius * scale(side))
+    reach = max(min(8, side // 2 - 1), int(np.ceil(radius)))
+    squares = np.arange(-reach, reach + 1) ** 2
+    inside = (squares[:, None] + squares <= radius**2).astype(np.float64)
+    half = taps // 2
+    weights = np.exp(-0.5 * (np.arange(-half, half + 1) / rim) ** 2)
+    weights /= weights.sum()
+    soft = inside
+    for axis in (0, 1):
+        padded = np.pad(soft, [(half, half) if a == axis else (0, 0) for a in (0, 1)], "reflect")
+        shifted = (np.take(padded, np.arange(len(soft)) + t, axis) for t in range(taps))
+        soft = sum(weight * picture for weight, picture in zip(weights, shifted, strict=True))
+    return (soft / inside.sum()).astype(np.float32)
+
+
+def glass_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
+    """What `glass_blur` takes; sigma at least 0.4 pixels, the shift at least 1 pixel."""
+    sigma, shift, passes = GLASS[severity - 1]
+    shift = np.asarray(max(1, round(shift * scale(side))), np.int32)
+    return scaled_gaussian(side, sigma), shift, np.asarray(passes, np.int32)
+
+
+def glass_blur(
+    images: jax.Array, keys: jax.Array, blur: jax.Array, shift: jax.Array, passes: jax.Array
+) -> jax.Array:
+    """Gaussian blur, pixels moved about, Gaussian blur.
+
+    Args:
+        images, keys: see noise.py.
+        blur: float [S, S], the blur's matrix.
+        shift: int32 [], at least 1.
+        passes: int32 [].
+    """
+    n, channels, side, _ = images.shape
+    pixels = jnp.floor(255 * separable(images, blur, blur) + 1e-3).reshape(n, channels, -1)
+
+    def draw(key: jax.Array, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # half a random word a number: no remainder of these small ranges shows in 16 bits
+        bits = jax.random.bits(jax.random.fold_in(key, turn), (side, side), jnp.uint32)
+        halves = (bits & 0xFFFF, bits >> 16)
+        return tuple((half.astype(jnp.int32) * (2 * shift) >> 16) - shift for half in halves)
+
+    def one_pass(turn: jax.Array, pixels: jax.Array) -> jax.Array:
+        down, right = jax.vmap(draw, (0, None))(keys, turn)
+        sources = glass_sources(down, right, shift)
+        return jnp.take_along_axis(pixels, sources[:, None], axis=2)
+
+    pixels = jax.lax.fori_loop(0, passes, one_pass, pixels)
+    return separable(pixels.reshape(images.shape) / 255, blur, blur)
+
+
+def glass_sources(down: jax.Array, right: jax.Array, shift: int | jax.Array) -> jax.Array:
+    """Where each pixel's value comes from after one pass of the generator's loop, in parallel.
+
+    The generator goes through the pixels that are more than `shift` from the top and left edges and
+    at least `shift` from the others, from the last row up and from the last column leftwards, and
+    gives each the value of a pixel near it. (It means to swap the two, but NumPy's views make the
+    second half of the swap void, and so the released pictures were made.) A pixel visited before
+    holds a value from elsewhere by then. These chains are followed to their ends all at once,
+    doubling the stride six times: a chain of over 64 links has a probability of 2^-64.
+
+    Args:
+        down, right: int32 [N, S, S] in [-shift, shift - 1].
+        shift: at least 1.
+
+    Returns:
+        int32 [N, S * S], places in the flattened picture.
+    """
+    n, side, _ = down.shape
+    place = jnp.arange(side)
+    visited = (place > shift) & (place <= side - shift)
+    here = place[:, None] * side + place
+    there = here + jnp.where(visited[:, None] & visited, down * side + right, 0)
+    row, column = there // side, there % side
+    follow = (there > here) & (row <= side - shift) & (column > shift) & (column <= side - shift)
+    # a negative number marks a chain's end
+    links = jnp.where(follow, there, -1 - there).reshape(n, side * side)
+
+    def double(_: int, links: jax.Array) -> jax.Array:
+        onward = jnp.take_along_axis(links, jnp.maximum(links, 0), axis=1)
+        return jnp.where(links < 0, links, onward)
+
+    # a loop, because XLA on CPU would fuse the six gathers and compute the first 32 times
+    links = jax.lax.fori_loop(0, 6, double, links)
+    return jnp.where(links < 0, -1 - links, links)
+
+
+def motion_blur(images: jax.Array, keys: jax.Array, weights: jax.Array) -> jax.Array:
+    """Blur along a line at an angle of -45 to 45 degrees."""
+    draw = lambda key: jax.random.uniform(key, (), jnp.float32, -45, 45)  # noqa: E731
+    return motion(images, jax.vmap(draw)(keys), weights)
+
+
+def motion_weights(side: int, radius: float, sigma: float) -> np.ndarray:
+    """Half a Gaussian, as ImageMagick's motion blur has it; float32 [2 * R + 1].
+
+    Args:
+        side: of the pictures in pixels.
+        radius: half of the line's length in pixels at 224; scaled and rounded up.
+        sigma: in pixels at 224; scaled, at least 0.5 pixels.
+    """
+    steps = np.arange(2 * int(np.ceil(radius * scale(side))) + 1)
+    weights = np.exp(-0.5 * (steps / max(0.5, sigma * scale(side))) ** 2)
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def motion(images: jax.Array, angles: jax.Array, weights: jax.Array) -> jax.Array:
+    """ImageMagick's motion blur: a weighted mean of pixels at whole steps along a line.
+
+    Args:
+        images: float [N, C, S, S] in [0, 1].
+        angles: float [N] in degrees; the line goes right at 0 and down at 90.
+        weights: float [T], the first for the pixel itself.
+
+    Returns:
+        [N, C, S, S], whole grey levels divided by 255; edges repeated.
+    """
+    taps = weights.shape[0]
+    radians = jnp.deg2rad(angles)
+    direction = jnp.stack([jnp.sin(radians), jnp.cos(radians)], axis=1)
+    offsets = jnp.ceil(jnp.arange(taps)[:, None, None] * direction - 0.5).astype(jnp.int32)
+    padded = jnp.pad(images, ((0, 0), (0, 0), (taps, taps), (taps, taps)), mode="edge")
+
+    def window(image: jax.Array, offset: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (0, *(taps + offset)), images.shape[1:])
+
+    def add(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + tap[0] * jax.vmap(window)(padded, tap[1]), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros_like(images), (weights, offsets))
+    return jnp.round(255 * total) / 255
+
+
+def zoom_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
+    """What `zoom_blur` takes; the factors are the same at any side."""
+    sources = [zoom_sources(side, float(factor)) for factor in np.arange(*ZOOM[severity - 1])]
+    first, weight = zip(*sources, strict=True)
+    return np.stack(first), np.stack(weight)
+
+
+def zoom_blur(images: jax.Array, keys: jax.Array, first: jax.Array, weight: jax.Array) -> jax.Array:
+    """Mean of the picture and ever larger enlargements of its middle. Draws nothing.
+
+    Args:
+        images, keys: see noise.py.
+        first, weight: int32 and float [Z, S], `resampling.zoom_sources` of each enlargement.
+    """
+
+    def add(total: jax.Array, zoom: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        # four times as fast on CPU as products with matrices
+        first, weight = zoom
+
+        def along(x: jax.Array, axis: int, weight: jax.Array) -> jax.Array:
+            ends = (jnp.take(x, first + i, axis, mode="clip") for i in (0, 1))
+            return (1 - weight) * next(ends) + weight * next(ends)
+
+        return total + along(along(images, 2, weight[:, None]), 3, weight), None
+
+    return jax.lax.scan(add, images, (first, weight))[0] / (first.shape[0] + 1)

@@ -1,0 +1,133 @@
+"""Linear maps along the two axes of a picture, as matrices made when a program is traced.
+
+A matrix holds the treatment of the edges as well, and a product with it is what both CPUs and
+accelerators do best: a blur, a zoom and a change of resolution all become `separable`.
+"""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PUBLISHED_SIDE = 224  # of the pictures that the published lengths are meant for
+
+
+def scale(side: int) -> float:
+    """What a published length in pixels is multiplied by for pictures of `side` pixels."""
+    return side / PUBLISHED_SIDE
+
+
+def separable(
+    images: jax.Array, rows: jax.Array | None = None, columns: jax.Array | None = None
+) -> jax.Array:
+    """A linear map along the height, then one along the width.
+
+    Args:
+        images: float [N, C, H, W].
+        rows: float [H', H]; None leaves the height as it is.
+        columns: float [W', W]; None leaves the width as it is.
+
+    Returns:
+        Float [N, C, H', W'].
+    """
+    n, c, height, width = images.shape
+    planes = images.reshape(n * c, height, width)
+
+    def each(matrix: jax.Array) -> jax.Array:
+        # A product for each plane: one product for all would be cut into blocks by their number,
+        # and the last bits of a picture would depend on how many others came with it.
+        return jnp.broadcast_to(matrix, (n * c, *matrix.shape))
+
+    if rows is not None:
+        planes = jnp.matmul(each(rows), planes, precision=jax.lax.Precision.HIGHEST)
+    if columns is not None:
+        across = each(columns).swapaxes(1, 2)
+        planes = jnp.matmul(planes, across, precision=jax.lax.Precision.HIGHEST)
+    return planes.reshape(n, c, *planes.shape[1:])
+
+
+@lru_cache(maxsize=64)
+def gaussian(side: int, sigma: float, edge: str = "nearest", truncate: float = 4.0) -> np.ndarray:
+    """Gaussian blur as in SciPy's `gaussian_filter`, float32 [side, side].
+
+    Args:
+        side: in pixels.
+        sigma: in pixels.
+        edge: 'nearest' (the last pixel repeats) or 'reflect' (d c b a | a b c d | d c b a).
+        truncate: the kernel ends at this many sigmas.
+    """
+    radius = int(truncate * sigma + 0.5)
+    distance = np.arange(-radius, radius + 1)
+    taps = np.exp(-0.5 * (distance / sigma) ** 2)
+    source = np.arange(side)[:, None] + distance
+    source = np.clip(source, 0, side - 1) if edge == "nearest" else reflect(source, side)
+    matrix = np.zeros((side, side))
+    np.add.at(matrix, (np.arange(side)[:, None], source), taps / taps.sum())
+    return matrix.astype(np.float32)
+
+
+def reflect(index: np.ndarray | jax.Array, side: int) -> np.ndarray | jax.Array:
+    """Integers to 0..side-1 by mirrors at the outer edges of the first and the last pixel."""
+    index = index % (2 * side)
+    return index * (index < side) + (2 * side - 1 - index) * (index >= side)
+
+
+def white_noise_gain(
+    side: int, published: float, sigma: float, edge: str = "nearest", truncate: float = 4.0
+) -> float:
+    """What brings blurred white noise of `side` pixels to the deviation it has at 224 pixels.
+
+    Blurring by a shorter length averages fewer independent values; without this, smaller pictures
+    would get stronger noise. 1 at 224 pixels.
+
+    Args:
+        side: of the pictures in pixels.
+        published: sigma of the blur at 224 pixels.
+        sigma: of the blur of these pictures in pixels.
+        edge, truncate: see `gaussian`.
+    """
+
+    def deviation(size: int, sigma: float) -> float:
+        row = gaussian(size, sigma, edge, truncate)[size // 2].astype(np.float64)
+        return float(row @ row)  # a factor of the square root for each of the two axes
+
+    return deviation(PUBLISHED_SIDE, published) / deviation(side, sigma)
+
+
+def zoom_sources(side: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Enlargement of the middle by `factor` >= 1, cut to `side`, along one axis.
+
+    Linear interpolation between corners that are kept, as in SciPy's `zoom(order=1)`.
+
+    Returns:
+        For each pixel the first of the two neighbours it comes from, int32 [side] in 0..side-2,
+        and the weight of the second, float32 [side].
+    """
+    window = int(np.ceil(side / factor))
+    start = (side - window) // 2
+    enlarged = round(window * factor)
+    position = np.arange(side) + (enlarged - side) // 2
+    position = start + position * (window - 1) / max(enlarged - 1, 1)
+    first = np.minimum(position.astype(np.int32), side - 2)
+    return first, (position - first).astype(np.float32)
+
+
+def zoom_matrix(side: int, factor: float) -> np.ndarray:
+    """The same as a matrix for `separable`; float32 [side, side]."""
+    first, weight = zoom_sources(side, factor)
+    matrix = np.zeros((side, side), np.float32)
+    matrix[np.arange(side), first] = 1 - weight
+    matrix[np.arange(side), first + 1] = weight
+    return matrix
+
+
+@lru_cache(maxsize=64)
+def box(size: int, side: int) -> np.ndarray:
+    """Change from `side` to `size` pixels by Pillow's BOX filter; float32 [size, side]."""
+    step = side / size
+    support = max(step, 1.0)
+    centre = (np.arange(size)[:, None] + 0.5) * step
+    offset = (np.arange(side) + 0.5 - centre) / support
+    matrix = ((offset > -0.5) & (offset <= 0.5)).astype(np.float64)
+    return (matrix / matrix.sum(axis=1, keepdims=True)).astype(np.float32)
