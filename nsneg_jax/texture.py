@@ -18,12 +18,14 @@ A *place* is a number, (e * h + y) * w + x for row y and column x of exemplar e 
 """
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from nsneg_jax.texture_passes import (
     Level,
@@ -143,7 +145,17 @@ def _reflected(at: np.ndarray, margin: int, size: int) -> np.ndarray:
     return np.minimum(at, 2 * room - 1 - at) + margin
 
 
-@partial(jax.jit, static_argnums=2)
+def compiled_synthesis(recipe: TextureRecipe, devices: Mesh) -> Callable[..., Texture]:
+    """`synthesise` with a fixed recipe for batches that the devices divide among them."""
+    split = PartitionSpec("data")
+    # by hand, because the loop over pieces of all images' distances would not be split by itself
+    parted = jax.shard_map(
+        partial(synthesise, recipe=recipe), mesh=devices, in_specs=split, out_specs=split
+    )
+    return jax.jit(parted)
+
+
+@partial(jax.jit, static_argnames="recipe")
 def synthesise(exemplars: jax.Array, mosaics: jax.Array, recipe: TextureRecipe) -> Texture:
     """Makes textures.
 
