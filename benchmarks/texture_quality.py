@@ -265,12 +265,23 @@ def table(
 
     line("window distance, anywhere (grey levels)", lambda v: f"{v[:, 0].mean():.2f}")
     line("window distance, across the tiling's seams", lambda v: f"{v[:, 1].mean():.2f}")
-    line(f"window distance, anywhere / halves ({half:.2f})", lambda v: f"{v[:, 0].mean() / half:.2f}")
+    line(
+        f"window distance, anywhere / halves ({half:.2f})", lambda v: f"{v[:, 0].mean() / half:.2f}"
+    )
     line("spectrum (dB)", lambda v: f"{v[:, 2].mean():.2f}")
     line("colours (grey levels)", lambda v: f"{v[:, 3].mean():.1f}")
-    line("copied block: median, largest (px)", lambda v: f"{np.median(v[:, 4]):.0f}, {v[:, 4].max():.0f}")
-    line("correlation: mean, mean size", lambda v: f"{v[:, 5].mean():+.3f}, {np.abs(v[:, 5]).mean():.3f}")
-    line("correlation at 14x14: mean, mean size", lambda v: f"{v[:, 6].mean():+.3f}, {np.abs(v[:, 6]).mean():.3f}")
+    line(
+        "copied block: median, largest (px)",
+        lambda v: f"{np.median(v[:, 4]):.0f}, {v[:, 4].max():.0f}",
+    )
+    line(
+        "correlation: mean, mean size",
+        lambda v: f"{v[:, 5].mean():+.3f}, {np.abs(v[:, 5]).mean():.3f}",
+    )
+    line(
+        "correlation at 14x14: mean, mean size",
+        lambda v: f"{v[:, 6].mean():+.3f}, {np.abs(v[:, 6]).mean():.3f}",
+    )
     return "\n".join(lines)
 
 

@@ -132,8 +132,8 @@ def mosaic(rng: np.random.Generator, exemplars: Shape, recipe: TextureRecipe) ->
     cell = np.argmin(down[:, None] ** 2 + right**2, axis=-1)
     e, y, x = unravel(shape, centres[cell])
     rows = np.arange(side)
-    y = y + down[rows[:, None], cell] // _SUBPIXEL
-    x = x + right[rows, cell] // _SUBPIXEL
+    y = y + (down[rows[:, None], cell] + _SUBPIXEL // 2) // _SUBPIXEL
+    x = x + (right[rows, cell] + _SUBPIXEL // 2) // _SUBPIXEL
     margin = recipe.neighbourhood // 2
     return ravel(shape, e, _reflected(y, margin, shape[1]), _reflected(x, margin, shape[2]))
 

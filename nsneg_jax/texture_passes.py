@@ -106,6 +106,11 @@ def _distances(described: jax.Array, places: jax.Array, own: jax.Array) -> jax.A
     return jnp.sum(gap * gap, axis=-1).astype(jnp.int32)
 
 
+def _nearest(distances: jax.Array) -> jax.Array:
+    """Index of the least along the last axis, the first of equals: int32 also in 64-bit mode."""
+    return jax.lax.argmin(distances, distances.ndim - 1, jnp.int32)
+
+
 def most_similar(
     described: jax.Array, shape: Shape, inside: np.ndarray, recipe: TextureRecipe
 ) -> jax.Array:
@@ -136,10 +141,10 @@ def most_similar(
         near = (own_e == e) & (jnp.abs(own_y - y) <= r) & (jnp.abs(own_x - x) <= r)
         # without the square of the place's own description, which is the same for all
         distances = jnp.where(near, jnp.inf, norms[image] - 2 * products)
-        best = jnp.argmin(distances.reshape(rows, recipe.similar, share), axis=-1)
-        return jnp.asarray(pool)[best + share * np.arange(recipe.similar)]
+        best = _nearest(distances.reshape(rows, recipe.similar, share))
+        return jnp.asarray(pool)[best + share * np.arange(recipe.similar, dtype=np.int32)]
 
-    images = np.repeat(np.arange(n), len(chunks))
+    images = np.repeat(np.arange(n, dtype=np.int32), len(chunks))
     found = jax.lax.map(nearest, (images, np.tile(chunks, (n, 1))))
     found = found.reshape(n, -1, recipe.similar)[:, : len(inside)]
     return jnp.zeros((n, m, recipe.similar), jnp.int32).at[:, inside].set(found)
@@ -162,9 +167,9 @@ def inherited(
     )
     start = similar[:, ravel(above, e, *parents)]
     start = _below(start, above, y[:, None] % 2, x[:, None] % 2)
-    tried = start[..., None] + np.array(_moves(shape))
+    tried = start[..., None] + np.array(_moves(shape), np.int32)
     own = jnp.broadcast_to(described[:, inside, None], (*start.shape, described.shape[-1]))
-    best = jnp.argmin(_distances(described, tried, own), axis=-1)
+    best = _nearest(_distances(described, tried, own))
     found = jnp.take_along_axis(tried, best[..., None], axis=-1)[..., 0]
     return jnp.zeros((n, m, similar.shape[-1]), jnp.int32).at[:, inside].set(found)
 
@@ -211,7 +216,7 @@ def corrected(source: jax.Array, level: Level, passes: int, recipe: TextureRecip
         tried = jnp.concatenate(proposals, axis=-1)
         costs = _distances(level.described, tried, own) * np.tile(factors, len(proposals))
         costs = jnp.where(places[tried], costs + use_costs(source, tried), _IMPOSSIBLE)
-        best = jnp.argmin(costs, axis=-1)[..., None]
+        best = _nearest(costs)[..., None]
         new = jnp.take_along_axis(tried, best, axis=-1)[..., 0]
         state = source, image, known
         changed = _looked_up(new, level)

@@ -33,7 +33,7 @@ class TextureRecipe:
     neighbourhood: int = 5
     frequencies: tuple[int, int] = (6, 2)
     similar: int = 2
-    jump_cost: int = 2
+    jump_cost: int = 1
     use_cost: int = 2
     cell: int = 5
 
