@@ -19,6 +19,7 @@ pixel from a place of its own.
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -260,28 +261,28 @@ def table(
     half = float(np.mean(halves))
     lines = [f"| {len(names)} images | " + " | ".join(rows) + " |", "|---" * 4 + "|"]
 
-    def line(title: str, cell) -> None:
+    def line(title: str, cell: Callable[[np.ndarray], str]) -> None:
         lines.append(f"| {title} | " + " | ".join(cell(v) for v in rows.values()) + " |")
 
-    line("window distance, anywhere (grey levels)", lambda v: f"{v[:, 0].mean():.2f}")
-    line("window distance, across the tiling's seams", lambda v: f"{v[:, 1].mean():.2f}")
+    def means(*columns: int) -> Callable[[np.ndarray], str]:
+        return lambda v: ", ".join(f"{v[:, column].mean():.2f}" for column in columns)
+
+    def mean_and_size(column: int) -> Callable[[np.ndarray], str]:
+        return lambda v: f"{v[:, column].mean():+.3f}, {np.abs(v[:, column]).mean():.3f}"
+
+    line("window distance, anywhere (grey levels)", means(0))
+    line("window distance, across the tiling's seams (grey levels)", means(1))
     line(
-        f"window distance, anywhere / halves ({half:.2f})", lambda v: f"{v[:, 0].mean() / half:.2f}"
+        f"window distance, anywhere, over that of halves, {half:.2f}", lambda v: means(0)(v / half)
     )
-    line("spectrum (dB)", lambda v: f"{v[:, 2].mean():.2f}")
-    line("colours (grey levels)", lambda v: f"{v[:, 3].mean():.1f}")
+    line("spectrum (dB)", means(2))
+    line("colours (grey levels)", means(3))
     line(
-        "copied block: median, largest (px)",
+        "copied block (px): median, largest",
         lambda v: f"{np.median(v[:, 4]):.0f}, {v[:, 4].max():.0f}",
     )
-    line(
-        "correlation: mean, mean size",
-        lambda v: f"{v[:, 5].mean():+.3f}, {np.abs(v[:, 5]).mean():.3f}",
-    )
-    line(
-        "correlation at 14x14: mean, mean size",
-        lambda v: f"{v[:, 6].mean():+.3f}, {np.abs(v[:, 6]).mean():.3f}",
-    )
+    line("correlation with the source: mean, mean size", mean_and_size(5))
+    line("the same at 14x14", mean_and_size(6))
     return "\n".join(lines)
 
 
