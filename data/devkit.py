@@ -22,6 +22,12 @@ _TEXTS = {16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _MATRIX, _COMPRESSED = 14, 15
 _STRUCT, _CHAR, _NUMERIC = 2, 4, range(6, 16)
 
+# what a file that is something else leads to
+_UNREADABLE = (
+    *(OSError, EOFError, tarfile.TarError, zlib.error, struct.error),
+    *(LookupError, ValueError, TypeError, StopIteration),
+)
+
 
 def validation_wnids(path: str) -> list[str]:
     """The wnid of each validation image, in the order of their numbers.
@@ -38,7 +44,7 @@ def validation_wnids(path: str) -> list[str]:
         synsets = read_mat(members[_META])["synsets"]
         wnids = {int(s["ILSVRC2012_ID"]): s["WNID"] for s in synsets}
         labels = [wnids[int(word)] for word in members[_LABELS].split()]
-    except (OSError, EOFError, tarfile.TarError, zlib.error, struct.error, LookupError) as error:
+    except _UNREADABLE as error:
         raise UsageError(
             f"The labels of the validation images cannot be read from {path}: "
             f"{type(error).__name__}: {error}. Give ImageNet's ILSVRC2012_devkit_t12.tar.gz with "

@@ -14,8 +14,8 @@ import re
 import shutil
 import sys
 import tarfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,9 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         classes = tuple(sorted(set(class_names(options.classes))))
+        # what is missing is told before the hours that unpacking takes
+        work = {split: plan(options, split, classes) for split in options.splits.split(",")}
         differences = []
-        for split in options.splits.split(","):
-            counts = make_split(options, split, classes)
+        for split, make in work.items():
+            make()
+            counts = {wnid: len(_images(Path(options.out, split, wnid))) for wnid in classes}
             print(f"{split}: {sum(counts.values())} images of {len(classes)} classes")
             whole = options.classes == str(CLASS_LIST)
             differences += check(split, counts, classes, TRAIN_IMAGES if whole else None)
@@ -70,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if differences else 0
 
 
-def make_split(options: argparse.Namespace, split: str, classes: tuple[str, ...]) -> Counter[str]:
-    """Makes one split and returns the number of images in each class folder.
+def plan(options: argparse.Namespace, split: str, classes: tuple[str, ...]) -> Callable[[], None]:
+    """What makes one split.
 
     Raises:
         UsageError: the source has no such split, or it cannot be used.
@@ -81,22 +84,26 @@ def make_split(options: argparse.Namespace, split: str, classes: tuple[str, ...]
     if folder.is_dir():
         if out.exists() and folder.samefile(out):
             raise UsageError(f"--out is {options.out}, which is the source. Give another folder.")
-        _from_folder(folder, out, classes, options.link)
-    elif archive.is_file() and split == "train":
-        _from_archive(archive, out, classes, _train_members)
-    elif archive.is_file() and split == "val":
-        labels = _val_labels(options)
-        _from_archive(archive, out, classes, lambda *given: _val_members(*given, labels))
-    else:
-        raise UsageError(
-            f"There is neither a folder {folder} nor an archive {archive}. Give ImageNet's folder "
-            "with --source; its splits are 'train' and 'val'."
-        )
-    return Counter({wnid: len(_images(out / wnid)) for wnid in classes})
+        missing = [wnid for wnid in classes if not (folder / wnid).is_dir()]
+        if missing:
+            raise UsageError(
+                f"{len(missing)} of the {len(classes)} classes have no folder in {folder}, the "
+                f"first is {missing[0]}. Complete the source, or give another list with --classes."
+            )
+        return partial(_from_folder, folder, out, classes, options.link)
+    if archive.is_file() and split == "train":
+        return partial(_from_archive, archive, out, classes, _train_members)
+    if archive.is_file() and split == "val":
+        members = partial(_val_members, labels=_val_labels(options))
+        return partial(_from_archive, archive, out, classes, members)
+    raise UsageError(
+        f"There is neither a folder {folder} nor an archive {archive}. Give ImageNet's folder with "
+        "--source; its splits are 'train' and 'val'."
+    )
 
 
 def check(
-    split: str, counts: Counter[str], classes: tuple[str, ...], train_images: int | None
+    split: str, counts: Mapping[str, int], classes: tuple[str, ...], train_images: int | None
 ) -> list[str]:
     """What is wrong with the number of images, a line each.
 
@@ -131,12 +138,6 @@ def _images(folder: Path) -> list[str]:
 
 
 def _from_folder(folder: Path, out: Path, classes: tuple[str, ...], link: str) -> None:
-    missing = [wnid for wnid in classes if not (folder / wnid).is_dir()]
-    if missing:
-        raise UsageError(
-            f"{len(missing)} of the {len(classes)} classes have no folder in {folder}, the first "
-            f"is {missing[0]}. Complete the source, or give another list with --classes."
-        )
     for wnid in tqdm(classes, out.name, unit="class"):
         (out / wnid).mkdir(parents=True, exist_ok=True)
         for name in _images(folder / wnid):
@@ -153,23 +154,23 @@ def _whole(target: Path, size: int) -> bool:
 
 
 def _place(source: Path, target: Path, link: str) -> None:
-    partial = _partial(target)
-    partial.unlink(missing_ok=True)
+    unfinished = _unfinished(target)
+    unfinished.unlink(missing_ok=True)
     try:
         if link == "symlink":
-            partial.symlink_to(source.absolute())
+            unfinished.symlink_to(source.absolute())
         elif link == "hard":
-            os.link(source, partial)
+            os.link(source, unfinished)
         else:
-            shutil.copyfile(source, partial)
-        os.replace(partial, target)
+            shutil.copyfile(source, unfinished)
+        os.replace(unfinished, target)
     except OSError as error:
         raise UsageError(
             f"{target} cannot be made ({link}): {error}. Make room, or choose another --link."
         ) from error
 
 
-def _partial(target: Path) -> Path:
+def _unfinished(target: Path) -> Path:
     # hidden, so that no listing takes it for an image
     return target.with_name(f".{target.name}{_PARTIAL}")
 
@@ -191,11 +192,11 @@ def _from_archive(
             for wnid, name, size, file in tqdm(members(opened, wanted), out.name, unit=" files"):
                 target = out / wnid / os.path.basename(name)
                 if not _whole(target, size):
-                    with open(_partial(target), "wb") as partial:
-                        shutil.copyfileobj(file, partial)
-                    if not _whole(_partial(target), size):
+                    with open(_unfinished(target), "wb") as unfinished:
+                        shutil.copyfileobj(file, unfinished)
+                    if not _whole(_unfinished(target), size):
                         raise tarfile.ReadError(f"{name} ends early")
-                    os.replace(_partial(target), target)
+                    os.replace(_unfinished(target), target)
     except (tarfile.TarError, OSError) as error:
         raise UsageError(
             f"{archive} cannot be unpacked to {out}: {error}. Compare its size with the official "
