@@ -15,7 +15,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -183,7 +183,8 @@ def claim(out: Path, ours: dict[str, object]) -> None:
                 )
             return
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda partial: partial.write_text(text))
+        # shards may begin at the same time, and each has to find its own file
+        write_whole(path, lambda partial: partial.write_text(text), f".{os.getpid()}")
     except OSError as error:
         raise UsageError(f"The folder {out} cannot be written: {error}.") from error
 
@@ -196,14 +197,11 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def write_whole(path: Path, write) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], mark: str = "") -> None:
     """Lets `write` make a file beside `path` and then gives it its name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}{mark}{_PARTIAL}")
+    write(partial)
+    os.replace(partial, path)
 
 
 def make(source: Folder, jobs: Sequence[Job], options: argparse.Namespace) -> int:
