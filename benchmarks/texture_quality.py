@@ -4,11 +4,11 @@
     python -m benchmarks.texture_quality --root FOLDER --images 14 --sheet docs/textures.jpg
 
 FOLDER holds train/CLASS/*.jpg; scikit-image's brick, grass, gravel, coffee, cat and astronaut come
-first. Prints a Markdown table of means over the images. The baselines make a texture from the same
-two exemplars: `tiling` sets random patches of 32 pixels side by side, `resampling` takes every
-pixel from a place of its own.
+first (it is in requirements-dev.txt). Prints a Markdown table of means over the images. The
+baselines make a texture from the same two exemplars: `tiling` sets random patches of 32 pixels
+side by side, `resampling` takes every pixel from a place of its own.
 
-* neighbourhood distance: of 7x7 windows to the nearest one in the exemplars, root mean square in
+* window distance: of 7x7 windows to the nearest one in the exemplars, root mean square in
   grey levels; at random places, and at places across the tiling's seams. `halves` is the distance
   of windows in one half of an exemplar to the nearest in its other half.
 * spectrum: root mean square difference of the radially averaged power of luminance, in dB, from

@@ -3,6 +3,7 @@
 See `nsneg_jax.texture` for the method and the words.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -233,8 +234,14 @@ def _looked_up(source: jax.Array, level: Level) -> tuple[jax.Array, jax.Array, j
     return source, take(level.colours, source), known
 
 
-def _use_costs(level: Level, pixels: int, recipe: TextureRecipe):
-    """Returns the function of (map, places tried) that says what the places' use costs."""
+def _use_costs(
+    level: Level, pixels: int, recipe: TextureRecipe
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """What places cost by their use: the function of a map and places tried, int32.
+
+    Use is counted in squares of the exemplars, and compared with what each would have if all
+    places were used alike.
+    """
     e, y, x = unravel(level.shape, np.arange(np.prod(level.shape)))
     rows, columns = (min(_SQUARES, size // 3) for size in level.shape[1:])
     square = (e * rows + y * rows // level.shape[1]) * columns + x * columns // level.shape[2]

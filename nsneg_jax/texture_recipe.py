@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from nsneg_jax.errors import UsageError
 
 Shape = tuple[int, int, int]
+Array = jax.Array | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -93,27 +95,31 @@ def validate(recipe: TextureRecipe, exemplars: Shape) -> None:
 
 
 def shape_at(shape: Shape, depth: int) -> Shape:
+    """(E, h, w) of exemplars `depth` levels above the level of `shape`."""
     count, height, width = shape
     return count, height >> depth, width >> depth
 
 
 def canvas_side(recipe: TextureRecipe) -> int:
-    # even at every level, so that quarters of the pixels are all alike
+    """Side of what is synthesised: `output_size`, or more for all levels to have an even side."""
     factor = 2 ** len(recipe.passes)
     return -(-recipe.output_size // factor) * factor
 
 
 def inner_places(shape: Shape, recipe: TextureRecipe) -> np.ndarray:
+    """int32: the places whose neighbourhoods do not stick out of their exemplar."""
     r = recipe.neighbourhood // 2
     places = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
     return places[:, r : shape[1] - r, r : shape[2] - r].ravel()
 
 
-def unravel(shape: Shape, places):
+def unravel(shape: Shape, places: Array) -> tuple[Array, Array, Array]:
+    """Exemplar, row and column of places, whose numbers `ravel` gives."""
     _, height, width = shape
     return places // (height * width), places // width % height, places % width
 
 
-def ravel(shape: Shape, e, y, x):
+def ravel(shape: Shape, e: Array, y: Array, x: Array) -> Array:
+    """Places, int32, in row y and column x of exemplar e."""
     _, height, width = shape
     return ((e * height + y) * width + x).astype(np.int32)
