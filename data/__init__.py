@@ -1,0 +1,1 @@
+"""Class lists, and scripts that prepare data sets: see docs/data.md."""

@@ -1,0 +1,250 @@
+"""Makes ImageNet-100, the paper's 100 classes of ImageNet, from a folder or the official archives.
+
+    python -m data.imagenet100 --source IMAGENET --out data/imagenet100
+
+IMAGENET holds either `train/WNID/*.JPEG` and `val/WNID/*.JPEG`, or the archives as downloaded:
+ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and, for the labels of the latter,
+ILSVRC2012_devkit_t12.tar.gz. Files appear under their names when they are whole; a run that was
+stopped is completed by the same command. Exit status: 0 all counts are right, 1 they are not.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from data.devkit import validation_wnids
+from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.input.folder import IMAGE_ENDINGS
+from nsneg_jax.input.source import class_names
+
+CLASS_LIST = Path(__file__).parent / "imagenet100.tsv"
+ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+# of all 100 classes of the paper; each class of ImageNet has 732 to 1300 training images
+TRAIN_IMAGES = 126_689
+TRAIN_RANGE = (732, 1300)
+VAL_PER_CLASS = 50
+_PARTIAL = ".partial"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.imagenet100", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--source", required=True, help="ImageNet: folders or archives")
+    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("--classes", default=str(CLASS_LIST), help="file with a wnid a line")
+    parser.add_argument("--splits", default="train,val", help="with commas between them")
+    parser.add_argument(
+        "--link",
+        choices=("symlink", "hard", "copy"),
+        default="symlink",
+        help="how files come from a folder; from archives they are always written",
+    )
+    parser.add_argument("--devkit", help=f"labels of {ARCHIVES['val']}; SOURCE/{DEVKIT} by default")
+    parser.add_argument("--val-labels", help="the same as text: the wnid of each image a line")
+    options = parser.parse_args(arguments)
+    try:
+        classes = tuple(sorted(set(class_names(options.classes))))
+        # what is missing is told before the hours that unpacking takes
+        work = {split: plan(options, split, classes) for split in options.splits.split(",")}
+        differences = []
+        for split, make in work.items():
+            make()
+            counts = {wnid: len(_images(Path(options.out, split, wnid))) for wnid in classes}
+            print(f"{split}: {sum(counts.values())} images of {len(classes)} classes")
+            whole = options.classes == str(CLASS_LIST)
+            differences += check(split, counts, classes, TRAIN_IMAGES if whole else None)
+    except UsageError as error:
+        print(paragraph(error), file=sys.stderr)
+        return 2
+    for difference in differences:
+        print(difference, file=sys.stderr)
+    return 1 if differences else 0
+
+
+def plan(options: argparse.Namespace, split: str, classes: tuple[str, ...]) -> Callable[[], None]:
+    """What makes one split.
+
+    Raises:
+        UsageError: the source has no such split, or it cannot be used.
+    """
+    source, out = Path(options.source), Path(options.out) / split
+    folder, archive = source / split, source / ARCHIVES.get(split, f"{split}.tar")
+    if folder.is_dir():
+        if out.exists() and folder.samefile(out):
+            raise UsageError(f"--out is {options.out}, which is the source. Give another folder.")
+        missing = [wnid for wnid in classes if not (folder / wnid).is_dir()]
+        if missing:
+            raise UsageError(
+                f"{len(missing)} of the {len(classes)} classes have no folder in {folder}, the "
+                f"first is {missing[0]}. Complete the source, or give another list with --classes."
+            )
+        return partial(_from_folder, folder, out, classes, options.link)
+    if archive.is_file() and split == "train":
+        return partial(_from_archive, archive, out, classes, _train_members)
+    if archive.is_file() and split == "val":
+        members = partial(_val_members, labels=_val_labels(options))
+        return partial(_from_archive, archive, out, classes, members)
+    raise UsageError(
+        f"There is neither a folder {folder} nor an archive {archive}. Give ImageNet's folder with "
+        "--source; its splits are 'train' and 'val'."
+    )
+
+
+def check(
+    split: str, counts: Mapping[str, int], classes: tuple[str, ...], train_images: int | None
+) -> list[str]:
+    """What is wrong with the number of images, a line each.
+
+    Args:
+        split: 'val' must have 50 images a class, 'train' what ImageNet's classes have.
+        counts: images in each class.
+        classes: all there should be.
+        train_images: the number of all training images; None if it is not known.
+    """
+    low, high = TRAIN_RANGE if split == "train" else (VAL_PER_CLASS, VAL_PER_CLASS)
+    expected = f"{low} to {high}" if split == "train" else str(low)
+    wrong = [
+        f"{split}/{wnid} has {counts[wnid]} images, expected {expected}"
+        for wnid in classes
+        if not low <= counts[wnid] <= high
+    ]
+    total = sum(counts.values())
+    if split == "train" and train_images is not None and total != train_images:
+        wrong.append(f"train has {total} images, expected {train_images}")
+    return wrong
+
+
+def _images(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith(".")
+        )
+
+
+def _from_folder(folder: Path, out: Path, classes: tuple[str, ...], link: str) -> None:
+    for wnid in tqdm(classes, out.name, unit="class"):
+        (out / wnid).mkdir(parents=True, exist_ok=True)
+        for name in _images(folder / wnid):
+            source, target = folder / wnid / name, out / wnid / name
+            if not _whole(target, source.stat().st_size):
+                _place(source, target, link)
+
+
+def _whole(target: Path, size: int) -> bool:
+    try:
+        return target.stat().st_size == size
+    except OSError:  # also of a link to nothing
+        return False
+
+
+def _place(source: Path, target: Path, link: str) -> None:
+    unfinished = _unfinished(target)
+    unfinished.unlink(missing_ok=True)
+    try:
+        if link == "symlink":
+            unfinished.symlink_to(source.absolute())
+        elif link == "hard":
+            os.link(source, unfinished)
+        else:
+            shutil.copyfile(source, unfinished)
+        os.replace(unfinished, target)
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be made ({link}): {error}. Make room, or choose another --link."
+        ) from error
+
+
+def _unfinished(target: Path) -> Path:
+    # hidden, so that no listing takes it for an image
+    return target.with_name(f".{target.name}{_PARTIAL}")
+
+
+Members = Iterator[tuple[str, str, int, BinaryIO]]
+
+
+def _from_archive(
+    archive: Path,
+    out: Path,
+    classes: tuple[str, ...],
+    members: Callable[[tarfile.TarFile, frozenset[str]], Members],
+) -> None:
+    wanted = frozenset(classes)
+    for wnid in classes:
+        (out / wnid).mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(archive, "r:") as opened:
+            for wnid, name, size, file in tqdm(members(opened, wanted), out.name, unit=" files"):
+                target = out / wnid / os.path.basename(name)
+                if not _whole(target, size):
+                    with open(_unfinished(target), "wb") as unfinished:
+                        shutil.copyfileobj(file, unfinished)
+                    if not _whole(_unfinished(target), size):
+                        raise tarfile.ReadError(f"{name} ends early")
+                    os.replace(_unfinished(target), target)
+    except (tarfile.TarError, OSError) as error:
+        raise UsageError(
+            f"{archive} cannot be unpacked to {out}: {error}. Compare its size with the official "
+            "one (docs/data.md) and download it again, or make room."
+        ) from error
+
+
+def _train_members(archive: tarfile.TarFile, wanted: frozenset[str]) -> Members:
+    """The images of an archive of archives, WNID.tar."""
+    for member in archive:
+        wnid = member.name.removesuffix(".tar")
+        if member.isfile() and wnid in wanted:
+            with tarfile.open(fileobj=archive.extractfile(member), mode="r:") as images:
+                for image in images:
+                    if image.isfile():
+                        yield wnid, image.name, image.size, images.extractfile(image)
+
+
+def _val_members(
+    archive: tarfile.TarFile, wanted: frozenset[str], labels: Sequence[str]
+) -> Members:
+    """The images ILSVRC2012_val_NUMBER.JPEG, numbered from 1."""
+    for member in archive:
+        number = re.search(r"_(\d+)\.\w+$", member.name)
+        if not member.isfile() or not number:
+            continue
+        if not 1 <= int(number[1]) <= len(labels):
+            raise tarfile.ReadError(f"{member.name} has no label: there are {len(labels)}")
+        wnid = labels[int(number[1]) - 1]
+        if wnid in wanted:
+            yield wnid, member.name, member.size, archive.extractfile(member)
+
+
+def _val_labels(options: argparse.Namespace) -> list[str]:
+    if options.val_labels:
+        try:
+            labels = Path(options.val_labels).read_text().split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--val-labels cannot be read: {error}.") from error
+        wrong = next((word for word in labels if not re.fullmatch(r"n\d{8}", word)), None)
+        if wrong is not None or not labels:
+            raise UsageError(
+                f"--val-labels {options.val_labels} must hold a wnid a line, such as n01558993, "
+                f"but has {wrong!r}."
+            )
+        return labels
+    return validation_wnids(options.devkit or os.path.join(options.source, DEVKIT))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""Makes a texture of every image of a data set: the texture negatives of Ge et al. 2021.
+
+    python -m data.texture --source data/imagenet100 --out data/imagenet100-texture
+
+SOURCE holds SPLIT/CLASS/NAME.JPEG; OUT gets SPLIT/CLASS/NAME.png, made of the central 96x96 square
+of the image and a random one. A texture depends on the seed and the image's path below SOURCE, and
+on nothing else. Files appear under their names when they are whole, so a run that was stopped is
+completed by the same command; several machines share the work by --shard 0/4 .. 3/4, and the hosts
+of a pod by --distributed. Exit status: 0 all is made, 1 images that cannot be read were left out.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.input.decode import UnreadableImage
+from nsneg_jax.input.folder import Folder
+from nsneg_jax.input.source import class_names
+from nsneg_jax.mesh import data_mesh
+from nsneg_jax.texture import (
+    TextureRecipe,
+    compiled_synthesis,
+    cut_exemplars,
+    mosaic,
+    random_generator,
+    validate,
+)
+
+# options of Pillow's encoders
+FORMATS = {
+    "png": {},
+    "webp": {"lossless": True},
+    "jpg": {"quality": 95, "subsampling": 0},
+}
+_SETTINGS = "texture.json"
+_PARTIAL = ".partial"
+
+
+class Job(NamedTuple):
+    """One image: its index in the source, its name for the draws, and the file to make."""
+
+    index: int
+    name: str
+    target: Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    try:
+        options = parse(arguments)
+        if options.distributed:
+            jax.distributed.initialize()
+        return run(options)
+    except UsageError as error:
+        print(paragraph(error), file=sys.stderr)
+        return 2
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line; argparse exits with status 2 on a malformed one.
+
+    Raises:
+        UsageError: a value that nothing can be made with.
+    """
+    recipe = TextureRecipe()
+    parser = argparse.ArgumentParser(
+        prog="python -m data.texture",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--source", required=True, help="folder with SPLIT/CLASS/NAME.JPEG")
+    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--classes", default="", help="only these: names, or a file with them")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="png")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shard", default="0/1", help="I/N: every N-th image from the I-th on")
+    parser.add_argument("--distributed", action="store_true", help="share the work of a pod")
+    parser.add_argument("--batch", type=int, default=0, help="a device; 0: 4 on CPU, else 32")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="to read and write")
+    parser.add_argument("--exemplars", type=int, default=2, help="the central one included")
+    parser.add_argument("--exemplar-size", type=int, default=96, help="side in pixels")
+    parser.add_argument("--size", type=int, default=recipe.output_size, help="of the textures")
+    options = parser.parse_args(arguments)
+    shard = re.fullmatch(r"(\d+)/(\d+)", options.shard)
+    if not shard or int(shard[1]) >= int(shard[2]):
+        raise UsageError(
+            f"--shard is {options.shard!r}, but must be I/N with 0 <= I < N, such as 0/4."
+        )
+    options.shard = int(shard[1]), int(shard[2])
+    for name, least in (("batch", 0), ("threads", 1)):
+        if getattr(options, name) < least:
+            value = getattr(options, name)
+            raise UsageError(f"--{name} is {value}, but must be at least {least}.")
+    options.recipe = dataclasses.replace(recipe, output_size=options.size)
+    validate(options.recipe, (options.exemplars, options.exemplar_size, options.exemplar_size))
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Makes all textures that are not there yet; returns the exit status.
+
+    Raises:
+        UsageError: the source cannot be used, or OUT was begun with other settings.
+    """
+    classes = class_names(options.classes) if options.classes else None
+    source = Folder(options.source, options.split, classes)
+    out = Path(options.out)
+    everything = list_jobs(source, options.split, out, options.format)
+    claim(out, settings(options))
+    count = options.shard[1] * jax.process_count()
+    first = options.shard[0] * jax.process_count() + jax.process_index()
+    own = everything[first::count]
+    todo = [job for job in own if not is_whole(job.target)]
+    failed = make(source, todo, options)
+    made = len(todo) - failed
+    share = f" of {len(everything)} in this shard" if count > 1 else ""
+    print(
+        f"{len(own)} images{share}: {made} textures made, {len(own) - len(todo)} were there, "
+        f"{failed} images could not be read"
+    )
+    return 1 if failed else 0
+
+
+def list_jobs(source: Folder, split: str, out: Path, form: str) -> list[Job]:
+    """One job for each image of the source.
+
+    Raises:
+        UsageError: two images would give the same file.
+    """
+    jobs, taken = [], {}
+    for index in range(len(source)):
+        path = source.path(index)
+        name = f"{split}/{path}"
+        target = out / f"{os.path.splitext(name)[0]}.{form}"
+        if taken.setdefault(target, path) != path:
+            raise UsageError(
+                f"{taken[target]} and {path} in {source.name} would both be made to {target}. "
+                "Rename or remove one of them."
+            )
+        jobs.append(Job(index, name, target))
+    return jobs
+
+
+def settings(options: argparse.Namespace) -> dict[str, object]:
+    """What decides about the textures' pixels and names."""
+    return {
+        "seed": options.seed,
+        "format": options.format,
+        "exemplars": options.exemplars,
+        "exemplar_size": options.exemplar_size,
+        "recipe": dataclasses.asdict(options.recipe),
+    }
+
+
+def claim(out: Path, ours: dict[str, object]) -> None:
+    """Writes the settings to OUT, or checks that those there are the same.
+
+    Raises:
+        UsageError: they are not, or OUT cannot be written.
+    """
+    path = out / _SETTINGS
+    text = json.dumps(ours, indent=2) + "\n"
+    try:
+        if path.exists():
+            if path.read_text() != text:
+                raise UsageError(
+                    f"{out} was begun with other settings, which are in {path}; now they are "
+                    f"{json.dumps(ours)}. Use the same options, or another folder for --out."
+                )
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        # shards may begin at the same time, and each has to find its own file
+        write_whole(path, lambda partial: partial.write_text(text), f".{os.getpid()}")
+    except OSError as error:
+        raise UsageError(f"The folder {out} cannot be written: {error}.") from error
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file was finished; one of no length is what a power cut leaves."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def write_whole(path: Path, write: Callable[[Path], object], mark: str = "") -> None:
+    """Lets `write` make a file beside `path` and then gives it its name."""
+    partial = path.with_name(f".{path.name}{mark}{_PARTIAL}")
+    write(partial)
+    os.replace(partial, path)
+
+
+def make(source: Folder, jobs: Sequence[Job], options: argparse.Namespace) -> int:
+    """Makes the textures of `jobs`; returns how many images could not be read."""
+    devices = data_mesh(jax.local_devices())
+    per_device = options.batch or (4 if jax.default_backend() == "cpu" else 32)
+    batch = per_device * devices.size
+    synthesis = compiled_synthesis(options.recipe, devices)
+    failed = 0
+    with (
+        ThreadPoolExecutor(options.threads) as readers,
+        ThreadPoolExecutor(options.threads) as writers,
+        tqdm(total=len(jobs), unit="image", smoothing=0.05) as progress,
+    ):
+        writing: list[Future] = []
+        for group, prepared in _batches(source, jobs, options, batch, readers):
+            good = [(job, ready) for job, ready in zip(group, prepared, strict=True) if ready]
+            failed += len(group) - len(good)
+            if good:
+                # always the same shape, for one program
+                filled = [good[min(i, len(good) - 1)][1] for i in range(batch)]
+                exemplars, mosaics = (np.stack(part) for part in zip(*filled, strict=True))
+                textures = np.asarray(synthesis(exemplars, mosaics).image)
+            for future in writing:
+                future.result()
+            writing = [
+                writers.submit(_write, job.target, textures[i], options.format)
+                for i, (job, _) in enumerate(good)
+            ]
+            progress.update(len(group))
+        for future in writing:
+            future.result()
+    return failed
+
+
+def _batches(
+    source: Folder,
+    jobs: Sequence[Job],
+    options: argparse.Namespace,
+    batch: int,
+    readers: ThreadPoolExecutor,
+) -> Iterator[tuple[Sequence[Job], list]]:
+    """Groups of jobs with what `_prepare` made of them; the next one is read meanwhile."""
+    groups = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
+    reading: list[list[Future]] = []
+    for group in groups[:1]:
+        reading.append([readers.submit(_prepare, source, job, options) for job in group])
+    for place, group in enumerate(groups):
+        for following in groups[place + 1 : place + 2]:
+            reading.append([readers.submit(_prepare, source, job, options) for job in following])
+        yield group, [future.result() for future in reading.pop(0)]
+
+
+def _prepare(
+    source: Folder, job: Job, options: argparse.Namespace
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Exemplars and mosaic of an image; None, with a message, if it cannot be read."""
+    try:
+        image = source.image(job.index)
+    except UnreadableImage as error:
+        tqdm.write(f"left out: {error}", file=sys.stderr)
+        return None
+    rng = random_generator(options.seed, job.name)
+    exemplars = cut_exemplars(rng, image, options.exemplars, options.exemplar_size)
+    return exemplars, mosaic(rng, exemplars.shape[:3], options.recipe)
+
+
+def _write(target: Path, texture: np.ndarray, form: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    kind = {"jpg": "jpeg"}.get(form, form)
+    image = Image.fromarray(texture)
+    write_whole(target, lambda partial: image.save(partial, kind, **FORMATS[form]))
+
+
+if __name__ == "__main__":
+    # one CPU device a core: XLA runs most of this program on one thread of a device
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    sys.exit(main())
