@@ -8,8 +8,11 @@ Fields of the line:
 
 * `seconds_per_100_images`: for each corruption, the five severities; from uint8 pictures on the
   device to uint8 pictures on the device, medians over the steps, without compilation.
-* `test_seconds_per_100_images`: the sum over the 15 test corruptions and 5 severities, where all
-  were measured; `seconds_per_100_images_all` includes the four extra ones.
+* `cpu_seconds_per_100_images`: the process's own processor time over all threads in the same calls,
+  which load from elsewhere hardly changes; on an accelerator, what the host does.
+* `test_seconds_per_100_images`, `test_cpu_seconds_per_100_images`: the sums over the 15 test
+  corruptions and 5 severities, where all were measured; `seconds_per_100_images_all` is over all
+  that was measured.
 * `compile_seconds`: first call of each corruption at each severity less a later one, all together.
 
 With --sheet nothing is measured: one photograph under all 19 corruptions (rows) and 5 severities
@@ -78,19 +81,32 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     pictures = jax.device_put(pictures)
     keys = image_keys(0, np.arange(options.batch))
     seconds: dict[str, list[float]] = {}
+    cpu_seconds: dict[str, list[float]] = {}
     compiling = 0.0
     for name in options.names:
-        seconds[name] = []
+        seconds[name], cpu_seconds[name] = [], []
         for severity in SEVERITIES:
             turns = []
-            for _ in range(1 + options.steps):
+            for turn in range(1 + options.steps):
+                if turn == 1:
+                    cpu_start = time.process_time()
                 start = time.perf_counter()
                 jax.block_until_ready(corrupt(pictures, name, severity, keys))
                 turns.append(time.perf_counter() - start)
+            cpu = (time.process_time() - cpu_start) / options.steps
             median = statistics.median(turns[1:])
             compiling += max(0.0, turns[0] - median)
             seconds[name].append(median * 100 / options.batch)
-    test = [second for name in CORRUPTIONS for second in seconds.get(name, ())]
+            cpu_seconds[name].append(cpu * 100 / options.batch)
+
+    def test_sum(figures: dict[str, list[float]]) -> float | None:
+        if set(CORRUPTIONS) <= set(options.names):
+            return round(sum(sum(figures[name]) for name in CORRUPTIONS), 3)
+        return None
+
+    def rounded(figures: dict[str, list[float]]) -> dict[str, list[float]]:
+        return {name: [round(second, 4) for second in row] for name, row in figures.items()}
+
     device = jax.devices()[0]
     return {
         "benchmark": "corruptions",
@@ -104,12 +120,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
         },
-        "seconds_per_100_images": {
-            name: [round(second, 4) for second in row] for name, row in seconds.items()
-        },
-        "test_seconds_per_100_images": (
-            round(sum(test), 3) if set(CORRUPTIONS) <= set(options.names) else None
-        ),
+        "seconds_per_100_images": rounded(seconds),
+        "cpu_seconds_per_100_images": rounded(cpu_seconds),
+        "test_seconds_per_100_images": test_sum(seconds),
+        "test_cpu_seconds_per_100_images": test_sum(cpu_seconds),
         "seconds_per_100_images_all": round(sum(map(sum, seconds.values())), 3),
         "compile_seconds": round(compiling, 1),
         "load_average": os.getloadavg()[0],
