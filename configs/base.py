@@ -68,9 +68,13 @@ def pretraining(variant: str) -> ConfigDict:
                 "merge_passes": True,  # key and negatives in one forward pass
             },
             "negatives": {
-                "kind": "none",  # 'none' or 'patch'
-                "num": 0,  # an image
+                "kind": "none",  # 'none', 'patch', 'texture' or 'patch+texture'
+                "num": 0,  # patch negatives an image; 1 of 'texture'
                 "alpha": 0.0,  # multiplies their similarity
+                "texture_alpha": 0.0,  # of 'patch+texture', that of the textures; 0 = alpha
+                # SPLIT/CLASS/NAME.png for each NAME.JPEG; 'made' = here, of the built-in images
+                "texture_source": "folder:data/imagenet100-texture",
+                "missing": "error",  # or 'skip' = leave out images that have no texture
                 "patch_size": (16, 72),  # pixels at 224, both included; scales with image_size
             },
             "optimizer": {

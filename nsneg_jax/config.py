@@ -228,7 +228,6 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     check.one_of("model.stem", STEMS)
     check.one_of("model.bn_running", ("first", "mean"))
     check.one_of("model.dtype", _DTYPES)
-    check.one_of("negatives.kind", ("none", "patch"))
     check.one_of("optimizer.schedule", ("cosine", "step"))
     check.pair("views.crop_scale", 0, 1)
     view_recipe(config)
@@ -236,20 +235,7 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         check.expect(name, 0 <= check.fields[name] < 1, "at least 0 and less than 1")
     check.image_size()
 
-    if config.negatives.kind == "none":
-        for name in ("negatives.alpha", "negatives.num"):
-            check.expect(
-                name,
-                check.fields[name] == 0,
-                "0 while negatives.kind is 'none' (use configs/moco.py for a run without "
-                "negatives, or kind 'patch')",
-            )
-    else:
-        check.positive("negatives.alpha", "negatives.num")
-        sizes = config.negatives.patch_size
-        check.expect("negatives.patch_size", len(sizes) == 2, "two integers, (smallest, largest)")
-        scaled_patch_range(sizes, config.data.image_size)
-
+    _check_negatives(check, config)
     check.expect(
         "model.bn_groups",
         config.batch_size % config.model.bn_groups == 0,
@@ -261,3 +247,42 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         config.moco.queue_size >= config.batch_size,
         f"at least batch_size, {config.batch_size}, so that a step's keys fit in",
     )
+
+
+def _check_negatives(check: _Checker, config: ConfigDict) -> None:
+    check.one_of("negatives.kind", ("none", "patch", "texture", "patch+texture"))
+    check.one_of("negatives.missing", ("error", "skip"))
+    check.not_negative("negatives.texture_alpha")
+    kind = config.negatives.kind
+    if kind != "patch+texture":
+        check.expect(
+            "negatives.texture_alpha",
+            config.negatives.texture_alpha == 0,
+            f"0 while negatives.kind is {kind!r} (it sets the textures apart from the patches of "
+            "'patch+texture'; negatives.alpha is for one kind alone)",
+        )
+    if kind == "none":
+        for name in ("negatives.alpha", "negatives.num"):
+            check.expect(
+                name,
+                check.fields[name] == 0,
+                "0 while negatives.kind is 'none' (use configs/moco.py for a run without "
+                "negatives, or kind 'patch')",
+            )
+        return
+    check.positive("negatives.alpha", "negatives.num")
+    sizes = config.negatives.patch_size
+    check.expect("negatives.patch_size", len(sizes) == 2, "two integers, (smallest, largest)")
+    scaled_patch_range(sizes, config.data.image_size)
+    if kind == "texture":
+        check.expect(
+            "negatives.num", config.negatives.num == 1, "1 of kind 'texture', which has one texture"
+        )
+    if "texture" in kind:
+        made = config.negatives.texture_source == "made"
+        of_folder = config.data.source.startswith("folder:")
+        check.expect(
+            "negatives.texture_source",
+            config.negatives.texture_source.startswith("folder:") if of_folder else made,
+            "'folder:PATH' for images of a folder, and 'made' for the built-in ones",
+        )

@@ -24,7 +24,7 @@ from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.negatives import draw_patches, patch_negatives
 from nsneg_jax.views import ViewRecipe, augment
 
-Batch = dict[str, jax.Array]  # 'query' and 'key': uint8 crops [N, S, S, 3]
+Batch = dict[str, jax.Array]  # 'query', 'key' (and 'texture'): uint8 crops [N, S, S, 3]
 
 # what a step draws random numbers for; negative m has NEGATIVE + m
 SHUFFLE, QUERY_VIEW, KEY_VIEW, NEGATIVE = range(4)
@@ -37,7 +37,8 @@ class MoCo:
     Attributes:
         learning_rate: by step; what the optimizer uses, here to be reported.
         queue_size: K. momentum: m of the key encoder. temperature: T.
-        num_negatives: M, 0 without non-semantic negatives. alpha: weight of their similarity.
+        alphas: of each of the M non-semantic negatives, the weight of its similarity.
+        texture: whether the last of them is the batch's texture; the others are patches.
         groups: batch-norm groups, the number of processes of the original.
         merge_passes: key and negatives in one forward pass of (1 + M) N images instead of 1 + M
             passes: same mathematics, better use of the chip, more memory.
@@ -53,8 +54,8 @@ class MoCo:
     queue_size: int
     momentum: float
     temperature: float
-    num_negatives: int
-    alpha: float
+    alphas: tuple[float, ...]
+    texture: bool
     groups: int
     merge_passes: bool
     patch_range: tuple[int, int]
@@ -151,7 +152,8 @@ def contrast_logits(
     positive: jax.Array, negative: jax.Array, nonsemantic: jax.Array, moco: MoCo
 ) -> jax.Array:
     """Logits [N, 1 + K + M]: the key, the queue, the non-semantic negatives weighted by alpha."""
-    logits = jnp.concatenate([positive[:, None], negative, moco.alpha * nonsemantic], axis=1)
+    weighted = jnp.array(moco.alphas, nonsemantic.dtype) * nonsemantic
+    logits = jnp.concatenate([positive[:, None], negative, weighted], axis=1)
     return logits / moco.temperature
 
 
@@ -242,25 +244,25 @@ def sample_keys(key: jax.Array, n: int) -> jax.Array:
 
 def draw_permutations(moco: MoCo, step: jax.Array, n: int) -> jax.Array:
     """The orders of shuffling BN for the key pass and each negative pass, [1 + M, n]."""
-    keys = sample_keys(_purpose_key(moco, step, SHUFFLE), 1 + moco.num_negatives)
+    keys = sample_keys(_purpose_key(moco, step, SHUFFLE), 1 + len(moco.alphas))
     return jax.vmap(lambda key: jax.random.permutation(key, n))(keys)
 
 
 def make_views(
     moco: MoCo, step: jax.Array, batch: Batch, permutations: jax.Array | None = None
 ) -> Views:
-    """Augments the crops of a batch and makes the patch negatives of the query views.
+    """Augments the crops of a batch and makes the negatives: patches of the query views, textures.
 
     What a sample gets depends on (seed, step, its place in the global batch) and nothing else.
 
     Args:
         moco: the method.
         step: steps done before this one.
-        batch: uint8 crops.
+        batch: uint8 crops; a texture, cut as the query was, gets the same draws as the query.
         permutations: [1 + M, N], lays out key and negatives as `update` expects it.
     """
     n, size = batch["query"].shape[:2]
-    orders = [None] * (1 + moco.num_negatives) if permutations is None else permutations
+    orders = [None] * (1 + len(moco.alphas)) if permutations is None else permutations
 
     def keys(purpose, order):
         keys = sample_keys(_purpose_key(moco, step, purpose), n)
@@ -272,6 +274,8 @@ def make_views(
         return augment(crops, keys(purpose, order), moco.recipe, jnp.dtype(moco.dtype))
 
     def negative(m, order):
+        if moco.texture and m == len(moco.alphas) - 1:
+            return view(batch["texture"], QUERY_VIEW, order)[:, None]
         query = view(batch["query"], QUERY_VIEW, order)
         draws = draw_patches(keys(NEGATIVE + m, order), 1, size, *moco.patch_range)
         return patch_negatives(query, draws)
@@ -279,7 +283,7 @@ def make_views(
     query = view(batch["query"], QUERY_VIEW, None)
     key = view(batch["key"], KEY_VIEW, orders[0])
     none = jnp.zeros((n, 0, *query.shape[1:]), query.dtype)
-    negatives = [negative(m, orders[1 + m]) for m in range(moco.num_negatives)]
+    negatives = [negative(m, orders[1 + m]) for m in range(len(moco.alphas))]
     return Views(query, key, jnp.concatenate([none, *negatives], axis=1))
 
 
@@ -316,6 +320,6 @@ def train_step(
         "negative_similarity": outputs.negative.mean(),
         "learning_rate": learning_rate,
     }
-    if moco.num_negatives:
+    if moco.alphas:
         metrics["nonsemantic_similarity"] = outputs.nonsemantic.mean()
     return state, metrics

@@ -20,8 +20,10 @@ from nsneg_jax.config import (
     view_recipe,
 )
 from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.evaluation import open_split
 from nsneg_jax.input.pipeline import prefetch_to_devices, pretrain_batches
-from nsneg_jax.input.source import Source, check_same_data, open_source
+from nsneg_jax.input.source import Source, check_same_data
+from nsneg_jax.input.textures import open_textures
 from nsneg_jax.knn import Monitor
 from nsneg_jax.metrics import MetricWriter, Progress, Stopwatch, Window
 from nsneg_jax.models.encoder import build_encoder
@@ -53,12 +55,10 @@ def pretrain(
         jax.config.update("jax_enable_x64", True)
     devices = mesh.data_mesh(devices)
     validate_pretraining(config, devices.size)
-    source = open_source(
-        config.data.source,
-        config.data.split,
-        image_size=config.data.image_size,
-        classes=config.data.classes,
-    )
+    source = open_split(config.data, config.data.split)
+    textures = None
+    if "texture" in config.negatives.kind:
+        source, textures = open_textures(config, source, workdir)
     steps_per_epoch = _steps_per_epoch(source, config.batch_size)
     total = config.total_steps or config.epochs * steps_per_epoch
 
@@ -83,6 +83,7 @@ def pretrain(
 
         batches = pretrain_batches(
             source,
+            textures=textures,
             batch_size=config.batch_size,
             image_size=config.data.image_size,
             crop_scale=config.views.crop_scale,
@@ -94,7 +95,8 @@ def pretrain(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        batches = prefetch_to_devices(batches, mesh.split_batch(devices), ("query", "key"))
+        fields = ("query", "key") if textures is None else ("query", "key", "texture")
+        batches = prefetch_to_devices(batches, mesh.split_batch(devices), fields)
         train_step = compile_step(method, devices)
         is_finite = jax.jit(moco.is_finite)
         steps_per_knn = config.knn_every_epochs * steps_per_epoch
@@ -159,8 +161,8 @@ def build(config: ConfigDict, steps_per_epoch: int) -> tuple[moco.MoCo, moco.Tra
         queue_size=config.moco.queue_size,
         momentum=config.moco.momentum,
         temperature=config.moco.temperature,
-        num_negatives=config.negatives.num,
-        alpha=config.negatives.alpha,
+        alphas=negative_weights(config.negatives),
+        texture="texture" in config.negatives.kind,
         groups=config.model.bn_groups,
         merge_passes=config.moco.merge_passes,
         patch_range=scaled_patch_range(config.negatives.patch_size, config.data.image_size),
@@ -169,6 +171,15 @@ def build(config: ConfigDict, steps_per_epoch: int) -> tuple[moco.MoCo, moco.Tra
         seed=config.seed,
     )
     return method, moco.init_state(method, params, stats, config.model.dim)
+
+
+def negative_weights(config: ConfigDict) -> tuple[float, ...]:
+    """alpha of each negative of a config's `negatives` section, patches first."""
+    patches = config.num if "patch" in config.kind else 0
+    weights = (config.alpha,) * patches
+    if "texture" in config.kind:
+        weights += (config.texture_alpha or config.alpha,)
+    return weights
 
 
 def compile_step(method: moco.MoCo, devices: Mesh) -> Callable:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
+from configs import texture
 from nsneg_jax import mesh, moco
 from nsneg_jax.pretrain import build, compile_step
 
@@ -46,10 +47,22 @@ def test_queue_pointer_does_not_overflow():
     assert moco.queue_pointer(jnp.int32(step), 500, 16384) == step * 500 % 16384
 
 
+def test_each_kind_of_negatives_has_its_weight():
+    settings = {"negatives.kind": "patch+texture", "negatives.num": 2, "negatives.alpha": 3.0}
+    method, _ = build(tiny_config(texture, **settings, **{"negatives.texture_alpha": 0.5}), 5)
+    assert method.alphas == (3, 3, 0.5) and method.texture
+    nonsemantic = np.array([[0.1, -0.2, 0.4]], np.float32)
+    logits = moco.contrast_logits(np.ones(1), np.zeros((1, 4)), nonsemantic, method)
+    np.testing.assert_allclose(logits[0, 5:], np.array([0.3, -0.6, 0.2]) / 0.2, rtol=1e-6)
+    method, _ = build(tiny_config(texture, **settings), 5)
+    assert method.alphas == (3, 3, 3)
+
+
 def test_loss_is_the_papers_formula(float64):
     """-log of the fraction, written out."""
     rng = np.random.default_rng(0)
-    method, _ = build(tiny_config(**{"negatives.alpha": 3.0, "moco.temperature": 0.3}), 5)
+    settings = {"negatives.alpha": 3.0, "negatives.num": 2, "moco.temperature": 0.3}
+    method, _ = build(tiny_config(**settings), 5)
     positive, negative, nonsemantic = (rng.uniform(-1, 1, (5, *n)) for n in ((), (7,), (2,)))
     logits = moco.contrast_logits(positive, negative, nonsemantic, method)
     loss = jax.nn.logsumexp(logits, axis=1) - logits[:, 0]

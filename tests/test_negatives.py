@@ -144,7 +144,7 @@ def test_a_canvas_holds_its_own_query_and_nothing_else():
 
 def test_negatives_come_from_the_augmented_query_view():
     settings = dict.fromkeys(field.name for field in fields(method.MoCo))
-    settings |= {"num_negatives": 2, "patch_range": (4, 10), "recipe": V2}
+    settings |= {"alphas": (2.0, 2.0), "texture": False, "patch_range": (4, 10), "recipe": V2}
     moco = method.MoCo(**settings | {"dtype": "float32", "seed": 0})
     crops = np.random.default_rng(0).integers(0, 256, (3, 2, 32, 32, 3), np.uint8)
     make_views = jax.jit(lambda batch: method.make_views(moco, jnp.int32(0), batch))

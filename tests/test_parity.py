@@ -39,6 +39,7 @@ class Replay:
     dtype: str
     devices: int
     merge_passes: bool
+    texture: bool = False  # the last negative is a texture instead of a patch negative
 
     def __post_init__(self):
         c = self.c = ConfigDict(self.golden["config"])
@@ -63,8 +64,8 @@ class Replay:
             queue_size=c.k,
             momentum=c.m,
             temperature=c.t,
-            num_negatives=c.num_nonsem,
-            alpha=c.alpha,
+            alphas=(c.alpha,) * c.num_nonsem,
+            texture=self.texture,
             groups=self.golden["processes"],
             merge_passes=self.merge_passes,
             patch_range=(16, 72),
@@ -146,9 +147,9 @@ def free_memory():
     jax.clear_caches()
 
 
-def run(trajectory, devices, merge_passes):
+def run(trajectory, devices, merge_passes, texture=False):
     golden = json.loads(trajectory.read_text())
-    replay = Replay(golden, "float64", devices, merge_passes)
+    replay = Replay(golden, "float64", devices, merge_passes, texture)
     for s in range(golden["config"]["steps"]):
         replay.check_step(s, rtol=1e-9)
     replay.check_final(rtol=1e-9)
@@ -174,7 +175,7 @@ def test_one_device(trajectory, float64):
 
 
 def test_eight_devices(trajectory, float64):
-    run(trajectory, devices=8, merge_passes=True)
+    run(trajectory, devices=8, merge_passes=True, texture=True)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from PIL import Image
 from tiny import metrics_lines, tiny_config
 
 import main
-from configs import patch
+from configs import patch, texture
 from nsneg_jax import knn, mesh, moco
 from nsneg_jax.checkpoint import Checkpoints
 from nsneg_jax.errors import RunError, UsageError
@@ -248,6 +248,23 @@ def test_killed_run_goes_on(whole, tmp_path):
     final = pretrain(tiny_config(), tmp_path, one_device())
     assert_equal(state, final)
     assert metrics_lines(tmp_path) == metrics_lines(workdir)
+
+
+@pytest.mark.parametrize("kind", ["texture", "patch+texture"])
+def test_texture_negatives_train_and_resume(tmp_path, kind):
+    values = {"epochs": 2, "negatives.kind": kind, "model.bn_groups": 4}
+    values |= {"negatives.texture_alpha": 1.5} if kind == "patch+texture" else {}
+    config = tiny_config(texture, **values)
+    whole = pretrain(config, tmp_path / "whole", one_device())
+    stopped = pretrain(
+        tiny_config(texture, **values, total_steps=7), tmp_path / "two", one_device()
+    )
+    assert stopped.step == 7
+    assert_equal(pretrain(config, tmp_path / "two", one_device()), whole)
+    last = metrics_lines(tmp_path / "whole")[-1]
+    assert -1 < last["nonsemantic_similarity"] < 1
+    made = [np.load(tmp_path / run / "textures.npy") for run in ("whole", "two")]
+    np.testing.assert_array_equal(*made)
 
 
 def test_knn_meanwhile_changes_nothing_else(whole, tmp_path):

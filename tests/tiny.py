@@ -11,9 +11,9 @@ from nsneg_jax.config import to_json
 from nsneg_jax.pretrain import build
 
 
-def tiny_config(**overrides) -> ConfigDict:
+def tiny_config(method=patch, **overrides) -> ConfigDict:
     """80 shapes of 16 px, 5 steps an epoch, 4 epochs; `overrides` by dotted name."""
-    config = patch.get_config("tiny")
+    config = method.get_config("tiny")
     values = {
         "batch_size": 16,
         "epochs": 4,

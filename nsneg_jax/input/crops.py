@@ -63,6 +63,27 @@ def sample_crop(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def relative_crop(
+    box: tuple[int, int, int, int], size: tuple[int, int], other: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """The crop of an image of another size that shows the same part of it.
+
+    Args:
+        box: (top, left, height, width) in pixels, in an image of `size`.
+        size: (height, width) of that image.
+        other: (height, width) of the other one.
+
+    Returns:
+        (top, left, height, width), rounded to whole pixels; `box` itself for equal sizes.
+    """
+    (top, left, height, width), (tall, wide), (rows, columns) = box, size, other
+    first = round(top * rows / tall), round(left * columns / wide)
+    last = round((top + height) * rows / tall), round((left + width) * columns / wide)
+    # at least one pixel, inside the image
+    first = min(first[0], rows - 1), min(first[1], columns - 1)
+    return *first, max(last[0] - first[0], 1), max(last[1] - first[1], 1)
+
+
 def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
     """Cuts out a box and resizes it with Pillow's bilinear filter, antialiased.
 

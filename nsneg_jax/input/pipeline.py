@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input.crops import resized_crop, sample_crop
+from nsneg_jax.input.crops import relative_crop, resized_crop, sample_crop
 from nsneg_jax.input.source import Source
 
 Sample = dict[str, np.ndarray]
@@ -67,6 +67,7 @@ def pretrain_batches(
     workers: int,
     process_index: int = 0,
     process_count: int = 1,
+    textures: Source | None = None,
 ) -> Iterator[Sample]:
     """This process's part of the batches start_step .. total_steps - 1, two crops an image.
 
@@ -89,20 +90,22 @@ def pretrain_batches(
             that uses them needs `if __name__ == "__main__":`.
         process_index: of this process.
         process_count: number of processes.
+        textures: of the images, in their order; cut as the queries are.
 
     Yields:
-        {'query', 'key': uint8 [n, image_size, image_size, 3], 'index': int64 [n]} with
-        n = batch_size / process_count, the caller's to keep. What `source.image` raises, such as
-        UnreadableImage, comes from here with its own type and message.
+        {'query', 'key': uint8 [n, image_size, image_size, 3], 'index': int64 [n]} and, with
+        textures, 'texture' like 'query', n = batch_size / process_count, the caller's to keep.
+        What `source.image` raises, such as UnreadableImage, comes from here with its own type and
+        message.
 
     Raises:
         UsageError: sizes that do not fit together; raised at once, not by the first step.
     """
     return load_batches(
         sample_order(len(source), batch_size, seed),
-        _TwoCrops(source, image_size, crop_scale, seed),
+        _TwoCrops(source, textures, image_size, crop_scale, seed),
         batch_size=batch_size,
-        sample_bytes=2 * image_size * image_size * 3,
+        sample_bytes=(2 if textures is None else 3) * image_size * image_size * 3,
         start_step=start_step,
         total_steps=total_steps,
         threads=threads,
@@ -226,6 +229,7 @@ class _TwoCrops:
     """Loads a sample of pre-training."""
 
     source: Source
+    textures: Source | None
     image_size: int
     crop_scale: tuple[float, float]
     seed: int
@@ -233,13 +237,14 @@ class _TwoCrops:
     def __call__(self, index: int, place: int) -> Sample:
         image = self.source.image(index)
         rng = place_generator(self.seed, place)
-        query, key = (
-            resized_crop(
-                image, sample_crop(rng, *image.shape[:2], self.crop_scale), self.image_size
-            )
-            for _ in range(2)
-        )
-        return {"query": query, "key": key, "index": np.int64(index)}
+        boxes = [sample_crop(rng, *image.shape[:2], self.crop_scale) for _ in range(2)]
+        query, key = (resized_crop(image, box, self.image_size) for box in boxes)
+        sample = {"query": query, "key": key, "index": np.int64(index)}
+        if self.textures is not None:
+            texture = self.textures.image(index)
+            box = relative_crop(boxes[0], image.shape[:2], texture.shape[:2])
+            sample["texture"] = resized_crop(texture, box, self.image_size)
+        return sample
 
 
 class _Samples:
