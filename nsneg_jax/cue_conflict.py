@@ -19,7 +19,7 @@ CATEGORIES = (
     *("chair", "clock", "dog", "elephant", "keyboard", "knife", "oven", "truck"),
 )
 
-# 'cat7-elephant1.png'; model-vs-human also reads '..._cat7-elephant1.png', a trial's name before it.
+# 'cat7-elephant1.png'; model-vs-human also reads '..._cat7-elephant1.png', with a trial's name.
 _NAME = re.compile(r"(?:.*_)?([a-z]+)\d+-([a-z]+)\d+")
 
 
