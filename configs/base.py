@@ -31,7 +31,8 @@ def pretraining(variant: str) -> ConfigDict:
             "log_every_steps": 20,
             "pictures": True,  # write a grid of views and negatives before the first step
             "data": {
-                "source": "folder:data/imagenet100",  # 'folder:PATH', 'shapes' or 'shapes:SIZE'
+                # 'folder:PATH' or 'shapes[/VERSION][:SIZE][@SEED]'
+                "source": "folder:data/imagenet100",
                 "split": "train",
                 "classes": "",  # '' = all; names with commas, or a file with a name a line
                 "image_size": 224,  # pixels, side of a view
