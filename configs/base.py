@@ -32,7 +32,8 @@ def pretraining(variant: str) -> ConfigDict:
             "knn_every_epochs": 0,  # kNN accuracy of the features meanwhile, 0 = never
             "pictures": True,  # write a grid of views and negatives before the first step
             "data": {
-                "source": "folder:data/imagenet100",  # 'folder:PATH', 'shapes' or 'shapes:SIZE'
+                # 'folder:PATH' or 'shapes[/VERSION][:SIZE][@SEED]'
+                "source": "folder:data/imagenet100",
                 "split": "train",
                 "eval_split": "val",  # classified by kNN
                 "classes": "",  # '' = all; names with commas, or a file with a name a line

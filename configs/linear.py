@@ -36,7 +36,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "flip_probability": 0.5,
             "dtype": "float32",  # of the encoder: 'float32', 'bfloat16' or 'float64'
             "data": {
-                "source": "folder:data/imagenet100",  # 'folder:PATH', 'shapes' or 'shapes:SIZE'
+                # 'folder:PATH' or 'shapes[/VERSION][:SIZE][@SEED]'
+                "source": "folder:data/imagenet100",
                 "split": "train",  # trained on; the bank of kNN
                 "eval_split": "val",  # evaluated; whose features are written
                 "classes": "",  # '' = all; names with commas, or a file with a name a line

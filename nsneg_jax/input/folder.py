@@ -31,34 +31,57 @@ class Folder:
         split: name of one of them; '.' where the class folders lie directly in `root`.
         classes: takes only these class folders; labels are then 0 .. len(classes) - 1 in the order
             of the names, whatever order they are given in.
+        partial: for evaluation sets that have some of a classifier's classes, and others: `classes`
+            are those of the classifier, and labels are indices into them in the order given. Those
+            that have no folder, or no image in it, are left out, but one must have some.
+
+    Attributes:
+        present: int32, indices of the classes with images, ascending: all of them unless `partial`.
 
     Raises:
-        UsageError: there is nothing to read, or a class asked for is not there. A class folder
-            without an image is an error too, as in torchvision's `ImageFolder`: it usually is an
-            incomplete copy.
+        UsageError: there is nothing to read, or a class asked for is not there. Unless `partial`, a
+            class folder without an image is an error too, as in torchvision's `ImageFolder`: it
+            usually is an incomplete copy.
     """
 
-    def __init__(self, root: str, split: str, classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        classes: Sequence[str] | None = None,
+        partial: bool = False,
+    ) -> None:
         self.name = f"folder:{root} [{split}]"
         self._folder = os.path.join(root, split)
-        self.classes = _class_folders(root, split, classes)
+        found = _class_folders(root, split)
+        if partial:
+            self.classes = _of_classifier(classes)
+        elif classes is not None:
+            self.classes = _chosen(self._folder, found, classes)
+        else:
+            self.classes = tuple(found)
+        there = set(found)
         with ThreadPoolExecutor(_LISTING_THREADS) as pool:
-            listings = list(pool.map(self._listing, self.classes))
+            listings = list(
+                pool.map(lambda name: self._listing(name) if name in there else [], self.classes)
+            )
         empty = [name for name, files in zip(self.classes, listings, strict=True) if not files]
         if len(empty) == len(self.classes):
             raise UsageError(
-                f"None of the {len(empty)} class folders in {self._folder} holds an image. Images "
-                f"are files that end in {', '.join(IMAGE_ENDINGS)} (in any case)."
+                f"None of the {len(empty)} classes in {self._folder} has a folder with an image: "
+                f"{_some(empty)}. Class folders there: {_some(found)}. Images are files that end "
+                f"in {', '.join(IMAGE_ENDINGS)} (in any case)."
             )
-        if empty:
+        if empty and not partial:
             raise UsageError(
                 f"{len(empty)} of the {len(self.classes)} class folders in {self._folder} hold no "
                 f"image: {_some(empty)}. Complete or remove them, or set data.classes to the "
                 "classes wanted."
             )
         self._files = [file for files in listings for file in files]
-        counts = [len(files) for files in listings]
+        counts = np.array([len(files) for files in listings])
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self.present = np.flatnonzero(counts).astype(np.int32)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -86,7 +109,7 @@ class Folder:
             ) from error
 
 
-def _class_folders(root: str, split: str, classes: Sequence[str] | None) -> tuple[str, ...]:
+def _class_folders(root: str, split: str) -> list[str]:
     if not os.path.isdir(root):
         raise UsageError(
             f"The data folder {root} {'is not a folder' if os.path.exists(root) else 'is missing'}."
@@ -105,8 +128,10 @@ def _class_folders(root: str, split: str, classes: Sequence[str] | None) -> tupl
             f"There are no class folders in {folder}. Put the images of each class in a folder of "
             f"its own, {folder}/CLASS/."
         )
-    if classes is None:
-        return tuple(found)
+    return found
+
+
+def _chosen(folder: str, found: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
     missing = sorted(set(classes) - set(found))
     if missing or not classes:
         raise UsageError(
@@ -115,6 +140,12 @@ def _class_folders(root: str, split: str, classes: Sequence[str] | None) -> tupl
             "Correct data.classes, or add the folders."
         )
     return tuple(sorted(set(classes)))
+
+
+def _of_classifier(classes: Sequence[str] | None) -> tuple[str, ...]:
+    if not classes or len(set(classes)) < len(classes):
+        raise ValueError(f"a partial folder needs different classes to index, not {classes}")
+    return tuple(classes)
 
 
 def _folders(folder: str) -> list[str]:

@@ -8,7 +8,7 @@ generator in the same state paints the same texture at every size.
 """
 
 from collections.abc import Callable
-from math import cos, pi, sin, tau
+from math import copysign, cos, pi, sin, sqrt, tau
 
 import cv2
 import numpy as np
@@ -111,6 +111,28 @@ def triangles(rng: np.random.Generator, size: int) -> np.ndarray:
 
 SEEN: dict[str, Texture] = {f.__name__: f for f in (stripes, plaid, checks, dots, noise, waves)}
 UNSEEN: dict[str, Texture] = {f.__name__: f for f in (rings, bricks, cells, marble, triangles)}
+
+
+def tile(rng: np.random.Generator, silhouette: np.ndarray) -> list[np.ndarray]:
+    """Corners of small copies of a silhouette, [P, 2] each, that tile the picture without overlap.
+
+    All are turned alike. A cell of the lattice has the proportions of the silhouette's bounding box
+    and the same area whatever the silhouette.
+    """
+    turn, period, mirror, *shifts = draw(rng, (0, tau), (0.2, 0.25), (-1, 1), (0, 1), (0, 1))
+    low, high = silhouette.min(axis=0), silhouette.max(axis=0)
+    cell = (high - low) * 1.25
+    corners = (silhouette - (low + high) / 2) * (copysign(1, mirror), 1)
+    scale = period / sqrt(cell[0] * cell[1])
+    cell, corners = cell * scale, corners * scale
+    # Enough of them to reach the picture's corners at any angle.
+    columns, rows = (np.arange(-n, n + 1) for n in np.ceil(1 / cell).astype(int))
+    rotate = np.array([[cos(turn), sin(turn)], [-sin(turn), cos(turn)]])
+    return [
+        (corners + (np.array((column, row)) + shifts) * cell) @ rotate + 0.5
+        for column in columns.tolist()
+        for row in rows.tolist()
+    ]
 
 
 def pick(rng: np.random.Generator, families: dict[str, Texture], count: int) -> list[Texture]:

@@ -28,7 +28,7 @@ CLASSES = (
     "L",
 )
 SPLITS = ("train", "val", "test")
-VERSIONS = ("clean", "sketch", "stylized", "rendition")
+VERSIONS = ("clean", "sketch", "stylized", "rendition", "conflict")
 SMALLEST, LARGEST = 16, 512  # sides in pixels
 
 # Square root of the area, as a fraction of the picture's side. The longest silhouette, L, spans
@@ -39,7 +39,7 @@ _SUPERSAMPLING = 4
 _SHIFT_BITS = 6  # fixed point of the corners given to OpenCV
 
 # Number of the random stream a picture's parts are drawn from, under its split, seed and index.
-_GEOMETRY, _CLEAN, _STYLIZED, _RENDITION = range(4)
+_GEOMETRY, _CLEAN, _STYLIZED, _RENDITION, _CONFLICT = range(5)
 
 
 class PictureCache:
@@ -82,11 +82,15 @@ class Shapes:
     seed: 0 to 2**64 - 1; another seed gives other pictures.
     version: 'clean': a random texture (shape_textures.SEEN) in random colours, the ground plain or
         faintly mottled; 'sketch': a black outline on white; 'stylized': textures of families that
-        'clean' never shows, inside and outside the silhouette; 'rendition': flat colours. The
-        versions of a picture show the same silhouette in the same place.
+        'clean' never shows, inside and outside the silhouette; 'rendition': flat colours;
+        'conflict': as 'clean' on a plain ground, but the texture is made of small copies of another
+        class's silhouette. The versions of a picture show the same silhouette in the same place.
 
-    name: 'shapes/VERSION/SPLIT'. classes: names of the ten silhouettes.
+    name: 'shapes/VERSION/SPLIT', with '@SEED' after the version if the seed is not 0.
+    classes: names of the ten silhouettes.
     labels: int32 [size]; label i is i modulo 10, so any run of tens is balanced.
+    texture_labels: int32 [size], of 'conflict': the class of the small silhouettes, never that of
+        the label; each run of tens has every class once, each run of 90 every pair. Otherwise None.
 
     The pictures depend on seed, split, index, version and image size alone, to the bit on one
     machine; elsewhere the last bit of a sine may differ, and a grey level with it.
@@ -131,9 +135,13 @@ class Shapes:
         self.image_size = image_size
         self.seed = seed
         self.version = version
-        self.name = f"shapes/{version}/{split}"
+        self.name = f"shapes/{version}{f'@{seed}' if seed else ''}/{split}"
         self.classes = CLASSES
         self.labels = np.arange(size, dtype=np.int32) % len(CLASSES)
+        self.texture_labels: np.ndarray | None = None
+        if version == "conflict":
+            ahead = 1 + np.arange(size, dtype=np.int32) // len(CLASSES) % (len(CLASSES) - 1)
+            self.texture_labels = (self.labels + ahead) % len(CLASSES)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -154,11 +162,14 @@ class Shapes:
         if self.version == "sketch":
             ink = _stroke(outline, self.image_size)
             return np.repeat(255 - ink[:, :, None], 3, axis=2)
-        mask = _fill(outline, self.image_size).astype(np.float32) / 255
+        mask = _fill([outline], self.image_size)
         if self.version == "rendition":
             return _paint_rendition(self._stream(_RENDITION, index), mask)
         if self.version == "stylized":
             return _paint_stylized(self._stream(_STYLIZED, index), mask)
+        if self.version == "conflict":
+            small = _SILHOUETTES[self.texture_labels[index]]
+            return _paint_conflict(self._stream(_CONFLICT, index), mask, small)
         return _paint_clean(self._stream(_CLEAN, index), mask)
 
     def _outline(self, index: int) -> np.ndarray:
@@ -201,6 +212,14 @@ def _paint_rendition(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     return _compose(mask, flat, ground)
 
 
+def _paint_conflict(
+    rng: np.random.Generator, mask: np.ndarray, silhouette: np.ndarray
+) -> np.ndarray:
+    ground, *pair = textures.colours(rng)
+    copies = _fill(textures.tile(rng, silhouette), len(mask))
+    return _compose(mask, _blend(pair, copies), ground)
+
+
 def _blend(pair: list[list[float]], share: np.ndarray) -> list[np.ndarray]:
     """Red, green and blue, [S, S] each, of a texture in two colours."""
     return [first + share * (second - first) for first, second in zip(*pair, strict=True)]
@@ -217,11 +236,13 @@ def _compose(
     return picture
 
 
-def _fill(outline: np.ndarray, size: int) -> np.ndarray:
-    """Coverage of each pixel by the silhouette, uint8 [S, S]."""
+def _fill(outlines: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Coverage of each pixel by silhouettes that do not overlap, float32 [S, S] in [0, 1]."""
     canvas = np.zeros((size * _SUPERSAMPLING,) * 2, np.uint8)
-    cv2.fillPoly(canvas, [_fixed_point(outline, len(canvas))], 255, shift=_SHIFT_BITS)
-    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+    points = [_fixed_point(outline, len(canvas)) for outline in outlines]
+    cv2.fillPoly(canvas, points, 255, shift=_SHIFT_BITS)
+    coverage = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+    return coverage.astype(np.float32) / 255
 
 
 def _stroke(outline: np.ndarray, size: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What a data set must offer to be trained on, and how its name in the configuration is read."""
 
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -8,6 +9,7 @@ import numpy as np
 from nsneg_jax.errors import UsageError
 
 _SHAPES_SIZE = 4000
+_SHAPES = re.compile(r"shapes(?:/(?P<version>\w+))?(?::(?P<size>[0-9]+))?(?:@(?P<seed>[0-9]+))?")
 
 
 class Source(Protocol):
@@ -36,8 +38,9 @@ def open_source(spec: str, split: str, *, image_size: int, classes: str = "") ->
     """Opens the data set that `data.source` names.
 
     Args:
-        spec: 'folder:ROOT' (see `Folder`), or 'shapes' or 'shapes:SIZE', the built-in procedural
-            images and how many of them.
+        spec: 'folder:ROOT' (see `Folder`), or 'shapes[/VERSION][:SIZE][@SEED]', the built-in
+            procedural images (see `Shapes`): 'shapes' are 4000 of version 'clean' and seed 0,
+            'shapes/sketch:1000@7' a thousand of another version and seed.
         split: 'train', 'val' or, of a folder, the name of any folder in ROOT.
         image_size: side of the procedural images in pixels; a folder's have what size they have.
         classes: restricts a folder to these classes, see `class_names`; '' takes them all.
@@ -50,7 +53,8 @@ def open_source(spec: str, split: str, *, image_size: int, classes: str = "") ->
         from nsneg_jax.input.folder import Folder
 
         return Folder(rest, split, class_names(classes) if classes else None)
-    if scheme == "shapes" and (not rest or rest.isdecimal()):
+    shapes = _SHAPES.fullmatch(spec)
+    if shapes:
         from nsneg_jax.input.shapes import Shapes
 
         if classes:
@@ -58,10 +62,17 @@ def open_source(spec: str, split: str, *, image_size: int, classes: str = "") ->
                 f"data.classes is {classes!r}, but the built-in shapes always have all of their "
                 "classes. Leave it empty."
             )
-        return Shapes(split, image_size=image_size, size=int(rest or _SHAPES_SIZE))
+        return Shapes(
+            split,
+            image_size=image_size,
+            size=int(shapes["size"] or _SHAPES_SIZE),
+            seed=int(shapes["seed"] or 0),
+            version=shapes["version"] or "clean",
+        )
     raise UsageError(
         f"data.source is {spec!r}, but must be 'folder:PATH' (images in PATH/{split}/CLASS/) or "
-        "'shapes' or 'shapes:NUMBER' (built in). Set it with --config.data.source=folder:PATH."
+        "'shapes[/VERSION][:SIZE][@SEED]' (built in), such as 'shapes', 'shapes:1000' or "
+        "'shapes/sketch:1000@7'. Set it with --config.data.source=folder:PATH."
     )
 
 

@@ -1,5 +1,8 @@
 """Folders of images, and how data sets are named."""
 
+import os
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -81,6 +84,60 @@ def test_a_choice_of_classes(root):
         Folder(str(root), "train", ())
 
 
+def test_missing_and_empty_classes_keep_the_classifiers_labels(root):
+    (root / "train" / "empty").mkdir()
+    (root / "train" / "empty" / "note.txt").write_text("no image")
+    (root / "train" / "a" / "list.txt").write_text("no image")
+    (root / "train" / "b" / "2.JPEG.part").write_text("no image")
+    # Not sorted, and 'c', which is there, is not among them.
+    classes = ("z", "b", "empty", "missing", "a")
+    folder = Folder(str(root), "train", classes, partial=True)
+    assert folder.classes == classes
+    paths = [folder.path(i) for i in range(len(folder))]
+    assert paths == ["b/1.jpg", "b/2.JPEG", "a/0.tiff", "a/x/y/3.Png"]
+    assert folder.labels.dtype == np.int32 and folder.present.dtype == np.int32
+    np.testing.assert_array_equal(folder.labels, [1, 1, 4, 4])
+    np.testing.assert_array_equal(folder.present, [1, 4])
+    assert [int(folder.image(i)[0, 0, 0]) for i in range(4)] == [10, 0, 30, 20]
+
+
+def test_partial_does_not_depend_on_the_order_on_disk(root, monkeypatch):
+    classes = tuple("gfedcba")
+    before = Folder(str(root), "train", classes, partial=True)
+    monkeypatch.setattr("os.scandir", reversed_scandir(os.scandir))
+    after = Folder(str(root), "train", classes, partial=True)
+    np.testing.assert_array_equal(before.labels, after.labels)
+    np.testing.assert_array_equal(before.labels, [4, 5, 5, 6, 6])
+    assert [before.path(i) for i in range(5)] == [after.path(i) for i in range(5)]
+
+
+def reversed_scandir(scandir):
+    @contextmanager
+    def listing(path):
+        with scandir(path) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=True))
+
+    return listing
+
+
+def test_partial_of_all_classes_is_the_whole(root):
+    whole, partial = Folder(str(root), "train"), Folder(str(root), "train", tuple("abc"), True)
+    np.testing.assert_array_equal(whole.labels, partial.labels)
+    np.testing.assert_array_equal(whole.present, [0, 1, 2])
+    np.testing.assert_array_equal(partial.present, [0, 1, 2])
+
+
+def test_partial_needs_an_image_of_the_classifiers_classes(root):
+    (root / "train" / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"None of the 2 classes .*: n01, empty\. .* there: a, b"):
+        Folder(str(root), "train", ("n01", "empty"), partial=True)
+    with pytest.raises(UsageError, match="no split 'test'"):
+        Folder(str(root), "test", ("a",), partial=True)
+    for classes in (None, (), ("a", "b", "a")):
+        with pytest.raises(ValueError, match="different classes"):
+            Folder(str(root), "train", classes, partial=True)
+
+
 def test_class_folders_directly_in_the_root(root):
     assert len(Folder(str(root / "train"), ".")) == 5
 
@@ -95,7 +152,9 @@ def test_what_is_missing_is_named(root, tmp_path):
     with pytest.raises(UsageError, match="no class folders"):
         Folder(str(root / "val"), "a")
     (root / "empty" / "k").mkdir(parents=True)
-    with pytest.raises(UsageError, match="None of the 1 class folders"):
+    with pytest.raises(
+        UsageError, match=r"None of the 1 classes .* has a folder with an image: k\."
+    ):
         Folder(str(root), "empty")
     (root / "train" / "void").mkdir()
     with pytest.raises(UsageError, match=r"1 of the 4 class folders .* no image: void"):

@@ -5,13 +5,15 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input import shape_textures
+from nsneg_jax.input import shape_textures, shapes
 from nsneg_jax.input.shapes import CLASSES, SPLITS, VERSIONS, PictureCache, Shapes
 
 
@@ -59,6 +61,21 @@ def test_protocol():
     assert source.labels.dtype == np.int32
     assert np.bincount(source.labels).tolist() == [20] * 10
     assert np.array_equal(source.image(np.int64(7)), source.image(7))
+
+
+def test_name_tells_the_seed():
+    assert Shapes("test", image_size=32, size=10, seed=7).name == "shapes/clean@7/test"
+
+
+def test_pictures_are_those_of_the_first_version():
+    # shapes.npz: ten pictures of each version, recorded when the data set had four. Whoever
+    # trained on them must get the same ones again, but for the last bit of another machine's sine.
+    with np.load(Path(__file__).with_name("shapes.npz")) as recorded:
+        assert len(recorded.files) == 4
+        for version in recorded.files:
+            images = pictures("val", size=10, image_size=20, seed=3, version=version)
+            differences = np.abs(images.astype(int) - recorded[version])
+            assert differences.max() <= 1 and (differences > 0).mean() < 0.001
 
 
 def test_longer_set_begins_with_the_shorter():
@@ -117,6 +134,11 @@ def test_versions_share_the_silhouette_and_every_one_shows_it():
         light = luma(sets["stylized"][i]) > 0.5
         assert max(overlap(light, mask), overlap(~light, mask)) > 0.95
 
+        conflict = luma(sets["conflict"][i])
+        stands_out = np.abs(conflict - np.median(border(conflict))) > 0.2
+        assert overlap(stands_out, mask) > 0.95
+        assert (border(sets["conflict"][i]) == sets["conflict"][i][0, 0]).all()
+
         ink = (sets["sketch"][i][..., 0] < 128).astype(np.uint8)
         contours, _ = cv2.findContours(ink, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         assert len(contours) == 1
@@ -124,7 +146,7 @@ def test_versions_share_the_silhouette_and_every_one_shows_it():
         assert overlap(filled, mask) > 0.75
         assert filled[mask].all()
         # The pen follows the edge: the middle of the silhouette stays white.
-        deep = cv2.erode(mask.astype(np.uint8), np.ones((7, 7))).astype(bool)
+        deep = cv2.erode(mask.astype(np.uint8), np.ones((9, 9))).astype(bool)
         assert not ink[deep].any()
 
 
@@ -135,7 +157,7 @@ def test_silhouettes_stay_inside_and_have_equal_areas():
     assert masks[:, 0].max() == masks[:, -1].max() == 0
     assert masks[:, :, 0].max() == masks[:, :, -1].max() == 0
     area = np.array([masks[source.labels == k].mean() for k in range(10)])
-    assert area.min() > 0.18 and area.max() < 0.27 and area.max() < 1.1 * area.min()
+    assert area.min() > 0.25 and area.max() < 0.29 and area.max() < 1.1 * area.min()
     spread = masks.mean(axis=(1, 2)).std()
     assert np.ptp(area) < spread
 
@@ -175,6 +197,69 @@ def test_stylized_has_its_own_textures_inside_and_outside():
     assert contrast["clean", "in"].min() > 10
 
 
+def test_conflict_pairs_every_shape_with_every_other_as_texture():
+    source = Shapes("test", image_size=32, size=180, version="conflict")
+    assert source.texture_labels.dtype == np.int32 and source.labels.dtype == np.int32
+    pairs = list(zip(source.labels.tolist(), source.texture_labels.tolist(), strict=True))
+    assert sorted(pairs) == sorted(2 * [(a, b) for a in range(10) for b in range(10) if a != b])
+    for start in range(0, 180, 10):
+        assert sorted(source.texture_labels[start : start + 10]) == list(range(10))
+    assert Shapes(image_size=32, size=10).texture_labels is None
+
+
+def drawn(corners, size):
+    # OpenCV moves some edges from outside to the canvas's border, which is therefore cut off.
+    points = [np.rint(corners * size).astype(np.int32) + 1]
+    return cv2.fillPoly(np.zeros((size + 2, size + 2), np.uint8), points, 1)[1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("label", range(10))
+def test_tile_makes_small_copies_side_by_side(label):
+    silhouette = shapes._SILHOUETTES[label]
+    for seed in range(4):
+        copies = shape_textures.tile(np.random.default_rng(seed), silhouette)
+        # Similar to the silhouette: all distances between corners by the same factor.
+        ratios = np.stack([pdist(copy) / pdist(silhouette) for copy in copies])
+        assert np.ptp(ratios) < 1e-9 and 0.1 < ratios.mean() < 0.2
+        canvas = sum(drawn(copy, 300) for copy in copies)
+        assert canvas.max() == 1 and 0.2 < canvas.mean() < 0.7
+        # None is missing, up to the picture's corners: there is no place far from all of them.
+        assert cv2.distanceTransform(1 - canvas, cv2.DIST_L2, 5).max() < 0.18 * 300
+
+
+def test_conflict_shows_silhouettes_of_its_texture_class():
+    # Inside the shape are two colours. One of them makes islands, and those that the edge does not
+    # cut have the outline of the texture's class: of all classes' its first Hu moment, which no
+    # turn or scale changes, is the nearest.
+    def moment(mask):
+        return cv2.HuMoments(cv2.moments(mask, binaryImage=True))[0, 0]
+
+    wanted = np.array([moment(drawn(s / 4 + 0.5, 600)) for s in shapes._SILHOUETTES])
+    source = Shapes("val", image_size=256, size=60, version="conflict")
+    nearest = []
+    for i in range(60):
+        image = source.image(i).astype(int)
+        inside = (np.abs(image - image[0, 0]).sum(axis=2) > 60).astype(np.uint8)
+        deep = cv2.erode(inside, np.ones((5, 5)))
+        colours, counts = np.unique(image[deep == 1] @ (1 << 16, 1 << 8, 1), return_counts=True)
+        first, second = (
+            np.array((*divmod(c >> 8, 256), c & 255)) for c in colours[np.argsort(counts)[-2:]]
+        )
+        across = second - first
+        share = ((image - first) @ across) / (across @ across)
+        for side in (share > 0.5, share < 0.5):
+            _, marks, boxes, _ = cv2.connectedComponentsWithStats(side.astype(np.uint8) & deep)
+            for k, (x, y, w, h, area) in enumerate(boxes[1:], 1):
+                box = slice(y - 2, y + h + 2), slice(x - 2, x + w + 2)
+                island = (marks[box] == k).astype(np.uint8)
+                cut = (cv2.dilate(island, np.ones((3, 3))) > deep[box]).any()
+                if area > 500 and not cut:
+                    distances = np.abs(np.log(moment(island) / wanted))
+                    nearest.append(distances[source.texture_labels[i]] < distances.min() + 0.05)
+    assert len(nearest) > 60
+    assert np.mean(nearest) > 0.9
+
+
 @pytest.mark.parametrize("family", [*shape_textures.SEEN, *shape_textures.UNSEEN])
 def test_textures_are_float32_maps_with_both_colours(family):
     paint = {**shape_textures.SEEN, **shape_textures.UNSEEN}[family]
@@ -208,7 +293,7 @@ def test_pixels_tell_the_label_but_not_at_once():
     )
     distances = (x * x).sum(axis=1) - 2 * held_out @ x.T
     accuracy = (distances.argmin(axis=1) % 10 == np.arange(500) % 10).mean()
-    assert 0.15 < accuracy < 0.5
+    assert 0.15 < accuracy < 0.7
 
 
 def test_pictures_are_the_callers_to_change():
@@ -261,7 +346,10 @@ def test_travels_to_worker_processes_without_its_pictures():
     ("mistake", "words"),
     [
         ({"split": "training"}, ("'training'", "train, val, test")),
-        ({"version": "corruption"}, ("'corruption'", "clean, sketch, stylized, rendition")),
+        (
+            {"version": "corruption"},
+            ("'corruption'", "clean, sketch, stylized, rendition, conflict"),
+        ),
         ({"image_size": 15}, ("15", "16 to 512")),
         ({"image_size": 513}, ("513", "16 to 512")),
         ({"size": 0}, ("0 pictures", "multiple of 10")),
