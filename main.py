@@ -10,6 +10,7 @@ JOBS = {
     "pretrain": "nsneg_jax.pretrain:pretrain",
     "linear": "nsneg_jax.linear:linear",
     "knn": "nsneg_jax.knn:knn",
+    "evaluate": "nsneg_jax.evaluate:evaluate",
     "features": "nsneg_jax.features:write_features",
 }
 

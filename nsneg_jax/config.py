@@ -182,6 +182,26 @@ def validate_knn(config: ConfigDict, devices: int) -> None:
     check.expect("knn.k", len(config.knn.k) > 0, "one number of neighbours or more")
 
 
+def validate_evaluate(config: ConfigDict, devices: int) -> None:
+    """As `validate_linear`, for the evaluate job."""
+    check = _Checker(config)
+    check.expect(
+        "pretrained",
+        bool(config.pretrained),
+        "the workdir of a linear probe (such as runs/linear) or a checkpoint folder in it",
+    )
+    check.positive("batch_size", "data.threads")
+    check.not_negative("data.workers", "seed")
+    check.one_of("dtype", _DTYPES)
+    check.image_size()
+    check.divisible_batch(devices)
+    for name in config.sets:
+        check.not_negative(f"sets.{name}.resize")
+        check.one_of(f"sets.{name}.protocol", ("top1", "corruption", "cue_conflict"))
+        check.one_of(f"sets.{name}.answers", ("all", "present"))
+        check.one_of(f"sets.{name}.names", ("class", "index"))
+
+
 def validate_features(config: ConfigDict, devices: int) -> None:
     """As `validate_linear`, for the features job."""
     check = _check_frozen_encoder(config, devices)

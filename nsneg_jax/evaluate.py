@@ -1,0 +1,227 @@
+"""The robustness job: a trained probe on many test sets, the row of the paper's table."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from nsneg_jax import mesh, summary
+from nsneg_jax.checkpoint import StopSignals, stopped
+from nsneg_jax.config import FILE_NAME, claim_workdir, validate_evaluate
+from nsneg_jax.corruptions import corrupt, image_keys
+from nsneg_jax.errors import UsageError
+from nsneg_jax.files import write_json, write_whole
+from nsneg_jax.input import labelled
+from nsneg_jax.input.pipeline import prefetch_to_devices
+from nsneg_jax.input.source import class_names
+from nsneg_jax.metrics import Progress
+from nsneg_jax.models.encoder import Encoder
+from nsneg_jax.parts import Part, plan
+from nsneg_jax.pretrained import Pretrained, load_pretrained
+from nsneg_jax.probe import ranks
+from nsneg_jax.report import RESULTS
+from nsneg_jax.views import normalise
+
+_FIELDS = ("image", "label", "valid", "index")
+
+
+def evaluate(
+    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+) -> dict | None:
+    """Evaluates the classifier of `config` on every set that is there.
+
+    What each image got is kept in WORKDIR/parts as soon as a part (a set, or a corruption and
+    severity) is finished; a run that was stopped goes on with the next part.
+
+    Args:
+        config: of the job; see configs/evaluate.py.
+        workdir: for parts/, results.json and config.json.
+        devices: to split the batch over, by default all there are.
+
+    Returns:
+        What results.json holds; None where a signal stopped the run.
+
+    Raises:
+        UsageError: the config, the classifier or a set do not fit, or, with `require_all`, a set
+            is not there.
+    """
+    if config.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    devices = mesh.data_mesh(devices)
+    validate_evaluate(config, devices.size)
+    pretrained = load_pretrained(config.pretrained, config.dtype)
+    classes = _classes(config, pretrained)
+    parts, missing = plan(config, classes)
+    claim_workdir(config, workdir, resuming=(workdir / FILE_NAME).exists())
+    print(f"classifier  {pretrained.origin}: {len(classes):,} classes")
+    for name, where in missing.items():
+        print(f"missing     {name}: {where}")
+    classify = Classifier(config, pretrained, devices)
+    waiting = [part for part in parts if not _path(workdir, part).exists()]
+    done = len(parts) - len(waiting)
+    print(
+        f"parts       {len(parts)} of {len({p.set_name for p in parts})} sets, {done} done before"
+    )
+    with StopSignals() as signals, Progress(len(parts), done, unit="part") as display:
+        for part in waiting:
+            outputs = classify(part)
+            if jax.process_index() == 0:
+                _save(_path(workdir, part), outputs)
+            done += 1
+            display.advance(done)
+            valid = outputs["valid"]
+            top1 = 100 * outputs["top1"][valid].mean() if valid.any() else float("nan")
+            display.show(done, f"{part.title}  {valid.sum():,} images  top-1 {top1:.2f} %")
+            if signals.received:
+                print(stopped(signals.received, done, len(parts), unit="part"))
+                return None
+    outputs: dict[str, list] = {}
+    for part in parts:
+        with np.load(_path(workdir, part)) as kept:
+            outputs.setdefault(part.set_name, []).append((part, dict(kept)))
+    results = {
+        "job": "evaluate",
+        "encoder": pretrained.encoder_origin,
+        "classifier": pretrained.origin,
+        "label": config.label,
+        "sets": summary.summarise(outputs, classes, config.seed),
+        "missing": missing,
+    }
+    write_json(workdir / RESULTS, results)
+    print(f"done: {workdir / RESULTS}; `python -m nsneg_jax.report {workdir}` makes the table")
+    return results
+
+
+def _classes(config: ConfigDict, pretrained: Pretrained) -> tuple[str, ...]:
+    """Names of the classifier's classes, in the order of its logits."""
+    if pretrained.classifier is None:
+        raise UsageError(
+            f"{pretrained.origin} has no classifier to evaluate. Train one with "
+            "--config=configs/linear.py and give its workdir with --config.pretrained=DIR."
+        )
+    count = len(pretrained.classifier["bias"])
+    given = tuple(sorted(class_names(config.classes))) if config.classes else None
+    if pretrained.classes and given and given != pretrained.classes:
+        raise UsageError(
+            f"The classifier of {pretrained.origin} knows its {count} classes, and they are not "
+            f"those of classes={config.classes!r}. Leave classes empty."
+        )
+    known = pretrained.classes or given
+    if known is None or len(known) != count:
+        raise UsageError(
+            f"The classifier of {pretrained.origin} has {count} classes, "
+            + (f"but {len(known)} are named" if known else "whose names it does not know")
+            + ". Name them with --config.classes=FILE, a file with a name a line such as "
+            "data/imagenet100.tsv; they are put in the order of the names."
+        )
+    return known
+
+
+class Classifier:
+    """What a probe's classifier says of the images of a part."""
+
+    def __init__(self, config: ConfigDict, pretrained: Pretrained, devices: Mesh) -> None:
+        whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+        self._config = config
+        self._devices = devices
+        self._network = jax.device_put(
+            (pretrained.params, pretrained.stats, pretrained.classifier), whole
+        )
+        self._classify = jax.jit(
+            partial(_classify, pretrained.encoder, config.dtype),
+            in_shardings=(whole, whole, split, split),
+            out_shardings=whole,
+        )
+
+    def __call__(self, part: Part) -> dict[str, np.ndarray]:
+        """Arrays [n] in the order of the part's source: 'top1', 'top5' bool, 'confidence' float32,
+        'valid' bool (False for images that cannot be read), 'names'; of cue conflicts also
+        'probabilities' [n, C]."""
+        corrupting = self._corrupting(part)
+        outputs, pending = [], None
+        for batch in self._batches(part):
+            images = batch["image"]
+            if corrupting is not None:
+                images = corrupting(images, batch["index"])
+            running = self._classify(self._network, part.answers, images, batch["label"])
+            running |= {"valid": jax.device_put(batch["valid"], mesh.replicated(self._devices))}
+            if part.protocol != "cue_conflict":
+                del running["probabilities"]
+            # the devices have the next batch before this waits for the one before
+            if pending is not None:
+                outputs.append(jax.device_get(pending))
+            pending = running
+        outputs.append(jax.device_get(pending))
+        joined = {
+            name: np.concatenate([output[name] for output in outputs])[: len(part.source)]
+            for name in outputs[0]
+        }
+        path = getattr(part.source, "path", str)
+        return joined | {"names": np.array([path(i) for i in range(len(part.source))])}
+
+    def _batches(self, part: Part) -> Iterator[dict[str, jax.Array]]:
+        data = self._config.data
+        batches = labelled.evaluation_batches(
+            part.source,
+            batch_size=self._config.batch_size,
+            image_size=data.image_size,
+            resize=round(part.resize * data.image_size / 224),
+            threads=data.threads,
+            workers=data.workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            skip_unreadable=True,
+        )
+        return prefetch_to_devices(batches, mesh.split_batch(self._devices), _FIELDS)
+
+    def _corrupting(self, part: Part) -> Callable | None:
+        if part.corruption is None:
+            return None
+        name, severity = part.corruption
+        split = mesh.split_batch(self._devices)
+
+        def corrupting(images: jax.Array, indices: jax.Array) -> jax.Array:
+            keys = image_keys(self._config.seed, indices)
+            return jax.device_put(corrupt(images, name, severity, keys), split)
+
+        return corrupting
+
+
+def _classify(
+    encoder: Encoder,
+    dtype: str,
+    network: tuple,
+    answers: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+) -> dict[str, jax.Array]:
+    params, stats, classifier = network
+    floats = images.astype(jnp.dtype(dtype)) / 255
+    features = encoder.features(params, stats, normalise(floats)).astype(classifier["kernel"].dtype)
+    product = jnp.dot(features, classifier["kernel"], precision=jax.lax.Precision.HIGHEST)
+    logits = jnp.where(answers, product + classifier["bias"], -jnp.inf)
+    probabilities = jax.nn.softmax(logits)
+    rank = ranks(logits, labels)
+    return {
+        "top1": rank < 1,
+        "top5": rank < 5,
+        "confidence": probabilities.max(axis=-1).astype(jnp.float32),
+        "probabilities": probabilities.astype(jnp.float32),
+    }
+
+
+def _path(workdir: Path, part: Part) -> Path:
+    return workdir / "parts" / f"{part.title.replace(' ', '-')}.npz"
+
+
+def _save(path: Path, outputs: dict[str, np.ndarray]) -> None:
+    def write(partial_path: Path) -> None:
+        with partial_path.open("wb") as file:  # by name, savez would add an ending
+            np.savez_compressed(file, **outputs)
+
+    write_whole(path, write)

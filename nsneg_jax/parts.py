@@ -1,0 +1,195 @@
+"""What the robustness job has to do: its sets, and the parts they are evaluated in."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
+from nsneg_jax.cue_conflict import cues_of
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.folder import Folder
+from nsneg_jax.input.source import Source, class_names, open_source
+from nsneg_jax.released_sets import RELEASED
+
+IMAGENET_1K = Path(__file__).parents[1] / "data" / "imagenet1k.txt"
+
+
+class Part(NamedTuple):
+    """A piece of work of the robustness job that is finished as a whole.
+
+    Attributes:
+        set_name: of the set in the config.
+        corruption_of: (corruption, severity) that the part shows, or None.
+        protocol: 'top1', 'corruption' or 'cue_conflict'.
+        source: of the images; labels are indices into the classifier's classes.
+        about: the name of the source, for the results.
+        resize: shorter side before the central crop, at 224; 0 for the crop alone.
+        answers: bool [C], the classes that may be answered.
+        corruption: what is to be done to the images here, (name, severity), or None.
+        generated: whether the images are made here or procedural, and not of a released set.
+    """
+
+    set_name: str
+    corruption_of: tuple[str, int] | None
+    protocol: str
+    source: Source
+    about: str
+    resize: int
+    answers: np.ndarray
+    corruption: tuple[str, int] | None
+    generated: bool
+
+    @property
+    def title(self) -> str:
+        """E.g. 'sketch' or 'corruption gaussian_noise 3'."""
+        return " ".join(map(str, (self.set_name, *(self.corruption_of or ()))))
+
+
+def plan(config: ConfigDict, classes: Sequence[str]) -> tuple[list[Part], dict[str, str]]:
+    """The parts to do, and of sets that are not there where to get them.
+
+    Args:
+        config: of the job.
+        classes: the classifier's, in the order of its logits.
+
+    Raises:
+        UsageError: `only` names no set, a set cannot be used, or one is missing and `require_all`
+            is set.
+    """
+    wanted = [name.strip() for name in config.only.split(",") if name.strip()] or list(config.sets)
+    unknown = [name for name in wanted if name not in config.sets]
+    if unknown:
+        raise UsageError(
+            f"only names {unknown[0]!r}, but the sets are {', '.join(config.sets)}. Choose among "
+            "these with --config.only=NAME,NAME, or add a set in a config file of your own."
+        )
+    parts, missing = [], {}
+    for name in wanted:
+        settings = config.sets[name]
+        scheme, _, root = settings.source.partition(":")
+        if scheme == "folder" and not os.path.isdir(root):
+            where = f"{root} is not there"
+            if name in RELEASED:
+                where += f"; get {RELEASED[name].where}"
+            missing[name] = where
+        else:
+            parts += _parts(name, settings, classes, config.data.image_size)
+    if missing and config.require_all:
+        listed = "; ".join(f"{name}: {where}" for name, where in missing.items())
+        raise UsageError(
+            f"{len(missing)} of {len(wanted)} sets are missing, and require_all is set: {listed}. "
+            "Set where they are with --config.sets.NAME.source=folder:PATH."
+        )
+    if not parts:
+        listed = "; ".join(f"{name}: {where}" for name, where in missing.items())
+        raise UsageError(
+            f"None of the sets is there: {listed}. Set where they are with "
+            "--config.sets.NAME.source=folder:PATH."
+        )
+    return parts, missing
+
+
+def _parts(name: str, settings: ConfigDict, classes: Sequence[str], size: int) -> list[Part]:
+    if settings.protocol == "corruption" and not settings.generate:
+        return _released_corruptions(name, settings, classes)
+    source = _open(name, settings, settings.split, classes, size)
+    procedural = settings.source.startswith("shapes")
+    one = Part(
+        set_name=name,
+        corruption_of=None,
+        protocol=settings.protocol,
+        source=source,
+        about=source.name,
+        resize=settings.resize,
+        answers=_answers(settings, source, len(classes)),
+        corruption=None,
+        generated=procedural,
+    )
+    if settings.protocol != "corruption":
+        return [one]
+    names = (*CORRUPTIONS, *(EXTRA if settings.extra else ()))
+    return [
+        one._replace(corruption_of=(kind, s), corruption=(kind, s), generated=True)
+        for kind in names
+        for s in SEVERITIES
+    ]
+
+
+def _released_corruptions(name: str, settings: ConfigDict, classes: Sequence[str]) -> list[Part]:
+    """One part for each CORRUPTION/SEVERITY that is there, at any one folder's depth below."""
+    root = settings.source.partition(":")[2]
+    places = [root, *(entry.path for entry in os.scandir(root) if entry.is_dir())]
+    parts = []
+    for corruption in (*CORRUPTIONS, *EXTRA):
+        for severity in SEVERITIES:
+            # the archives noise.tar, blur.tar ... may have been unpacked into folders of their own
+            found = [p for p in places if os.path.isdir(f"{p}/{corruption}/{severity}")]
+            if found:
+                folder = f"{found[0]}/{corruption}"
+                source = Folder(folder, str(severity), classes, partial=True)
+                answers = _answers(settings, source, len(classes))
+                which = (corruption, severity)
+                parts.append(
+                    Part(
+                        name, which, "corruption", source, settings.source, settings.resize,
+                        answers, None, False,
+                    )
+                )  # fmt: skip
+    if not parts:
+        raise UsageError(
+            f"The set {name} has no folder CORRUPTION/SEVERITY in {root}, such as "
+            f"{root}/gaussian_noise/1. Give the folder that ImageNet-C was unpacked to with "
+            f"--config.sets.{name}.source=folder:PATH, or set --config.sets.{name}.generate=True "
+            "to corrupt clean images here."
+        )
+    return parts
+
+
+def _open(name: str, settings: ConfigDict, split: str, classes: Sequence[str], size: int) -> Source:
+    scheme, _, root = settings.source.partition(":")
+    if scheme != "folder":
+        source = open_source(settings.source, split, image_size=size)
+        if tuple(source.classes) != tuple(classes):
+            raise UsageError(
+                f"The set {name}, {source.name}, has the classes {', '.join(source.classes)}, but "
+                f"the classifier has {len(classes)} others. Evaluate a probe of the same data."
+            )
+        return source
+    if settings.protocol == "cue_conflict":
+        return _CueFolder(root, split)
+    folders = classes if settings.names == "class" else _imagenet_indices(name, classes)
+    return Folder(root, split, folders, partial=True)
+
+
+class _CueFolder(Folder):
+    """The released cue-conflict images: no labels, `cues` (shape, texture) from their names."""
+
+    def __init__(self, root: str, split: str) -> None:
+        super().__init__(root, split)
+        self.labels = np.zeros(len(self), np.int32)
+        self.cues = tuple(zip(*(cues_of(self.path(i)) for i in range(len(self))), strict=True))
+
+
+def _imagenet_indices(name: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """Folder names of `classes` in sets that name them by their index in ImageNet-1K."""
+    indices = {wnid: str(i) for i, wnid in enumerate(class_names(str(IMAGENET_1K)))}
+    unknown = [wnid for wnid in classes if wnid not in indices]
+    if unknown:
+        raise UsageError(
+            f"The set {name} has classes by their index in ImageNet-1K, where the classifier's "
+            f"class {unknown[0]!r} is not to be found. Leave this set out with --config.only=..., "
+            f"or rename its folders and set --config.sets.{name}.names=class."
+        )
+    return tuple(indices[wnid] for wnid in classes)
+
+
+def _answers(settings: ConfigDict, source: Source, classes: int) -> np.ndarray:
+    if settings.answers == "all":
+        return np.ones(classes, bool)
+    present = np.zeros(classes, bool)
+    present[np.unique(source.labels)] = True
+    return present

@@ -1,0 +1,52 @@
+"""The test sets of the paper's table and its neighbours: what they are and where to get them."""
+
+from typing import NamedTuple
+
+
+class ReleasedSet(NamedTuple):
+    """`where` to get it; its `tfds` name, '' if it has none."""
+
+    where: str
+    tfds: str = ""
+
+
+RELEASED = {
+    "clean": ReleasedSet(
+        "the validation images of ImageNet (image-net.org) in class folders; "
+        "`python -m data.imagenet100` makes the 100-class subset",
+        "imagenet2012",
+    ),
+    "corruption": ReleasedSet(
+        "ImageNet-C, zenodo.org/records/2235448: noise.tar, blur.tar, weather.tar, digital.tar "
+        "(and extra.tar) unpacked into one folder, or --config.sets.corruption.generate=True",
+        "imagenet2012_corrupted",
+    ),
+    "sketch": ReleasedSet(
+        "ImageNet-Sketch, github.com/HaohanWang/ImageNet-Sketch",
+        "imagenet_sketch",
+    ),
+    "stylized": ReleasedSet(
+        "Stylized-ImageNet, made by the code at github.com/rgeirhos/Stylized-ImageNet; its "
+        "validation images",
+    ),
+    "rendition_100way": ReleasedSet(
+        "ImageNet-R, github.com/hendrycks/imagenet-r",
+        "imagenet_r",
+    ),
+    "rendition_19way": ReleasedSet(
+        "ImageNet-R, github.com/hendrycks/imagenet-r",
+        "imagenet_r",
+    ),
+    "v2": ReleasedSet(
+        "ImageNetV2 (matched frequency), imagenetv2.org",
+        "imagenet_v2",
+    ),
+    "a": ReleasedSet(
+        "ImageNet-A, github.com/hendrycks/natural-adv-examples",
+        "imagenet_a",
+    ),
+    "cue_conflict": ReleasedSet(
+        "the cue-conflict images of github.com/rgeirhos/texture-vs-shape "
+        "(stimuli/style-transfer-preprocessed-512)",
+    ),
+}
