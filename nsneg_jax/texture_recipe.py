@@ -31,13 +31,13 @@ class TextureRecipe:
     """
 
     output_size: int = 224
-    passes: tuple[int, ...] = (2, 2, 2, 2)
+    passes: tuple[int, ...] = (3, 2, 2)
     neighbourhood: int = 5
     frequencies: tuple[int, int] = (6, 2)
     similar: int = 2
     jump_cost: int = 1
     use_cost: int = 2
-    cell: int = 5
+    cell: int = 10
 
 
 def validate(recipe: TextureRecipe, exemplars: Shape) -> None:
