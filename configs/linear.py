@@ -64,7 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.source = "folder:data/imagenet"
         config.optimizer.milestones = (60, 80)
     if variant == "tiny":
-        config.update({"batch_size": 200, "epochs": 12, "learning_rates": (0.01, 0.1, 1.0, 10.0)})
+        config.update({"batch_size": 100, "epochs": 12, "learning_rates": (0.01, 0.1, 1.0, 10.0)})
         config.data.update({"source": "shapes:4000", "image_size": 32, "resize": 0, "threads": 2})
         config.optimizer.milestones = (6, 9)
         config.crop_scale = (0.5, 1.0)

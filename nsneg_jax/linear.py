@@ -244,7 +244,7 @@ def _results(config: ConfigDict, state: probe.ProbeState, progress: dict) -> dic
         {
             "learning_rate": rate,
             **{name: _plain(values[i]) for name, values in progress["last"].items()},
-            "best_accuracy_top1": float(best[0][i]),
+            "best_accuracy_top1": round(float(best[0][i]), 4),
             "best_epoch": int(best[1][i]),
         }
         for i, rate in enumerate(config.learning_rates)

@@ -45,6 +45,7 @@ def tiny_linear_config(pretrained, **overrides) -> ConfigDict:
         "pretrained": str(pretrained),
         "batch_size": 32,
         "epochs": 4,
+        "learning_rates": (1.0,),
         "data.source": "shapes:80",
         "data.image_size": 16,
     }

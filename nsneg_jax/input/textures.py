@@ -21,6 +21,7 @@ from nsneg_jax.texture_recipe import TextureRecipe
 # of the published textures: exemplars of 96 px for 224
 _EXEMPLARS, _EXEMPLAR_SHARE = 2, 96 / 224
 _SMALLEST_EXEMPLAR = 6  # of neighbourhoods of 3 pixels
+_LARGE_EXEMPLAR = 80  # enough for the recipe of photographs
 _BATCH = 128
 
 
@@ -168,8 +169,8 @@ def small_recipe(image_size: int) -> tuple[TextureRecipe, int]:
     """
     side = max(_SMALLEST_EXEMPLAR, round(image_size * _EXEMPLAR_SHARE))
     recipe = TextureRecipe(output_size=image_size)
-    if side >= 2 * recipe.neighbourhood * 2 ** (len(recipe.passes) - 1):
-        factor = 2 ** (len(recipe.passes) - 1)
+    factor = 2 ** (len(recipe.passes) - 1)
+    if side >= _LARGE_EXEMPLAR:
         return recipe, side // factor * factor
     levels = (side // _SMALLEST_EXEMPLAR).bit_length()
     recipe = replace(recipe, passes=(2,) * levels, neighbourhood=3, cell=3, similar=1)
