@@ -4,20 +4,25 @@ BIN := .venv/bin
 RUNS ?= runs
 DEMO := $(RUNS)/demo
 
-.PHONY: demo test slow lint format clean
+.PHONY: demo evaluation test slow lint format clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
-	for encoder in patch untrained; do \
-	  pretrained=$(DEMO)/patch; \
-	  if [ $$encoder = untrained ]; then pretrained=untrained:$$pretrained; fi; \
-	  for job in knn linear; do \
-	    $(BIN)/python main.py --config=configs/linear.py:tiny --config.job=$$job \
-	      --config.pretrained=$$pretrained --workdir=$(DEMO)/$$encoder-$$job || exit; \
-	  done; \
-	done
-	$(BIN)/python -m nsneg_jax.report $(DEMO)/*-knn $(DEMO)/*-linear --out $(DEMO)/table.md
-	@echo "Look at $(DEMO)/patch/pictures/views.png for what was trained on, and at $(DEMO)/table.md"
+	$(MAKE) --no-print-directory evaluation ENCODER=patch PRETRAINED=$(DEMO)/patch
+	$(MAKE) --no-print-directory evaluation ENCODER=untrained PRETRAINED=untrained:$(DEMO)/patch
+	$(BIN)/python -m nsneg_jax.report $(DEMO)/*-knn $(DEMO)/*-linear $(DEMO)/*-eval \
+	  --out $(DEMO)/table.md --corruptions $(DEMO)/corruptions.png
+	@echo "This table is in $(DEMO)/table.md, its corruptions one by one in $(DEMO)/corruptions.png,"
+	@echo "and what the encoder was trained on in $(DEMO)/patch/pictures/views.png."
+
+# kNN, linear probe and robustness of one encoder, for `demo`
+evaluation:
+	$(BIN)/python main.py --config=configs/linear.py:tiny --config.job=knn \
+	  --config.pretrained=$(PRETRAINED) --workdir=$(DEMO)/$(ENCODER)-knn
+	$(BIN)/python main.py --config=configs/linear.py:tiny \
+	  --config.pretrained=$(PRETRAINED) --workdir=$(DEMO)/$(ENCODER)-linear
+	$(BIN)/python main.py --config=configs/evaluate.py:tiny --config.label=$(ENCODER) \
+	  --config.pretrained=$(DEMO)/$(ENCODER)-linear --workdir=$(DEMO)/$(ENCODER)-eval
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup

@@ -66,7 +66,8 @@ def knn(
     results = accuracies(bank, queries, config.knn.k, config.knn.temperature, devices)
     about = {"job": "knn", "encoder": pretrained.encoder_origin}
     write_json(workdir / RESULTS, about | results | {"validation_images": len(queries.labels)})
-    print("  ".join(f"{k} nearest: {value:.2f} %" for k, value in results.items()))
+    for k in config.knn.k:
+        print(f"{k} nearest: {results[f'knn_{k}']:.2f} %")
     print(f"done: {len(queries.labels):,} images counted; {workdir / RESULTS}")
     return results
 

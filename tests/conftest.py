@@ -25,3 +25,4 @@ def pytest_addoption(parser):
 def float64():
     with jax.enable_x64(True):
         yield
+    jax.config.update("jax_enable_x64", False)  # a job in float64 switches it on for its process

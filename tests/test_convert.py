@@ -267,7 +267,7 @@ def test_export_is_what_the_original_reads(tiny_run):
     content = load(tiny_run / "tiny.pth.tar")
     assert content["epoch"] == 1 and content["arch"] == "resnet8"
     group = content["optimizer"]["param_groups"][0]
-    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.03, 0.9, 1e-4)
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.12, 0.9, 1e-4)
     state, _ = read_checkpoint(find_checkpoint(tiny_run / "run"))
     for part in "qk":
         for name, array in to_state_dict(state[f"params_{part}"], state[f"stats_{part}"]).items():

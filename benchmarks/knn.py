@@ -1,0 +1,65 @@
+"""Nearest neighbours in a bank of random features: time, and memory beyond the bank itself.
+
+    python -m benchmarks.knn --bank 126689 --dim 2048 --queries 5000
+
+Prints one JSON line. The default is ImageNet-100's training images in a ResNet-50's features.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+
+import jax
+import numpy as np
+
+from nsneg_jax import mesh
+from nsneg_jax.features import Features
+from nsneg_jax.knn import TEMPERATURE, accuracies
+
+_ROWS_AT_ONCE = 8192  # drawn, so that drawing does not set the peak of memory
+_CLASSES = 100
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.knn", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--bank", type=int, default=126689, help="images in the bank")
+    parser.add_argument("--dim", type=int, default=2048, help="values of a feature")
+    parser.add_argument("--queries", type=int, default=5000, help="images to classify")
+    options = parser.parse_args(argv)
+    rng = np.random.default_rng(0)
+    bank, queries = (_draw(rng, n, options.dim) for n in (options.bank, options.queries))
+    devices = mesh.data_mesh()
+    before = _peak_bytes()
+    start = time.monotonic()
+    accuracies(bank, queries, (20, 200), TEMPERATURE, devices)
+    figures = {
+        "benchmark": "knn",
+        "seconds": time.monotonic() - start,
+        "host_bytes_beyond_the_bank": _peak_bytes() - before,
+        "bank": options.bank,
+        "dim": options.dim,
+        "queries": options.queries,
+        "devices": f"{devices.size} x {jax.devices()[0].device_kind}",
+    }
+    print(json.dumps(figures))
+
+
+def _draw(rng: np.random.Generator, n: int, dim: int) -> Features:
+    features = np.empty((n, dim), np.float32)
+    for start in range(0, n, _ROWS_AT_ONCE):
+        rows = features[start : start + _ROWS_AT_ONCE]
+        rows[:] = rng.standard_normal(rows.shape, np.float32)
+    return Features(features, rng.integers(0, _CLASSES, n).astype(np.int32))
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
