@@ -7,13 +7,13 @@ Prints one JSON line. The default is ImageNet-100's training images in a ResNet-
 
 import argparse
 import json
-import resource
 import sys
 import time
 
 import jax
 import numpy as np
 
+from benchmarks.memory import peak_of_process
 from nsneg_jax import mesh
 from nsneg_jax.features import Features
 from nsneg_jax.knn import TEMPERATURE, accuracies
@@ -33,13 +33,13 @@ def main(argv: list[str]) -> None:
     rng = np.random.default_rng(0)
     bank, queries = (_draw(rng, n, options.dim) for n in (options.bank, options.queries))
     devices = mesh.data_mesh()
-    before = _peak_bytes()
+    before = peak_of_process()
     start = time.monotonic()
     accuracies(bank, queries, (20, 200), TEMPERATURE, devices)
     figures = {
         "benchmark": "knn",
         "seconds": time.monotonic() - start,
-        "host_bytes_beyond_the_bank": _peak_bytes() - before,
+        "host_bytes_beyond_the_bank": peak_of_process() - before,
         "bank": options.bank,
         "dim": options.dim,
         "queries": options.queries,
@@ -54,11 +54,6 @@ def _draw(rng: np.random.Generator, n: int, dim: int) -> Features:
         rows = features[start : start + _ROWS_AT_ONCE]
         rows[:] = rng.standard_normal(rows.shape, np.float32)
     return Features(features, rng.integers(0, _CLASSES, n).astype(np.int32))
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -37,6 +36,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks.memory import peak_of
 from configs import base
 from nsneg_jax import mesh, moco
 from nsneg_jax.errors import UsageError, paragraph
@@ -192,7 +192,7 @@ def measure(options: argparse.Namespace) -> Figures:
         "threads": threads,
         "versions": _versions(("jax", "jaxlib", "flax", *(["torch"] if options.peer else []))),
         **ours.figures,
-        "peak_memory_bytes": _peak_memory(devices.devices.flat[0]),
+        "peak_memory_bytes": peak_of(devices.devices.flat[0]),
         "first_loss": first_loss,
     }
     programs = [
@@ -279,14 +279,6 @@ def _torch_device(torch: Any, platform_name: str) -> Any:
         f"JAX computes on {platform_name!r} here and PyTorch cannot, so there is nothing to "
         "compare. Install a PyTorch for this device, or set JAX_PLATFORMS=cpu to compare on CPU."
     )
-
-
-def _peak_memory(device: jax.Device) -> int:
-    stats = device.memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

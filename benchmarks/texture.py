@@ -21,7 +21,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from benchmarks.step import _peak_memory, _rounded, _versions
+from benchmarks.memory import peak_of
+from benchmarks.step import _rounded, _versions
 from nsneg_jax.errors import UsageError, paragraph
 from nsneg_jax.mesh import data_mesh
 from nsneg_jax.texture import (
@@ -96,7 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         "host_seconds_per_image": host_seconds,
         "compile_seconds": compile_seconds,
         "program_bytes": memory and memory.temp_size_in_bytes * devices.size,
-        "peak_memory_bytes": _peak_memory(device),
+        "peak_memory_bytes": peak_of(device),
         "device": device.device_kind,
         "devices": devices.size,
         "cpus": os.cpu_count(),

@@ -63,7 +63,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 "stylized": test_set("folder:data/stylized-imagenet", "val"),
                 "rendition_100way": test_set(rendition),
                 "rendition_19way": test_set(rendition, answers="present"),
-                "v2": test_set("folder:data/imagenetv2-matched-frequency", names="index"),
+                "v2": test_set(
+                    "folder:data/imagenetv2-matched-frequency-format-val", names="index"
+                ),
                 "a": test_set("folder:data/imagenet-a"),
                 "cue_conflict": test_set("folder:data/cue-conflict", protocol="cue_conflict"),
             },

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.files import write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.folder import Folder
 from nsneg_jax.input.source import class_names
@@ -46,7 +47,6 @@ FORMATS = {
     "jpg": {"quality": 95, "subsampling": 0},
 }
 _SETTINGS = "texture.json"
-_PARTIAL = ".partial"
 
 
 class Job(NamedTuple):
@@ -197,13 +197,6 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def write_whole(path: Path, write: Callable[[Path], object], mark: str = "") -> None:
-    """Lets `write` make a file beside `path` and then gives it its name."""
-    partial = path.with_name(f".{path.name}{mark}{_PARTIAL}")
-    write(partial)
-    os.replace(partial, path)
-
-
 def make(source: Folder, jobs: Sequence[Job], options: argparse.Namespace) -> int:
     """Makes the textures of `jobs`; returns how many images could not be read."""
     devices = data_mesh(jax.local_devices())
@@ -270,7 +263,6 @@ def _prepare(
 
 
 def _write(target: Path, texture: np.ndarray, form: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     kind = {"jpg": "jpeg"}.get(form, form)
     image = Image.fromarray(texture)
     write_whole(target, lambda partial: image.save(partial, kind, **FORMATS[form]))

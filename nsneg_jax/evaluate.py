@@ -1,5 +1,6 @@
 """The robustness job: a trained probe on many test sets, the row of the paper's table."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,12 @@ from ml_collections import ConfigDict
 
 from nsneg_jax import mesh, summary
 from nsneg_jax.checkpoint import StopSignals, stopped
-from nsneg_jax.config import FILE_NAME, claim_workdir, validate_evaluate
+from nsneg_jax.config import claim_workdir, validate_evaluate
 from nsneg_jax.corruptions import corrupt, image_keys
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import write_json, write_whole
+from nsneg_jax.evaluation import central_batches
+from nsneg_jax.files import write_json, write_npz
 from nsneg_jax.input import labelled
-from nsneg_jax.input.pipeline import prefetch_to_devices
 from nsneg_jax.input.source import class_names
 from nsneg_jax.metrics import Progress
 from nsneg_jax.models.encoder import Encoder
@@ -27,8 +28,6 @@ from nsneg_jax.probe import ranks
 from nsneg_jax.report import RESULTS
 from nsneg_jax.views import normalise
 
-_FIELDS = ("image", "label", "valid", "index")
-
 
 def evaluate(
     config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
@@ -36,7 +35,8 @@ def evaluate(
     """Evaluates the classifier of `config` on every set that is there.
 
     What each image got is kept in WORKDIR/parts as soon as a part (a set, or a corruption and
-    severity) is finished; a run that was stopped goes on with the next part.
+    severity) is finished; a run that was stopped goes on with the next part. Parts of another
+    classifier or of other settings of their set are done again.
 
     Args:
         config: of the job; see configs/evaluate.py.
@@ -57,21 +57,22 @@ def evaluate(
     pretrained = load_pretrained(config.pretrained, config.dtype)
     classes = _classes(config, pretrained)
     parts, missing = plan(config, classes)
-    claim_workdir(config, workdir, resuming=(workdir / FILE_NAME).exists())
+    claim_workdir(config, workdir, resuming=False)
     print(f"classifier  {pretrained.origin}: {len(classes):,} classes")
     for name, where in missing.items():
         print(f"missing     {name}: {where}")
     classify = Classifier(config, pretrained, devices)
-    waiting = [part for part in parts if not _path(workdir, part).exists()]
+    keys = {part.title: _key(config, pretrained, part) for part in parts}
+    waiting = [part for part in parts if not _is_done(_path(workdir, part), keys[part.title])]
     done = len(parts) - len(waiting)
-    print(
-        f"parts       {len(parts)} of {len({p.set_name for p in parts})} sets, {done} done before"
-    )
+    sets = len({part.set_name for part in parts})
+    print(f"parts       {len(parts)} of {sets} sets, {done} done before", flush=True)
     with StopSignals() as signals, Progress(len(parts), done, unit="part") as display:
         for part in waiting:
             outputs = classify(part)
             if jax.process_index() == 0:
-                _save(_path(workdir, part), outputs)
+                key = np.array(keys[part.title])
+                write_npz(_path(workdir, part), outputs | {"key": key})
             done += 1
             display.advance(done)
             valid = outputs["valid"]
@@ -165,19 +166,15 @@ class Classifier:
         return joined | {"names": np.array([path(i) for i in range(len(part.source))])}
 
     def _batches(self, part: Part) -> Iterator[dict[str, jax.Array]]:
-        data = self._config.data
-        batches = labelled.evaluation_batches(
+        return central_batches(
+            self._config.data,
+            self._config.batch_size,
             part.source,
-            batch_size=self._config.batch_size,
-            image_size=data.image_size,
-            resize=round(part.resize * data.image_size / 224),
-            threads=data.threads,
-            workers=data.workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            self._devices,
+            resize=part.resize,
+            fields=(*labelled.FIELDS, "index"),
             skip_unreadable=True,
         )
-        return prefetch_to_devices(batches, mesh.split_batch(self._devices), _FIELDS)
 
     def _corrupting(self, part: Part) -> Callable | None:
         if part.corruption is None:
@@ -215,13 +212,19 @@ def _classify(
     }
 
 
+def _key(config: ConfigDict, pretrained: Pretrained, part: Part) -> str:
+    """What a part's outputs depend on, besides the images."""
+    return json.dumps(
+        [pretrained.origin, part.settings, config.data.image_size, config.seed, config.dtype]
+    )
+
+
+def _is_done(path: Path, key: str) -> bool:
+    if not path.exists():
+        return False
+    with np.load(path) as kept:
+        return str(kept["key"]) == key
+
+
 def _path(workdir: Path, part: Part) -> Path:
     return workdir / "parts" / f"{part.title.replace(' ', '-')}.npz"
-
-
-def _save(path: Path, outputs: dict[str, np.ndarray]) -> None:
-    def write(partial_path: Path) -> None:
-        with partial_path.open("wb") as file:  # by name, savez would add an ending
-            np.savez_compressed(file, **outputs)
-
-    write_whole(path, write)

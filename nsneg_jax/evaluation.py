@@ -1,5 +1,6 @@
 """One pass of classifiers over labelled images, each image counted once."""
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import jax
@@ -19,26 +20,40 @@ def open_split(data: ConfigDict, split: str) -> Source:
     return open_source(data.source, split, image_size=data.image_size, classes=data.classes)
 
 
-def central_batches(data: ConfigDict, batch_size: int, source: Source, devices: Mesh):
+def central_batches(
+    data: ConfigDict,
+    batch_size: int,
+    source: Source,
+    devices: Mesh,
+    *,
+    resize: int | None = None,
+    fields: Sequence[str] = labelled.FIELDS,
+    skip_unreadable: bool = False,
+) -> Iterator[dict[str, jax.Array]]:
     """The batches of one pass over `source` on the devices, see `labelled.evaluation_batches`.
 
     Args:
-        data: a config's `data` section; `resize` is given for views of 224 px and scales.
+        data: a config's `data` section.
         batch_size: over all devices.
         source: of the images.
         devices: the batch is split over them.
+        resize: for views of 224 px, scaled to others; None takes that of `data`.
+        fields: entries of a batch that are wanted.
+        skip_unreadable: leave out images that cannot be read.
     """
+    short = data.resize if resize is None else resize
     batches = labelled.evaluation_batches(
         source,
         batch_size=batch_size,
         image_size=data.image_size,
-        resize=round(data.resize * data.image_size / 224),
+        resize=round(short * data.image_size / 224),
         threads=data.threads,
         workers=data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        skip_unreadable=skip_unreadable,
     )
-    return prefetch_to_devices(batches, mesh.split_batch(devices), labelled.FIELDS)
+    return prefetch_to_devices(batches, mesh.split_batch(devices), fields)
 
 
 class Evaluation:

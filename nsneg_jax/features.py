@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from nsneg_jax import mesh
 from nsneg_jax.config import claim_workdir, validate_features
 from nsneg_jax.evaluation import central_batches, open_split
-from nsneg_jax.files import write_whole
+from nsneg_jax.files import write_npz, write_whole
 from nsneg_jax.input.source import Source
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.pretrained import load_pretrained
@@ -101,28 +101,24 @@ def write_features(
         f"encoder  {pretrained.origin}\ndata     {source.name}: {len(source):,} images", flush=True
     )
     extract = Extractor(pretrained.encoder, config.data, config.batch_size, config.dtype, devices)
-    features, labels = extract(pretrained.params, pretrained.stats, source)
+    found = extract(pretrained.params, pretrained.stats, source)
     path = workdir / f"features.{config.features_format}"
     if jax.process_index() == 0:
-        _WRITERS[config.features_format](path, features, labels, source.classes)
-    print(f"done: {len(features):,} features of {features.shape[1]} values in {path}")
+        _WRITERS[config.features_format](path, found, source.classes)
+    n, values = found.features.shape
+    print(f"done: {n:,} features of {values} values in {path}")
     return path
 
 
-def _write_npz(path: Path, features: np.ndarray, labels: np.ndarray, classes: tuple) -> None:
-    def write(partial_path: Path) -> None:
-        with partial_path.open("wb") as file:  # by name, savez would add an ending
-            np.savez(file, features=features, labels=labels, classes=np.array(classes))
-
-    write_whole(path, write)
+def _write_npz(path: Path, found: Features, classes: tuple[str, ...]) -> None:
+    write_npz(path, {**found._asdict(), "classes": np.array(classes)})
 
 
-def _write_safetensors(path: Path, features: np.ndarray, labels: np.ndarray, classes: tuple):
+def _write_safetensors(path: Path, found: Features, classes: tuple[str, ...]) -> None:
     from safetensors.numpy import save_file
 
-    tensors = {"features": features, "labels": labels}
     metadata = {"classes": "\n".join(classes)}
-    write_whole(path, lambda partial_path: save_file(tensors, str(partial_path), metadata))
+    write_whole(path, lambda partial_path: save_file(found._asdict(), partial_path, metadata))
 
 
 _WRITERS = {"npz": _write_npz, "safetensors": _write_safetensors}

@@ -2,19 +2,26 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+
+def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> None:
     """Makes the file at `path` by `write`, which is given another path in the same folder.
 
     `path` changes only when `write` has returned, so that a run killed meanwhile leaves it as it
     was. The folder is made if missing.
+
+    Args:
+        path: of the file.
+        write: makes a file at the path it is given.
+        mark: tells processes apart that may write the same file at the same time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{mark}.partial")
     try:
         write(partial)
         os.replace(partial, path)
@@ -25,6 +32,16 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes `text` to `path`, whole or not at all."""
     write_whole(path, lambda partial: partial.write_text(text))
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays by name, compressed, whole or not at all."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # by name, savez would add an ending
+            np.savez_compressed(file, **arrays)
+
+    write_whole(path, write)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -30,6 +30,7 @@ class Part(NamedTuple):
         resize: shorter side before the central crop, at 224; 0 for the crop alone.
         answers: bool [C], the classes that may be answered.
         corruption: what is to be done to the images here, (name, severity), or None.
+        settings: of the set in the config, as JSON.
         generated: whether the images are made here or procedural, and not of a released set.
     """
 
@@ -41,6 +42,7 @@ class Part(NamedTuple):
     resize: int
     answers: np.ndarray
     corruption: tuple[str, int] | None
+    settings: str
     generated: bool
 
     @property
@@ -107,6 +109,7 @@ def _parts(name: str, settings: ConfigDict, classes: Sequence[str], size: int) -
         resize=settings.resize,
         answers=_answers(settings, source, len(classes)),
         corruption=None,
+        settings=settings.to_json(),
         generated=procedural,
     )
     if settings.protocol != "corruption":
@@ -136,7 +139,7 @@ def _released_corruptions(name: str, settings: ConfigDict, classes: Sequence[str
                 parts.append(
                     Part(
                         name, which, "corruption", source, settings.source, settings.resize,
-                        answers, None, False,
+                        answers, None, settings.to_json(), False,
                     )
                 )  # fmt: skip
     if not parts:

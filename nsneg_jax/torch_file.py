@@ -3,7 +3,6 @@
 torch is imported only here, and only when one of its files is read or written.
 """
 
-import os
 import pickle
 import re
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import write_whole
 
 TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt")
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -52,7 +52,7 @@ def write_torch(path: Path, content: dict[str, Any]) -> None:
     torch = _import_torch()
     # a copy in C order: tensors know no negative strides and torch.save would keep odd ones
     tensors = _map(content, np.ndarray, lambda array: torch.from_numpy(np.array(array, order="C")))
-    _replace(path, lambda partial: torch.save(tensors, partial))
+    write_whole(path, lambda partial: torch.save(tensors, partial))
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -60,16 +60,7 @@ def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[
     from safetensors.numpy import save_file
 
     plain = {name: np.array(array, order="C") for name, array in arrays.items()}
-    _replace(path, lambda partial: save_file(plain, partial, metadata=metadata))
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, lambda partial: save_file(plain, partial, metadata=metadata))
 
 
 def _import_torch() -> ModuleType:

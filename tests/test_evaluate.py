@@ -156,6 +156,14 @@ def test_finished_parts_are_not_run_again(answering, tmp_path, monkeypatch):
     (tmp_path / "sketch" / CLASSES[4] / "x.png").write_bytes(b"gone")
     figures = run(config, tmp_path / "out")
     assert [figures[name]["accuracy_top1"] for name in ("sketch", "stylized", "a")] == [100] * 3
+    # another place of a set, and another classifier, are something else
+    write_image(tmp_path / "elsewhere" / CLASSES[4] / "x.png", 5)
+    config.sets.a.source = f"folder:{tmp_path / 'elsewhere'}"
+    assert run(config, tmp_path / "out")["a"]["accuracy_top1"] == 0
+    other = probe_checkpoint(tmp_path / "other", np.roll(np.eye(32, 10, dtype=np.float32), -1, 1))
+    config.pretrained, config.only = str(other), "stylized,a"
+    figures = run(config, tmp_path / "out")
+    assert [figures[name]["accuracy_top1"] for name in ("stylized", "a")] == [0, 100]
 
 
 def test_missing_sets_are_listed_and_the_rest_runs(answering, tmp_path, capsys):
