@@ -20,9 +20,6 @@ _DTYPES = ("float32", "bfloat16", "float64")
 # of what a step does (the schedule follows `epochs`)
 _FREE_TO_CHANGE = (
     "total_steps",
-    "knn_every_epochs",
-    "data.eval_split",
-    "data.resize",
     "data.threads",
     "data.workers",
     "log_every_steps",
@@ -30,6 +27,7 @@ _FREE_TO_CHANGE = (
     "checkpoint.every_steps",
     "checkpoint.keep",
 )
+_FREE_IN_PRETRAINING = ("knn_every_epochs", "data.eval_split", "data.resize")
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
@@ -59,10 +57,11 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         return
     before = flatten(ConfigDict(json.loads(path.read_text())))
     now = flatten(ConfigDict(to_json(config)))
+    free = _FREE_TO_CHANGE + (_FREE_IN_PRETRAINING if config.job == "pretrain" else ())
     differences = [
         f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and name not in _FREE_TO_CHANGE
+        if before.get(name) != now.get(name) and name not in free
     ]
     if differences:
         raise UsageError(
@@ -81,11 +80,29 @@ def claim_workdir(config: ConfigDict, workdir: Path, resuming: bool) -> None:
         resuming: whether there is a checkpoint to go on from.
 
     Raises:
-        UsageError: the run there has other values, which the message lists.
+        UsageError: the run there has other values, which the message lists, or did another job.
     """
     if resuming:
         check_workdir(config, workdir)
+    else:
+        _check_same_job(config, workdir)
     write_json(workdir / FILE_NAME, to_json(config))
+
+
+def _check_same_job(config: ConfigDict, workdir: Path) -> None:
+    path = workdir / FILE_NAME
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())
+    job, now = (
+        "linear evaluation" if each.get("evaluate_only") else each.get("job")
+        for each in (before, to_json(config))
+    )
+    if job != now:
+        raise UsageError(
+            f"{workdir} holds a {job} run, whose files this {now} run would write over. Give "
+            "another --workdir."
+        )
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:

@@ -1,5 +1,6 @@
 """The robustness job: a trained probe on many test sets, the row of the paper's table."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -50,8 +51,7 @@ def evaluate(
         UsageError: the config, the classifier or a set do not fit, or, with `require_all`, a set
             is not there.
     """
-    if config.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
+    mesh.use_dtype(config.dtype)
     devices = mesh.data_mesh(devices)
     validate_evaluate(config, devices.size)
     pretrained = load_pretrained(config.pretrained, config.dtype)
@@ -62,7 +62,8 @@ def evaluate(
     for name, where in missing.items():
         print(f"missing     {name}: {where}")
     classify = Classifier(config, pretrained, devices)
-    keys = {part.title: _key(config, pretrained, part) for part in parts}
+    network = _fingerprint(pretrained, classes)
+    keys = {part.title: _key(config, network, part) for part in parts}
     waiting = [part for part in parts if not _is_done(_path(workdir, part), keys[part.title])]
     done = len(parts) - len(waiting)
     sets = len({part.set_name for part in parts})
@@ -162,8 +163,7 @@ class Classifier:
             name: np.concatenate([output[name] for output in outputs])[: len(part.source)]
             for name in outputs[0]
         }
-        path = getattr(part.source, "path", str)
-        return joined | {"names": np.array([path(i) for i in range(len(part.source))])}
+        return joined | {"names": np.array(part.names())}
 
     def _batches(self, part: Part) -> Iterator[dict[str, jax.Array]]:
         return central_batches(
@@ -184,7 +184,8 @@ class Classifier:
 
         def corrupting(images: jax.Array, indices: jax.Array) -> jax.Array:
             keys = image_keys(self._config.seed, indices)
-            return jax.device_put(corrupt(images, name, severity, keys), split)
+            with jax.enable_x64(False):  # the same pictures for a classifier in float64
+                return jax.device_put(corrupt(images, name, severity, keys), split)
 
         return corrupting
 
@@ -212,18 +213,27 @@ def _classify(
     }
 
 
-def _key(config: ConfigDict, pretrained: Pretrained, part: Part) -> str:
-    """What a part's outputs depend on, besides the images."""
-    return json.dumps(
-        [pretrained.origin, part.settings, config.data.image_size, config.seed, config.dtype]
-    )
+def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
+    """A digest of every value of the network and of the names of its answers."""
+    digest = hashlib.sha256("\n".join(classes).encode())
+    for leaf in jax.tree.leaves((pretrained.params, pretrained.stats, pretrained.classifier)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _key(config: ConfigDict, network: str, part: Part) -> str:
+    """What a part's outputs depend on, but for the contents of the files."""
+    names = hashlib.sha256("\n".join(part.names()).encode()).hexdigest()
+    settings = config.data.image_size, config.seed, config.dtype
+    return json.dumps([network, part.settings, names, *settings])
 
 
 def _is_done(path: Path, key: str) -> bool:
     if not path.exists():
         return False
     with np.load(path) as kept:
-        return str(kept["key"]) == key
+        # an image that could not be read may have been replaced by now
+        return str(kept["key"]) == key and bool(kept["valid"].all())
 
 
 def _path(workdir: Path, part: Part) -> Path:

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax import mesh, probe
+from nsneg_jax.errors import UsageError
 from nsneg_jax.input import labelled
 from nsneg_jax.input.pipeline import prefetch_to_devices
 from nsneg_jax.input.source import Source, open_source
@@ -18,6 +19,17 @@ from nsneg_jax.models.encoder import Tree
 def open_split(data: ConfigDict, split: str) -> Source:
     """A split of the data set of a config's `data` section."""
     return open_source(data.source, split, image_size=data.image_size, classes=data.classes)
+
+
+def check_same_classes(training: Source, validation: Source) -> None:
+    """Raises UsageError where two splits would number their labels differently."""
+    if training.classes != validation.classes:
+        only = sorted(set(training.classes) ^ set(validation.classes))
+        raise UsageError(
+            f"{training.name} and {validation.name} have not the same classes: "
+            f"{', '.join(only[:8])} {'...' if len(only) > 8 else ''} in one of them only. Complete "
+            "the folders, or choose classes that both have with --config.data.classes."
+        )
 
 
 def central_batches(

@@ -1,6 +1,6 @@
 """Features of a trained encoder, of all images of a source; the job that writes them to a file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +15,14 @@ from nsneg_jax import mesh
 from nsneg_jax.config import claim_workdir, validate_features
 from nsneg_jax.evaluation import central_batches, open_split
 from nsneg_jax.files import write_npz, write_whole
+from nsneg_jax.input.labelled import steps_per_pass
 from nsneg_jax.input.source import Source
+from nsneg_jax.metrics import Progress
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.views import normalise
+
+_BATCHES_A_LINE = 100  # of the log
 
 
 class Features(NamedTuple):
@@ -49,31 +53,36 @@ class Extractor:
         whole, split = mesh.replicated(devices), mesh.split_batch(devices)
         self._features = jax.jit(features, in_shardings=(whole, whole, split), out_shardings=whole)
         self._batches = partial(central_batches, data, batch_size, devices=devices)
+        self._batch_size = batch_size
 
-    def __call__(
-        self,
-        params: Tree,
-        stats: Tree,
-        source: Source,
-        advance: Callable[[int], None] = lambda images: None,
-    ) -> Features:
+    def __call__(self, params: Tree, stats: Tree, source: Source) -> Features:
         """The features of `source`, every process has all of them.
 
         Args:
             params, stats: of the encoder.
             source: of the images.
-            advance: is called with how many images are done.
         """
-        parts, pending = [], None
+        batch, total = self._batch_size, steps_per_pass(len(source), self._batch_size)
+        found = None
+        with Progress(total, 0, unit="batch") as display:
+            for done, features in enumerate(self._one_late(params, stats, source)):
+                if found is None:
+                    found = np.empty((total * batch, features.shape[1]), np.float32)
+                found[done * batch : (done + 1) * batch] = features
+                display.advance(done + 1)
+                if (done + 1) % _BATCHES_A_LINE == 0:
+                    display.show(done + 1, f"{(done + 1) * batch:,} images")
+        return Features(found[: len(source)], np.asarray(source.labels))
+
+    def _one_late(self, params: Tree, stats: Tree, source: Source) -> Iterator[np.ndarray]:
+        """The features of each batch, waited for when the devices have the next."""
+        pending = None
         for batch in self._batches(source=source):
             running = self._features(params, stats, batch["image"])
-            # the devices have the next batch before this waits for the one before
             if pending is not None:
-                parts.append(np.asarray(pending))
-                advance(sum(map(len, parts)))
+                yield np.asarray(pending)
             pending = running
-        parts.append(np.asarray(pending))
-        return Features(np.concatenate(parts)[: len(source)], np.asarray(source.labels))
+        yield np.asarray(pending)
 
 
 def write_features(
@@ -92,6 +101,7 @@ def write_features(
     Raises:
         UsageError: the config, the encoder or the data do not fit.
     """
+    mesh.use_dtype(config.dtype)
     devices = mesh.data_mesh(devices)
     validate_features(config, devices.size)
     source = open_split(config.data, config.data.eval_split)
@@ -111,7 +121,8 @@ def write_features(
 
 
 def _write_npz(path: Path, found: Features, classes: tuple[str, ...]) -> None:
-    write_npz(path, {**found._asdict(), "classes": np.array(classes)})
+    # features hardly compress
+    write_npz(path, {**found._asdict(), "classes": np.array(classes)}, compressed=False)
 
 
 def _write_safetensors(path: Path, found: Features, classes: tuple[str, ...]) -> None:

@@ -31,15 +31,16 @@ def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> Non
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` to `path`, whole or not at all."""
-    write_whole(path, lambda partial: partial.write_text(text))
+    # every process of a run may write the same, at the same time
+    write_whole(path, lambda partial: partial.write_text(text), f".{os.getpid()}")
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays by name, compressed, whole or not at all."""
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = True) -> None:
+    """Writes arrays by name, whole or not at all."""
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:  # by name, savez would add an ending
-            np.savez_compressed(file, **arrays)
+            (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
     write_whole(path, write)
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from nsneg_jax import mesh
 from nsneg_jax.config import claim_workdir, validate_knn
-from nsneg_jax.evaluation import open_split
+from nsneg_jax.evaluation import check_same_classes, open_split
 from nsneg_jax.features import Extractor, Features
 from nsneg_jax.files import write_json
 from nsneg_jax.input.source import Source
@@ -48,11 +48,13 @@ def knn(
     Raises:
         UsageError: the config, the encoder or the data do not fit.
     """
+    mesh.use_dtype(config.dtype)
     devices = mesh.data_mesh(devices)
     validate_knn(config, devices.size)
     bank, queries = (
         open_split(config.data, split) for split in (config.data.split, config.data.eval_split)
     )
+    check_same_classes(bank, queries)
     pretrained = load_pretrained(config.pretrained, config.dtype)
     claim_workdir(config, workdir, resuming=False)
     print(f"encoder  {pretrained.origin}")
@@ -87,6 +89,7 @@ class Monitor:
 
     def __init__(self, config: ConfigDict, bank: Source, encoder: Encoder, devices: Mesh) -> None:
         self._sources = bank, open_split(config.data, config.data.eval_split)
+        check_same_classes(*self._sources)
         self._extract = Extractor(
             encoder, config.data, config.batch_size, config.model.dtype, devices
         )

@@ -15,7 +15,7 @@ from nsneg_jax import mesh, probe
 from nsneg_jax.checkpoint import Checkpoints, StopSignals, stopped
 from nsneg_jax.config import check_workdir, claim_workdir, validate_linear
 from nsneg_jax.errors import RunError, UsageError
-from nsneg_jax.evaluation import Evaluation, means, open_split
+from nsneg_jax.evaluation import Evaluation, check_same_classes, means, open_split
 from nsneg_jax.files import write_json
 from nsneg_jax.input import labelled
 from nsneg_jax.input.pipeline import prefetch_to_devices
@@ -48,8 +48,7 @@ def linear(
         RunError: a value of the backbone has changed, no classifier's loss is finite, or a
             checkpoint cannot be read.
     """
-    if config.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
+    mesh.use_dtype(config.dtype)
     devices = mesh.data_mesh(devices)
     validate_linear(config, devices.size)
     validation = open_split(config.data, config.data.eval_split)
@@ -57,7 +56,7 @@ def linear(
         _evaluate(config, workdir, devices, validation)
         return None
     training = open_split(config.data, config.data.split)
-    _check_same_classes(training, validation)
+    check_same_classes(training, validation)
     steps_per_epoch = labelled.steps_per_pass(len(training), config.batch_size)
     total = config.epochs * steps_per_epoch
 
@@ -214,19 +213,9 @@ def _evaluate(config: ConfigDict, workdir: Path, devices: Mesh, validation: Sour
         "job": "linear",
         "encoder": pretrained.encoder_origin,
         "validation_images": len(validation),
-        **{name: values[0] for name, values in figures.items()},
+        **{name: _plain(values[0]) for name, values in figures.items()},
     }
     _finish(results, workdir)
-
-
-def _check_same_classes(training: Source, validation: Source) -> None:
-    if training.classes != validation.classes:
-        only = sorted(set(training.classes) ^ set(validation.classes))
-        raise UsageError(
-            f"{training.name} and {validation.name} have not the same classes: "
-            f"{', '.join(only[:8])} {'...' if len(only) > 8 else ''} in one of them only. Complete "
-            "the folders, or choose classes that both have with --config.data.classes."
-        )
 
 
 def _check_some_finite(losses: list[float], rates: Sequence[float], done: int) -> None:

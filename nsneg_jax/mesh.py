@@ -12,6 +12,12 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def use_dtype(dtype: str) -> None:
+    """Switches the process to 64 bits where it is to compute in 'float64'."""
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())

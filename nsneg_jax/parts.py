@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
-from nsneg_jax.cue_conflict import cues_of
+from nsneg_jax.cue_conflict import cues_of, read_categories
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.folder import Folder
 from nsneg_jax.input.source import Source, class_names, open_source
@@ -45,6 +45,11 @@ class Part(NamedTuple):
     settings: str
     generated: bool
 
+    def names(self) -> list[str]:
+        """Of the images: their paths below the split, or their numbers."""
+        path = getattr(self.source, "path", str)
+        return [path(i) for i in range(len(self.source))]
+
     @property
     def title(self) -> str:
         """E.g. 'sketch' or 'corruption gaussian_noise 3'."""
@@ -79,7 +84,10 @@ def plan(config: ConfigDict, classes: Sequence[str]) -> tuple[list[Part], dict[s
                 where += f"; get {RELEASED[name].where}"
             missing[name] = where
         else:
-            parts += _parts(name, settings, classes, config.data.image_size)
+            try:
+                parts += _parts(name, settings, classes, config.data.image_size)
+            except UsageError as error:
+                missing[name] = str(error)
     if missing and config.require_all:
         listed = "; ".join(f"{name}: {where}" for name, where in missing.items())
         raise UsageError(
@@ -124,8 +132,13 @@ def _parts(name: str, settings: ConfigDict, classes: Sequence[str], size: int) -
 
 def _released_corruptions(name: str, settings: ConfigDict, classes: Sequence[str]) -> list[Part]:
     """One part for each CORRUPTION/SEVERITY that is there, at any one folder's depth below."""
-    root = settings.source.partition(":")[2]
-    places = [root, *(entry.path for entry in os.scandir(root) if entry.is_dir())]
+    scheme, _, root = settings.source.partition(":")
+    if scheme != "folder":
+        raise UsageError(
+            f"The set {name} is {settings.source}, which has no released corruptions. Set "
+            f"--config.sets.{name}.generate=True to make them here, or give a folder."
+        )
+    places = [root, *sorted(entry.path for entry in os.scandir(root) if entry.is_dir())]
     parts = []
     for corruption in (*CORRUPTIONS, *EXTRA):
         for severity in SEVERITIES:
@@ -146,8 +159,8 @@ def _released_corruptions(name: str, settings: ConfigDict, classes: Sequence[str
         raise UsageError(
             f"The set {name} has no folder CORRUPTION/SEVERITY in {root}, such as "
             f"{root}/gaussian_noise/1. Give the folder that ImageNet-C was unpacked to with "
-            f"--config.sets.{name}.source=folder:PATH, or set --config.sets.{name}.generate=True "
-            "to corrupt clean images here."
+            f"--config.sets.{name}.source=folder:PATH; docs/robustness.md says how to corrupt "
+            "clean images here instead."
         )
     return parts
 
@@ -163,6 +176,11 @@ def _open(name: str, settings: ConfigDict, split: str, classes: Sequence[str], s
             )
         return source
     if settings.protocol == "cue_conflict":
+        if len({category for wnid, category in read_categories().items() if wnid in classes}) < 2:
+            raise UsageError(
+                f"The classifier's classes belong to fewer than two of the categories of {name}, "
+                "so it cannot decide between them."
+            )
         return _CueFolder(root, split)
     folders = classes if settings.names == "class" else _imagenet_indices(name, classes)
     return Folder(root, split, folders, partial=True)

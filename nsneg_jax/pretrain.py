@@ -51,8 +51,7 @@ def pretrain(
         UsageError: the config, the data or the earlier run in `workdir` do not fit.
         RunError: the loss is not finite, or a checkpoint cannot be read.
     """
-    if config.model.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
+    mesh.use_dtype(config.model.dtype)
     devices = mesh.data_mesh(devices)
     validate_pretraining(config, devices.size)
     source = open_split(config.data, config.data.split)

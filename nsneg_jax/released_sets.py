@@ -18,7 +18,7 @@ RELEASED = {
     ),
     "corruption": ReleasedSet(
         "ImageNet-C, zenodo.org/records/2235448: noise.tar, blur.tar, weather.tar, digital.tar "
-        "(and extra.tar) unpacked into one folder, or --config.sets.corruption.generate=True",
+        "(and extra.tar) unpacked into one folder; docs/robustness.md says how to make them here",
         "imagenet2012_corrupted",
     ),
     "sketch": ReleasedSet(

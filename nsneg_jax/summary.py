@@ -62,7 +62,10 @@ def _corruption(
         "mean_15": _mean(table, CORRUPTIONS),
         "mean_19": _mean(table, (*CORRUPTIONS, *EXTRA)),
     }
+    part = parts[0][0]
     tested = [(part, got) for part, got in parts if part.corruption_of[0] in CORRUPTIONS]
+    if not tested:
+        return _ways(part, classes) | _NO_FIGURES | {"parts": table, **means}
     whole = {name: np.concatenate([_valid(got)[name] for _, got in tested]) for name in _COUNTED}
     # An image's versions are no independent images: it counts with the mean over them.
     names, image = np.unique(
@@ -71,12 +74,12 @@ def _corruption(
     versions = np.bincount(image, minlength=len(names))
     per_image = np.bincount(image, weights=whole["top1"], minlength=len(names)) / versions
     seen = sum(len(got["valid"]) for _, got in tested)
-    part = parts[0][0]
     present = int(part.answers.sum())
     figures = _ways(part, classes) | _figures(whole, per_image, seed)
-    if means["mean_15"] is not None:
-        figures["accuracy_top1"] = means["mean_15"]
+    cells = [table[name][s] for name in CORRUPTIONS if name in table for s in table[name]]
+    figures["accuracy_top1"] = float(np.mean(cells)) if cells else None
     return figures | {
+        "images": len(whole["top1"]),
         "parts": table,
         **means,
         "files_seen": seen,
@@ -114,6 +117,7 @@ def _cue_conflict(
     }
 
 
+_NO_FIGURES = dict.fromkeys(("accuracy_top1", "accuracy_top5", "interval_top1", "calibration_rms"))
 _COUNTED = ("top1", "top5", "confidence")
 
 
@@ -128,8 +132,7 @@ def _ways(part: Part, classes: Sequence[str]) -> dict[str, int]:
 
 def _figures(got: Mapping[str, np.ndarray], per_image: np.ndarray, seed: int) -> dict[str, Any]:
     if not len(got["top1"]):
-        names = ("accuracy_top1", "accuracy_top5", "interval_top1", "calibration_rms")
-        return dict.fromkeys(names)
+        return dict(_NO_FIGURES)
     return {
         "accuracy_top1": 100 * accuracy(got["top1"]),
         "accuracy_top5": 100 * accuracy(got["top5"]),

@@ -178,6 +178,37 @@ def test_missing_sets_are_listed_and_the_rest_runs(answering, tmp_path, capsys):
         job.evaluate(config, tmp_path / "other", ONE)
 
 
+def test_a_set_that_cannot_be_used_does_not_end_the_job(answering, tmp_path):
+    """A folder without its split, one of other classes, and corruptions outside the mean alone."""
+    (tmp_path / "imagenet" / "train").mkdir(parents=True)
+    write_image(tmp_path / "others" / "n55555555" / "x.png", 0)
+    write_image(tmp_path / "c" / "spatter" / "2" / CLASSES[3] / "x.png", 3)
+    folders = {"clean": "imagenet", "a": "others", "corruption": "c"}
+    sets = {f"sets.{name}.source": f"folder:{tmp_path / root}" for name, root in folders.items()}
+    config = a_config(answering, "clean,a,corruption", **sets)
+    job.evaluate(config, tmp_path / "out", ONE)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert sorted(results["missing"]) == ["a", "clean"]
+    assert "no split 'val'" in results["missing"]["clean"]
+    figures = results["sets"]["corruption"]
+    assert figures["parts"] == {"spatter": {"2": 100}} and figures["mean_15"] is None
+    assert figures["accuracy_top1"] is None
+
+
+def test_float64_sees_the_same_corruptions(of_shapes, tmp_path, float64):
+    probe, ours = of_shapes
+    config = shapes_config(probe, "corruption")
+    config.dtype = "float64"
+    theirs = run(config, tmp_path)["corruption"]
+    cells = [
+        abs(value - ours["corruption"]["parts"][name][severity])
+        for name, row in theirs["parts"].items()
+        for severity, value in row.items()
+    ]
+    # of 21 images one may be on the edge between two classes
+    assert len(cells) == 75 and max(cells) < 100 * 1.5 / 21 and np.mean(cells) < 0.5
+
+
 def test_v2_names_classes_by_their_index(tmp_path, monkeypatch, answering):
     classes = ("n01440764", "n01443537", "n01484850")  # indices 0, 1 and 2 of ImageNet-1K
     kernel = np.eye(32, 3, dtype=np.float32)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.neighbors import KNeighborsClassifier
 from tiny import checkpoint_of_untrained, tiny_linear_config
@@ -68,6 +69,25 @@ def test_knn_job_is_scikit_learns(pretrained, tmp_path):
         assert figures[f"knn_{k}"] == pytest.approx(100 * reference.score(*queries))
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["validation_images"] == 83 and results["knn_5"] == figures["knn_5"]
+
+
+def test_splits_with_other_classes_are_refused(pretrained, tmp_path):
+    for split, classes in (("train", "abc"), ("val", "ac")):
+        for name in classes:
+            path = tmp_path / "data" / split / name / "x.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (20, 20)).save(path)
+    config = tiny_linear_config(pretrained, **{"data.source": f"folder:{tmp_path / 'data'}"})
+    with pytest.raises(UsageError, match="have not the same classes: b"):
+        knn(config, tmp_path / "out")
+
+
+def test_the_files_of_another_job_are_not_written_over(pretrained, tmp_path):
+    config = tiny_linear_config(pretrained, job="knn")
+    knn(config, tmp_path)
+    config = tiny_linear_config(pretrained, job="features")
+    with pytest.raises(UsageError, match="holds a knn run, whose files this features run would"):
+        write_features(config, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
         path = workdir / "textures.npy"
         return images, MadeTextures(images, config.data.image_size, path, config.seed)
     root = settings.texture_source.partition(":")[2]
-    textures = Folder(root, config.data.split, images.classes)
+    textures = Folder(root, config.data.split, images.classes, partial=True)
     return pair_folders(images, textures, settings.missing)
 
 

@@ -85,6 +85,18 @@ def test_missing_textures_are_counted_or_left_out(images, tmp_path):
         np.testing.assert_array_equal(source.image(i), images.image(own))
 
 
+def test_a_class_without_any_texture(images, tmp_path):
+    """What an interrupted `data.texture` leaves."""
+    write_tree(tmp_path / "textures", [name for name in NAMES if "cat" not in name], "png", 1)
+    config = texture.get_config()
+    config.negatives.texture_source = f"folder:{tmp_path / 'textures'}"
+    with pytest.raises(UsageError, match=r"2 of 8 images .* the first is cat/1\.png"):
+        open_textures(config, images, tmp_path)
+    config.negatives.missing = "skip"
+    source, textures = open_textures(config, images, tmp_path)
+    assert source.labels.tolist() == textures.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
 def test_no_or_ambiguous_textures_are_errors(images, tmp_path):
     write_tree(tmp_path / "others", ["ant/9", "bee/9", "cat/9"], "png", 1)
     with pytest.raises(UsageError, match="8 of 8 images"):
