@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.errors import RunError, UsageError, paragraph
 from nsneg_jax.files import write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.folder import Folder
@@ -67,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(paragraph(error), file=sys.stderr)
         return 2
+    except OSError as error:
+        text = f"{error}. What is finished stays; mend the cause and run the same command again."
+        print(paragraph(RunError(text)), file=sys.stderr)
+        return 1
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

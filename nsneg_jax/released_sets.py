@@ -17,7 +17,7 @@ RELEASED = {
         "imagenet2012",
     ),
     "corruption": ReleasedSet(
-        "ImageNet-C, zenodo.org/records/2235448: noise.tar, blur.tar, weather.tar, digital.tar "
+        "ImageNet-C, zenodo.org/record/2235448: noise.tar, blur.tar, weather.tar, digital.tar "
         "(and extra.tar) unpacked into one folder; docs/robustness.md says how to make them here",
         "imagenet2012_corrupted",
     ),

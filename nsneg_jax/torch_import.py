@@ -84,7 +84,8 @@ def import_file(
         lines += [
             f"momentum   {said_of_momentum}",
             f"step       {step:,} = {said}",
-            "go on      python main.py --config=configs/patch.py "
+            # recipe A's learning rate goes with its batch, recipe B's with the default's
+            f"go on      python main.py --config=configs/patch.py{':paper' * (batch_size == 128)} "
             + " ".join(_flags(found, workdir, batch_size)),
         ]
     else:
