@@ -1,10 +1,19 @@
 """Fields that every pre-training config has, with the published runs' values."""
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
 
 VARIANTS = ("", "paper", "tiny")
+
+
+def check_variant(variant: str, variants: Sequence[str]) -> None:
+    """Raises UsageError for a variant that the config does not have."""
+    if variant not in variants:
+        names = ", ".join(repr(name) for name in variants)
+        raise UsageError(f"The config has no variant {variant!r}, only {names}; '' is the default.")
 
 
 def pretraining(variant: str) -> ConfigDict:
@@ -18,9 +27,7 @@ def pretraining(variant: str) -> ConfigDict:
     Raises:
         UsageError: for another variant.
     """
-    if variant not in VARIANTS:
-        names = ", ".join(repr(name) for name in VARIANTS)
-        raise UsageError(f"The config has no variant {variant!r}, only {names}; '' is the default.")
+    check_variant(variant, VARIANTS)
     config = ConfigDict(
         {
             "job": "pretrain",

@@ -12,7 +12,7 @@ Set a folder with --config.sets.sketch.source=folder:/data/sketch, run a part of
 
 from ml_collections import ConfigDict
 
-from nsneg_jax.errors import UsageError
+from configs import base
 
 VARIANTS = ("", "paper", "tiny")
 
@@ -34,9 +34,7 @@ def test_set(source: str, split: str = ".", **changes) -> ConfigDict:
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant not in VARIANTS:
-        names = ", ".join(repr(name) for name in VARIANTS)
-        raise UsageError(f"The config has no variant {variant!r}, only {names}; '' is the default.")
+    base.check_variant(variant, VARIANTS)
     rendition = "folder:data/imagenet-r"
     config = ConfigDict(
         {

@@ -12,15 +12,13 @@ configs/patch.py:paper: 79.35 +- 0.12 %.
 
 from ml_collections import ConfigDict
 
-from nsneg_jax.errors import UsageError
+from configs import base
 
 VARIANTS = ("", "paper", "imagenet1k", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant not in VARIANTS:
-        names = ", ".join(repr(name) for name in VARIANTS)
-        raise UsageError(f"The config has no variant {variant!r}, only {names}; '' is the default.")
+    base.check_variant(variant, VARIANTS)
     config = ConfigDict(
         {
             "job": "linear",  # 'linear'; 'knn' and 'features' do not train

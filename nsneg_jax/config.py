@@ -14,7 +14,7 @@ from nsneg_jax.views import ViewRecipe
 
 FILE_NAME = "config.json"
 
-_DTYPES = ("float32", "bfloat16", "float64")
+DTYPES = ("float32", "bfloat16", "float64")
 
 # what may change when a run goes on: it alters how the work is done or when it ends, and nothing
 # of what a step does (the schedule follows `epochs`)
@@ -180,7 +180,7 @@ def validate_linear(config: ConfigDict, devices: int) -> None:
     """
     check = _check_frozen_encoder(config, devices)
     check.positive("epochs", "learning_rates")
-    check.not_negative("seed", "optimizer.weight_decay")
+    check.not_negative("data.resize", "optimizer.weight_decay")
     check.one_of("optimizer.schedule", ("cosine", "step"))
     check.pair("crop_scale", 0, 1)
     for name in ("flip_probability", "optimizer.momentum"):
@@ -195,23 +195,14 @@ def validate_linear(config: ConfigDict, devices: int) -> None:
 def validate_knn(config: ConfigDict, devices: int) -> None:
     """As `validate_linear`, for the kNN job."""
     check = _check_frozen_encoder(config, devices)
+    check.not_negative("data.resize")
     check.positive("knn.k", "knn.temperature")
     check.expect("knn.k", len(config.knn.k) > 0, "one number of neighbours or more")
 
 
 def validate_evaluate(config: ConfigDict, devices: int) -> None:
     """As `validate_linear`, for the evaluate job."""
-    check = _Checker(config)
-    check.expect(
-        "pretrained",
-        bool(config.pretrained),
-        "the workdir of a linear probe (such as runs/linear) or a checkpoint folder in it",
-    )
-    check.positive("batch_size", "data.threads")
-    check.not_negative("data.workers", "seed")
-    check.one_of("dtype", _DTYPES)
-    check.image_size()
-    check.divisible_batch(devices)
+    check = _check_frozen_encoder(config, devices, "linear probe (such as runs/linear)")
     for name in config.sets:
         check.not_negative(f"sets.{name}.resize")
         check.one_of(f"sets.{name}.protocol", ("top1", "corruption", "cue_conflict"))
@@ -222,20 +213,23 @@ def validate_evaluate(config: ConfigDict, devices: int) -> None:
 def validate_features(config: ConfigDict, devices: int) -> None:
     """As `validate_linear`, for the features job."""
     check = _check_frozen_encoder(config, devices)
+    check.not_negative("data.resize")
     check.one_of("features_format", ("npz", "safetensors"))
 
 
-def _check_frozen_encoder(config: ConfigDict, devices: int) -> _Checker:
+def _check_frozen_encoder(
+    config: ConfigDict, devices: int, run: str = "run (such as runs/patch)"
+) -> _Checker:
     """Checks the fields that every job with a frozen encoder reads."""
     check = _Checker(config)
     check.expect(
         "pretrained",
         bool(config.pretrained),
-        "the workdir of a run (such as runs/patch) or a checkpoint folder in it",
+        f"the workdir of a {run} or a checkpoint folder in it",
     )
     check.positive("batch_size", "data.threads")
-    check.not_negative("data.workers", "data.resize")
-    check.one_of("dtype", _DTYPES)
+    check.not_negative("data.workers", "seed")
+    check.one_of("dtype", DTYPES)
     check.image_size()
     check.divisible_batch(devices)
     return check
@@ -264,7 +258,7 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     check.one_of("model.arch", tuple(ARCHS))
     check.one_of("model.stem", STEMS)
     check.one_of("model.bn_running", ("first", "mean"))
-    check.one_of("model.dtype", _DTYPES)
+    check.one_of("model.dtype", DTYPES)
     check.one_of("optimizer.schedule", ("cosine", "step"))
     check.pair("views.crop_scale", 0, 1)
     view_recipe(config)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from nsneg_jax.checkpoint import StopSignals, stopped
 from nsneg_jax.config import claim_workdir, validate_evaluate
 from nsneg_jax.corruptions import corrupt, image_keys
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation import central_batches
+from nsneg_jax.evaluation import central_batches, one_late
 from nsneg_jax.files import write_json, write_npz
 from nsneg_jax.input import labelled
 from nsneg_jax.input.source import class_names
@@ -25,9 +25,8 @@ from nsneg_jax.metrics import Progress
 from nsneg_jax.models.encoder import Encoder
 from nsneg_jax.parts import Part, plan
 from nsneg_jax.pretrained import Pretrained, load_pretrained
-from nsneg_jax.probe import ranks
+from nsneg_jax.probe import frozen_features, ranks
 from nsneg_jax.report import RESULTS
-from nsneg_jax.views import normalise
 
 
 def evaluate(
@@ -131,9 +130,8 @@ class Classifier:
         whole, split = mesh.replicated(devices), mesh.split_batch(devices)
         self._config = config
         self._devices = devices
-        self._network = jax.device_put(
-            (pretrained.params, pretrained.stats, pretrained.classifier), whole
-        )
+        backbone = {"params": pretrained.params, "stats": pretrained.stats}
+        self._network = jax.device_put((backbone, pretrained.classifier), whole)
         self._classify = jax.jit(
             partial(_classify, pretrained.encoder, config.dtype),
             in_shardings=(whole, whole, split, split),
@@ -144,26 +142,23 @@ class Classifier:
         """Arrays [n] in the order of the part's source: 'top1', 'top5' bool, 'confidence' float32,
         'valid' bool (False for images that cannot be read), 'names'; of cue conflicts also
         'probabilities' [n, C]."""
-        corrupting = self._corrupting(part)
-        outputs, pending = [], None
-        for batch in self._batches(part):
-            images = batch["image"]
-            if corrupting is not None:
-                images = corrupting(images, batch["index"])
-            running = self._classify(self._network, part.answers, images, batch["label"])
-            running |= {"valid": jax.device_put(batch["valid"], mesh.replicated(self._devices))}
-            if part.protocol != "cue_conflict":
-                del running["probabilities"]
-            # the devices have the next batch before this waits for the one before
-            if pending is not None:
-                outputs.append(jax.device_get(pending))
-            pending = running
-        outputs.append(jax.device_get(pending))
+        outputs = list(one_late(self._of_batch(part, batch) for batch in self._batches(part)))
         joined = {
             name: np.concatenate([output[name] for output in outputs])[: len(part.source)]
             for name in outputs[0]
         }
         return joined | {"names": np.array(part.names())}
+
+    def _of_batch(self, part: Part, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        images = batch["image"]
+        if part.corruption is not None:
+            keys = image_keys(self._config.seed, batch["index"])
+            corrupted = corrupt(images, *part.corruption, keys)
+            images = jax.device_put(corrupted, mesh.split_batch(self._devices))
+        found = self._classify(self._network, part.answers, images, batch["label"])
+        if part.protocol != "cue_conflict":
+            del found["probabilities"]
+        return found | {"valid": jax.device_put(batch["valid"], mesh.replicated(self._devices))}
 
     def _batches(self, part: Part) -> Iterator[dict[str, jax.Array]]:
         return central_batches(
@@ -176,19 +171,6 @@ class Classifier:
             skip_unreadable=True,
         )
 
-    def _corrupting(self, part: Part) -> Callable | None:
-        if part.corruption is None:
-            return None
-        name, severity = part.corruption
-        split = mesh.split_batch(self._devices)
-
-        def corrupting(images: jax.Array, indices: jax.Array) -> jax.Array:
-            keys = image_keys(self._config.seed, indices)
-            with jax.enable_x64(False):  # the same pictures for a classifier in float64
-                return jax.device_put(corrupt(images, name, severity, keys), split)
-
-        return corrupting
-
 
 def _classify(
     encoder: Encoder,
@@ -198,9 +180,8 @@ def _classify(
     images: jax.Array,
     labels: jax.Array,
 ) -> dict[str, jax.Array]:
-    params, stats, classifier = network
-    floats = images.astype(jnp.dtype(dtype)) / 255
-    features = encoder.features(params, stats, normalise(floats)).astype(classifier["kernel"].dtype)
+    backbone, classifier = network
+    features = frozen_features(encoder, dtype, backbone, images).astype(classifier["kernel"].dtype)
     product = jnp.dot(features, classifier["kernel"], precision=jax.lax.Precision.HIGHEST)
     logits = jnp.where(answers, product + classifier["bias"], -jnp.inf)
     probabilities = jax.nn.softmax(logits)

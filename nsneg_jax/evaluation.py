@@ -1,6 +1,6 @@
 """One pass of classifiers over labelled images, each image counted once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -66,6 +66,17 @@ def central_batches(
         skip_unreadable=skip_unreadable,
     )
     return prefetch_to_devices(batches, mesh.split_batch(devices), fields)
+
+
+def one_late(running: Iterable[Tree]) -> Iterator[Tree]:
+    """What the devices compute, on the host: each result when they have the next one to do."""
+    pending = None
+    for result in running:
+        if pending is not None:
+            yield jax.device_get(pending)
+        pending = result
+    if pending is not None:
+        yield jax.device_get(pending)
 
 
 class Evaluation:

@@ -1,6 +1,6 @@
 """Features of a trained encoder, of all images of a source; the job that writes them to a file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 
 from nsneg_jax import mesh
 from nsneg_jax.config import claim_workdir, validate_features
-from nsneg_jax.evaluation import central_batches, open_split
+from nsneg_jax.evaluation import central_batches, one_late, open_split
 from nsneg_jax.files import write_npz, write_whole
 from nsneg_jax.input.labelled import steps_per_pass
 from nsneg_jax.input.source import Source
 from nsneg_jax.metrics import Progress
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.pretrained import load_pretrained
-from nsneg_jax.views import normalise
+from nsneg_jax.probe import frozen_features
 
 _BATCHES_A_LINE = 100  # of the log
 
@@ -47,8 +47,8 @@ class Extractor:
         self, encoder: Encoder, data: ConfigDict, batch_size: int, dtype: str, devices: Mesh
     ) -> None:
         def features(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
-            floats = images.astype(jnp.dtype(dtype)) / 255
-            return encoder.features(params, stats, normalise(floats)).astype(jnp.float32)
+            backbone = {"params": params, "stats": stats}
+            return frozen_features(encoder, dtype, backbone, images).astype(jnp.float32)
 
         whole, split = mesh.replicated(devices), mesh.split_batch(devices)
         self._features = jax.jit(features, in_shardings=(whole, whole, split), out_shardings=whole)
@@ -65,7 +65,9 @@ class Extractor:
         batch, total = self._batch_size, steps_per_pass(len(source), self._batch_size)
         found = None
         with Progress(total, 0, unit="batch") as display:
-            for done, features in enumerate(self._one_late(params, stats, source)):
+            batches = self._batches(source=source)
+            running = (self._features(params, stats, each["image"]) for each in batches)
+            for done, features in enumerate(one_late(running)):
                 if found is None:
                     found = np.empty((total * batch, features.shape[1]), np.float32)
                 found[done * batch : (done + 1) * batch] = features
@@ -73,16 +75,6 @@ class Extractor:
                 if (done + 1) % _BATCHES_A_LINE == 0:
                     display.show(done + 1, f"{(done + 1) * batch:,} images")
         return Features(found[: len(source)], np.asarray(source.labels))
-
-    def _one_late(self, params: Tree, stats: Tree, source: Source) -> Iterator[np.ndarray]:
-        """The features of each batch, waited for when the devices have the next."""
-        pending = None
-        for batch in self._batches(source=source):
-            running = self._features(params, stats, batch["image"])
-            if pending is not None:
-                yield np.asarray(pending)
-            pending = running
-        yield np.asarray(pending)
 
 
 def write_features(

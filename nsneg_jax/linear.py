@@ -155,7 +155,9 @@ def build(
     backbone = {"params": pretrained.params, "stats": pretrained.stats}
     size = config.data.image_size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-    features = jax.eval_shape(partial(probe.frozen_features, method), backbone, image)
+    features = jax.eval_shape(
+        partial(probe.frozen_features, pretrained.encoder, config.dtype), backbone, image
+    )
     rates = len(config.learning_rates)
     return method, probe.init_state(method, backbone, rates, features.shape[1], classes)
 

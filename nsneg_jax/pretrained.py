@@ -9,10 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nsneg_jax import checkpoint
+from nsneg_jax.config import DTYPES
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.encoder import Encoder, Tree, build_encoder, encoder_structure
 
-DTYPES = ("float32", "bfloat16", "float64")
 UNTRAINED = "untrained:"
 PRETRAINING, PROBE = "pre-training", "linear probe"  # kinds of checkpoints
 

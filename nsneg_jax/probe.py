@@ -182,10 +182,17 @@ def update(
     )
 
 
-def frozen_features(probe: Probe, backbone: Tree, images: jax.Array) -> jax.Array:
-    """Pooled features [N, F] of uint8 images [N, S, S, 3], in the parameters' dtype."""
-    floats = images.astype(jnp.dtype(probe.dtype)) / 255
-    features = probe.encoder.features(backbone["params"], backbone["stats"], normalise(floats))
+def frozen_features(encoder: Encoder, dtype: str, backbone: Tree, images: jax.Array) -> jax.Array:
+    """Pooled features [N, F] in inference mode, in the parameters' dtype.
+
+    Args:
+        encoder: the network.
+        dtype: of the computation.
+        backbone: its 'params' and 'stats'.
+        images: uint8 [N, S, S, 3].
+    """
+    floats = images.astype(jnp.dtype(dtype)) / 255
+    features = encoder.features(backbone["params"], backbone["stats"], normalise(floats))
     return features.astype(jax.tree.leaves(backbone["params"])[0].dtype)
 
 
@@ -195,7 +202,7 @@ def train_step(probe: Probe, state: ProbeState, batch: Batch) -> ProbeState:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch["image"])))
     chance = jax.vmap(jax.random.uniform)(keys)
     images = flip(batch["image"], chance < probe.flip_probability)
-    features = frozen_features(probe, state.backbone, images)
+    features = frozen_features(probe.encoder, probe.dtype, state.backbone, images)
     return update(probe, state, features, batch["label"], batch["valid"])
 
 
@@ -203,7 +210,8 @@ def evaluation_step(
     probe: Probe, backbone: Tree, classifier: Tree, sums: Sums, batch: Batch
 ) -> Sums:
     """`sums` and those of a batch."""
-    outputs = logits(classifier, frozen_features(probe, backbone, batch["image"]))
+    features = frozen_features(probe.encoder, probe.dtype, backbone, batch["image"])
+    outputs = logits(classifier, features)
     return jax.tree.map(jnp.add, sums, count(outputs, batch["label"], batch["valid"]))
 
 

@@ -46,7 +46,8 @@ def _about(parts: list[tuple[Part, Outputs]]) -> dict[str, Any]:
 
 def _top1(parts: list[tuple[Part, Outputs]], classes: Sequence[str], seed: int) -> dict[str, Any]:
     ((part, got),) = parts
-    return _ways(part, classes) | _figures(_valid(got), _valid(got)["top1"], seed)
+    valid = _valid(got)
+    return _ways(part) | _figures(valid, valid["top1"], seed)
 
 
 def _corruption(
@@ -65,7 +66,7 @@ def _corruption(
     part = parts[0][0]
     tested = [(part, got) for part, got in parts if part.corruption_of[0] in CORRUPTIONS]
     if not tested:
-        return _ways(part, classes) | _NO_FIGURES | {"parts": table, **means}
+        return _ways(part) | _NO_FIGURES | {"parts": table, **means}
     whole = {name: np.concatenate([_valid(got)[name] for _, got in tested]) for name in _COUNTED}
     # An image's versions are no independent images: it counts with the mean over them.
     names, image = np.unique(
@@ -75,7 +76,7 @@ def _corruption(
     per_image = np.bincount(image, weights=whole["top1"], minlength=len(names)) / versions
     seen = sum(len(got["valid"]) for _, got in tested)
     present = int(part.answers.sum())
-    figures = _ways(part, classes) | _figures(whole, per_image, seed)
+    figures = _ways(part) | _figures(whole, per_image, seed)
     cells = [table[name][s] for name in CORRUPTIONS if name in table for s in table[name]]
     figures["accuracy_top1"] = float(np.mean(cells)) if cells else None
     return figures | {
@@ -125,7 +126,7 @@ def _valid(got: Outputs) -> dict[str, np.ndarray]:
     return {name: got[name][got["valid"]] for name in (*_COUNTED, "names")}
 
 
-def _ways(part: Part, classes: Sequence[str]) -> dict[str, int]:
+def _ways(part: Part) -> dict[str, int]:
     present = len(np.unique(part.source.labels))
     return {"classes": present, "ways": int(part.answers.sum())}
 

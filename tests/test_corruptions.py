@@ -306,3 +306,12 @@ def test_mistakes(changed, says):
     }
     with pytest.raises(UsageError, match=says):
         corrupt(**arguments | changed)
+
+
+@pytest.mark.parametrize("name", ["motion_blur", "snow", "frost", "fog", "elastic_transform"])
+def test_pictures_do_not_depend_on_the_width_of_numbers(name):
+    pictures = photographs(2, 32)
+    ours = np.asarray(corrupt(pictures, name, 3, image_keys(0, np.arange(2, dtype=np.int32))))
+    with jax.enable_x64(True):
+        keys = image_keys(0, np.arange(2, dtype=np.int32))
+        np.testing.assert_array_equal(corrupt(pictures, name, 3, keys), ours)

@@ -204,7 +204,7 @@ def test_features_are_the_encoders_of_flipped_images():
         state = probe.init_state(method, backbone, 1, 16, 4)
         stepped[flips] = probe.train_step(method, state, batch)
         seen = images[:, :, ::-1] if flips else images
-        features = probe.frozen_features(method, backbone, seen)
+        features = probe.frozen_features(encoder, "float32", backbone, seen)
         expected = probe.update(method, state, features, batch["label"], batch["valid"])
         np.testing.assert_allclose(
             stepped[flips].classifier["kernel"], expected.classifier["kernel"], atol=1e-7

@@ -170,7 +170,8 @@ def motion(images: jax.Array, angles: jax.Array, weights: jax.Array) -> jax.Arra
     padded = jnp.pad(images, ((0, 0), (0, 0), (taps, taps), (taps, taps)), mode="edge")
 
     def window(image: jax.Array, offset: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(image, (0, *(taps + offset)), images.shape[1:])
+        # int32, as the offsets are: JAX in 64 bits would make another dtype of a plain 0
+        return jax.lax.dynamic_slice(image, (jnp.int32(0), *(taps + offset)), images.shape[1:])
 
     def add(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         return total + tap[0] * jax.vmap(window)(padded, tap[1]), None

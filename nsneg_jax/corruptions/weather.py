@@ -72,8 +72,10 @@ def frost(images: jax.Array, keys: jax.Array, weights: jax.Array, pictures: jax.
     high = jnp.array([pictures.shape[0], *(edge - side + 1 for edge in pictures.shape[2:])])
 
     def window(key: jax.Array) -> jax.Array:
-        picture, top, left = jax.random.randint(key, (3,), 0, high)
-        cut = jax.lax.dynamic_slice(pictures, (picture, 0, top, left), (1, 3, side, side))
+        # int32: the draws must not depend on whether JAX is set to 64 bits
+        picture, top, left = jax.random.randint(key, (3,), 0, high, jnp.int32)
+        start = picture, jnp.int32(0), top, left
+        cut = jax.lax.dynamic_slice(pictures, start, (1, 3, side, side))
         return cut[0].astype(images.dtype) / 255
 
     return weights[0] * images + weights[1] * jax.vmap(window)(keys)
