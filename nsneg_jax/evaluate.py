@@ -88,6 +88,7 @@ def evaluate(
     results = {
         "job": "evaluate",
         "encoder": pretrained.encoder_origin,
+        "encoder_seed": pretrained.encoder_seed,
         "classifier": pretrained.origin,
         "label": config.label,
         "sets": summary.summarise(outputs, classes, config.seed),

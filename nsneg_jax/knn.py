@@ -66,7 +66,11 @@ def knn(
         extract(pretrained.params, pretrained.stats, source) for source in (bank, queries)
     )
     results = accuracies(bank, queries, config.knn.k, config.knn.temperature, devices)
-    about = {"job": "knn", "encoder": pretrained.encoder_origin}
+    about = {
+        "job": "knn",
+        "encoder": pretrained.encoder_origin,
+        "encoder_seed": pretrained.encoder_seed,
+    }
     write_json(workdir / RESULTS, about | results | {"validation_images": len(queries.labels)})
     for k in config.knn.k:
         print(f"{k} nearest: {results[f'knn_{k}']:.2f} %")

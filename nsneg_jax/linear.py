@@ -74,6 +74,7 @@ def linear(
             "model": pretrained.model,
             "classes": list(training.classes),
             "encoder": pretrained.encoder_origin,
+            "encoder_seed": pretrained.encoder_seed,
             "images": len(training),
             "chosen": 0,
             "last": {},
@@ -214,6 +215,7 @@ def _evaluate(config: ConfigDict, workdir: Path, devices: Mesh, validation: Sour
     results = {
         "job": "linear",
         "encoder": pretrained.encoder_origin,
+        "encoder_seed": pretrained.encoder_seed,
         "validation_images": len(validation),
         **{name: _plain(values[0]) for name, values in figures.items()},
     }
@@ -244,6 +246,7 @@ def _results(config: ConfigDict, state: probe.ProbeState, progress: dict) -> dic
     return {
         "job": "linear",
         "encoder": progress["encoder"],
+        "encoder_seed": progress.get("encoder_seed"),
         "accuracy_top1": chosen["accuracy_top1"],
         "accuracy_top5": chosen["accuracy_top5"],
         "best_accuracy_top1": chosen["best_accuracy_top1"],

@@ -207,6 +207,7 @@ def _progress(config: ConfigDict, window: Window, source: Source) -> dict[str, A
     return {
         "window": window.totals(),
         "images": len(source),
+        "seed": fields["seed"],
         "model": fields["model"],
         "batch_size": fields["batch_size"],
         "negatives": fields["negatives"]["num"],

@@ -31,6 +31,7 @@ class Pretrained:
         classes: names of the classifier's C classes where they are known.
         origin: workdir and step, for messages.
         encoder_origin: of a probe's checkpoint, those of the pre-training it was made from.
+        encoder_seed: of that pre-training; None where it is not known.
     """
 
     encoder: Encoder
@@ -41,6 +42,7 @@ class Pretrained:
     classes: tuple[str, ...] | None
     origin: str
     encoder_origin: str
+    encoder_seed: int | None
 
 
 def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
@@ -88,6 +90,7 @@ def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
         classes=tuple(progress["classes"]) if progress.get("classes") else None,
         origin=_origin(folder),
         encoder_origin=progress.get("encoder", _origin(folder)),
+        encoder_seed=progress.get("encoder_seed" if kind == PROBE else "seed"),
     )
 
 
@@ -118,7 +121,7 @@ def _untrained(model: dict[str, Any], dtype: str, origin: str) -> Pretrained:
     with jax.enable_x64(dtype == "float64"):
         trees = build_encoder(ConfigDict({**model, "dim": 0, "dtype": dtype}), seed=0)
     encoder, params, stats = trees[0], *jax.tree.map(np.asarray, trees[1:])
-    return Pretrained(encoder, params, stats, model, None, None, origin, origin)
+    return Pretrained(encoder, params, stats, model, None, None, origin, origin, 0)
 
 
 def _fitted(tree: Tree, like: Tree, folder: Path) -> Tree:

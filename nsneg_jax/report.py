@@ -46,16 +46,17 @@ def read_results(runs: Sequence[Path]) -> list[Result]:
     return list(results.values())
 
 
-def report(results: Sequence[Result], published: str = "") -> tuple[str, str]:
+def report(results: Sequence[Result], published: str = "", baseline: str = "") -> tuple[str, str]:
     """The report as Markdown and as CSV.
 
     Args:
         results: of the runs, in the order of the rows.
         published: 'A', 'B' or 'all': which recipes of the authors to show; 'none'; by default all
             where the clean sets are ImageNet-100, else none.
+        baseline: the row that the others are compared with, seed by seed; '' for none.
 
     Raises:
-        UsageError: the results cannot be pooled, or have no figures.
+        UsageError: the results cannot be pooled, have no figures, or no row `baseline`.
     """
     rows = pool(results)
     contents = [result.content for result in results]
@@ -69,6 +70,7 @@ def report(results: Sequence[Result], published: str = "") -> tuple[str, str]:
     authors = published_rows(recipes.get(published, published))
     parts = (
         report_table.main_table(rows, authors, evaluated),
+        report_table.difference_table(rows, baseline) if baseline else "",
         report_table.missing_list(contents),
         report_table.sets_table(rows),
         report_table.shape_table(rows),
@@ -92,10 +94,16 @@ def main(argv: Sequence[str]) -> int:
         default="",
         help="the authors' rows to show; by default all beside evaluations on ImageNet-100",
     )
+    parser.add_argument(
+        "--baseline",
+        default="",
+        metavar="ROW",
+        help="the row that the others are compared with, by pairs of runs of the same seed",
+    )
     arguments = parser.parse_args(argv)
     try:
         results = read_results(arguments.runs)
-        markdown, csv = report(results, arguments.published)
+        markdown, csv = report(results, arguments.published, arguments.baseline)
         if arguments.out is not None:
             write_text(arguments.out, markdown + "\n")
         if arguments.csv is not None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nsneg_jax.report_pairs import differences
 from nsneg_jax.report_rows import Cell, Figure, Row, columns, number
 
 DASH = "-"
@@ -72,6 +73,37 @@ def main_table(ours: Sequence[Row], published: Sequence[Row], paper_sets: bool) 
     return "\n\n".join(
         part for part in (_markdown(lines), " ".join(caption), "\n".join(footnotes.lines())) if part
     )
+
+
+def difference_table(ours: Sequence[Row], baseline: str) -> str:
+    """How much better each row is than the row `baseline`; '' if no runs can be paired.
+
+    Raises:
+        UsageError: there is no such row.
+    """
+    found = differences(ours, baseline)
+    titles = columns(ours, paper_sets=False)
+    having = [c for c in titles if any(c in of_row for of_row in found.values())]
+    if not having:
+        return ""
+    lines = [[f"minus {_escaped(baseline)}", "pairs", *(_escaped(titles[c]) for c in having)]]
+    for name, of_row in found.items():
+        pairs = [difference.pairs for difference in of_row.values()] or [0]
+        span = dict.fromkeys((min(pairs), max(pairs)))
+        lines.append([_escaped(name), " to ".join(map(str, span))])
+        for column in having:
+            difference = of_row.get(column)
+            if difference is None:
+                lines[-1].append(DASH)
+                continue
+            error = "" if difference.error is None else f"±{difference.error:.2f}"
+            text = f"{difference.mean:+.2f}{error}"
+            lines[-1].append(f"**{text}**" if difference.clear else text)
+    caption = (
+        "Differences in points: mean±standard error over pairs of runs of the same seed. Bold: "
+        "more than two standard errors from zero."
+    )
+    return f"{_markdown(lines)}\n\n{caption}"
 
 
 def sets_table(ours: Sequence[Row]) -> str:

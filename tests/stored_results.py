@@ -45,10 +45,11 @@ def cue_conflict(**fields):
     return entry | fields
 
 
-def evaluation(encoder, label="", missing=None, **sets):
+def evaluation(encoder, label="", missing=None, seed=None, **sets):
     return {
         "job": "evaluate",
         "encoder": encoder,
+        "encoder_seed": seed,
         "classifier": f"probe of {encoder}",
         "label": label,
         "sets": sets,
