@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 DEMO := $(RUNS)/demo
 
-.PHONY: demo evaluation test slow lint format clean
+.PHONY: demo evaluation claim test slow lint format clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
@@ -23,6 +23,10 @@ evaluation:
 	  --config.pretrained=$(PRETRAINED) --workdir=$(DEMO)/$(ENCODER)-linear
 	$(BIN)/python main.py --config=configs/evaluate.py:tiny --config.label=$(ENCODER) \
 	  --config.pretrained=$(DEMO)/$(ENCODER)-linear --workdir=$(DEMO)/$(ENCODER)-eval
+
+# MoCo against MoCo with patch negatives, 3 seeds; FULL=1: all variants, 5 seeds
+claim: .venv/installed
+	$(BIN)/python -m nsneg_jax.claim --workdir=$(RUNS)/claim $(if $(FULL),--full)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup

@@ -189,10 +189,11 @@ class Progress:
         if self._first and step > self._first[0]:
             elapsed = time.monotonic() - self._first[1]
             left = elapsed / (step - self._first[0]) * (self._total - step)
-            text += f"  {_duration(left)} left"
+            text += f"  {duration(left)} left"
         print(f"{self._unit} {step}/{self._total}  {text}", flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}"

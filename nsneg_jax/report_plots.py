@@ -11,8 +11,8 @@ from nsneg_jax.report_rows import EXTRA, GROUPS, Row, parts_of
 
 _SEVERITIES = range(1, 6)
 # Okabe and Ito's colours, told apart by readers with any colour vision
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
 _STYLES = ("-", "--", ":")
 
 # accuracies of the runs of a line, by corruption and severity
@@ -129,9 +129,9 @@ def _draw(panel: Any, corruption: str, lines: dict[str, Accuracies]) -> dict[str
                 [severity for severity, _ in points],
                 [statistics.fmean(values) for _, values in points],
                 deviations if any(deviations) else None,
-                color=_COLOURS[i % len(_COLOURS)],
-                marker=_MARKERS[i % len(_MARKERS)],
-                linestyle=_STYLES[i // len(_COLOURS) % len(_STYLES)],
+                color=COLOURS[i % len(COLOURS)],
+                marker=MARKERS[i % len(MARKERS)],
+                linestyle=_STYLES[i // len(COLOURS) % len(_STYLES)],
                 markersize=3.5,
                 linewidth=1.3,
                 elinewidth=1,

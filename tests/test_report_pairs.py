@@ -1,6 +1,5 @@
 """Differences between rows, worked out by hand."""
 
-
 import pytest
 import stored_results
 from stored_results import cue_conflict, evaluation, top1
