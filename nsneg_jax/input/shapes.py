@@ -36,6 +36,11 @@ SMALLEST, LARGEST = 16, 512  # sides in pixels
 _SCALE = (0.5, 0.54)
 _MARGIN = 0.02
 _SUPERSAMPLING = 4
+_PEN = 0.03  # width of a sketch's line, as a fraction of the picture's side
+# Of 'clean'. An encoder that has only seen filled silhouettes knows regions and no lines: without
+# contours all that it learns, with or without negatives, is at chance on sketches.
+_PLAIN, _CONTOURED, _HOLLOW = 0.75, 0.5, 0.3
+_CONTOUR_WIDTH = (0.04, 0.1)
 _SHIFT_BITS = 6  # fixed point of the corners given to OpenCV
 
 # Number of the random stream a picture's parts are drawn from, under its split, seed and index.
@@ -81,7 +86,9 @@ class Shapes:
     size: number of pictures; a longer set begins with the pictures of a shorter one.
     seed: 0 to 2**64 - 1; another seed gives other pictures.
     version: 'clean': a random texture (shape_textures.SEEN) in random colours, the ground plain or
-        faintly mottled; 'sketch': a black outline on white; 'stylized': textures of families that
+        faintly mottled; every second picture has a contour in the first of the two colours, and
+        three in ten of these nothing but that; 'sketch': a thin black outline on white, which
+        'clean' never shows; 'stylized': textures of families that
         'clean' never shows, inside and outside the silhouette; 'rendition': flat colours;
         'conflict': as 'clean' on a plain ground, but the texture is made of small copies of another
         class's silhouette. The versions of a picture show the same silhouette in the same place.
@@ -160,7 +167,7 @@ class Shapes:
     def _render(self, index: int) -> np.ndarray:
         outline = self._outline(index)
         if self.version == "sketch":
-            ink = _stroke(outline, self.image_size)
+            ink = _stroke(outline, self.image_size, _PEN)
             return np.repeat(255 - ink[:, :, None], 3, axis=2)
         mask = _fill([outline], self.image_size)
         if self.version == "rendition":
@@ -170,7 +177,7 @@ class Shapes:
         if self.version == "conflict":
             small = _SILHOUETTES[self.texture_labels[index]]
             return _paint_conflict(self._stream(_CONFLICT, index), mask, small)
-        return _paint_clean(self._stream(_CLEAN, index), mask)
+        return _paint_clean(self._stream(_CLEAN, index), mask, outline)
 
     def _outline(self, index: int) -> np.ndarray:
         """The silhouette's corners in place, float64 [P, 2], as fractions of the picture's side."""
@@ -190,14 +197,21 @@ class Shapes:
         return np.random.Generator(np.random.Philox(counter=np.array(counter, np.uint64), key=key))
 
 
-def _paint_clean(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+def _paint_clean(rng: np.random.Generator, mask: np.ndarray, outline: np.ndarray) -> np.ndarray:
     ground, *pair = textures.colours(rng)
     (family,) = textures.pick(rng, textures.SEEN, 1)
-    texture = family(rng, len(mask))
-    if rng.random() < 0.75:
-        return _compose(mask, _blend(pair, texture), ground)
-    mottle = (textures.noise(rng, len(mask)) - 0.5) * 0.1
-    return _compose(mask, _blend(pair, texture), [value + mottle for value in ground])
+    inside = _blend(pair, family(rng, len(mask)))
+    if rng.random() >= _PLAIN:
+        mottle = (textures.noise(rng, len(mask)) - 0.5) * 0.1
+        ground = [value + mottle for value in ground]
+    contoured, hollow, width = textures.draw(rng, (0, 1), (0, 1), _CONTOUR_WIDTH)
+    if contoured >= _CONTOURED:
+        return _compose(mask, inside, ground)
+    line = _stroke(outline, len(mask), width).astype(np.float32) / 255
+    if hollow < _HOLLOW:
+        return _compose(line, pair[0], ground)
+    inside = [value + line * (colour - value) for value, colour in zip(inside, pair[0], strict=True)]
+    return _compose(np.maximum(mask, line), inside, ground)
 
 
 def _paint_stylized(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
@@ -245,10 +259,13 @@ def _fill(outlines: Sequence[np.ndarray], size: int) -> np.ndarray:
     return coverage.astype(np.float32) / 255
 
 
-def _stroke(outline: np.ndarray, size: int) -> np.ndarray:
-    """Coverage of each pixel by a pen that follows the silhouette's edge, uint8 [S, S]."""
+def _stroke(outline: np.ndarray, size: int, pen: float) -> np.ndarray:
+    """Coverage of each pixel by a pen that follows the silhouette's edge, uint8 [S, S].
+
+    The pen is `pen` of the picture's side wide, but a pixel at least.
+    """
     canvas = np.zeros((size * _SUPERSAMPLING,) * 2, np.uint8)
-    width = max(_SUPERSAMPLING, round(0.03 * len(canvas)))
+    width = max(_SUPERSAMPLING, round(pen * len(canvas)))
     points = _fixed_point(outline, len(canvas))
     cv2.polylines(canvas, [points], True, 255, width, shift=_SHIFT_BITS)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)

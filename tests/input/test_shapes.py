@@ -44,6 +44,19 @@ def overlap(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
+def filled(figure):
+    """A single figure without its holes, bool [S, S]."""
+    figure = figure.astype(np.uint8)
+    contours, _ = cv2.findContours(figure, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    assert len(contours) == 1
+    return cv2.drawContours(np.zeros_like(figure), contours, -1, 1, -1).astype(bool)
+
+
+def edge(mask):
+    """The outermost pixels of a mask, bool [S, S]."""
+    return mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("image_size", [16, 33, 224, 512])
 def test_shape_and_type_at_every_size(version, image_size):
@@ -67,11 +80,11 @@ def test_name_tells_the_seed():
     assert Shapes("test", image_size=32, size=10, seed=7).name == "shapes/clean@7/test"
 
 
-def test_pictures_are_those_of_the_first_version():
-    # shapes.npz: ten pictures of each version, recorded when the data set had four. Whoever
-    # trained on them must get the same ones again, but for the last bit of another machine's sine.
+def test_pictures_are_those_that_were_recorded():
+    # shapes.npz: ten pictures of each version. Whoever trained on them must get the same ones
+    # again, but for the last bit of another machine's sine.
     with np.load(Path(__file__).with_name("shapes.npz")) as recorded:
-        assert len(recorded.files) == 4
+        assert sorted(recorded.files) == sorted(VERSIONS)
         for version in recorded.files:
             images = pictures("val", size=10, image_size=20, seed=3, version=version)
             differences = np.abs(images.astype(int) - recorded[version])
@@ -119,7 +132,8 @@ def test_same_picture_at_every_size():
     small, large = pictures(image_size=32), pictures(image_size=128)
     shrunk = np.stack([cv2.resize(i, (32, 32), interpolation=cv2.INTER_AREA) for i in large])
     difference = np.abs(shrunk.astype(int) - small).mean(axis=(1, 2, 3))
-    assert difference.max() < 4
+    # the width of a contour is rounded to a quarter of a pixel
+    assert np.median(difference) < 2 and difference.max() < 6
 
 
 def test_versions_share_the_silhouette_and_every_one_shows_it():
@@ -129,7 +143,9 @@ def test_versions_share_the_silhouette_and_every_one_shows_it():
 
         clean = luma(sets["clean"][i])
         stands_out = np.abs(clean - np.median(border(clean))) > 0.2
-        assert overlap(stands_out, mask) > 0.95
+        # a contour is as much outside the silhouette as inside, and may be all there is
+        assert overlap(filled(stands_out), filled(mask)) > 0.6
+        assert stands_out[edge(mask)].mean() > 0.9
 
         light = luma(sets["stylized"][i]) > 0.5
         assert max(overlap(light, mask), overlap(~light, mask)) > 0.95
@@ -140,11 +156,8 @@ def test_versions_share_the_silhouette_and_every_one_shows_it():
         assert (border(sets["conflict"][i]) == sets["conflict"][i][0, 0]).all()
 
         ink = (sets["sketch"][i][..., 0] < 128).astype(np.uint8)
-        contours, _ = cv2.findContours(ink, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        assert len(contours) == 1
-        filled = cv2.drawContours(np.zeros_like(ink), contours, -1, 1, -1).astype(bool)
-        assert overlap(filled, mask) > 0.75
-        assert filled[mask].all()
+        assert overlap(filled(ink), mask) > 0.75
+        assert filled(ink)[mask].all()
         # The pen follows the edge: the middle of the silhouette stays white.
         deep = cv2.erode(mask.astype(np.uint8), np.ones((9, 9))).astype(bool)
         assert not ink[deep].any()
@@ -192,9 +205,20 @@ def test_stylized_has_its_own_textures_inside_and_outside():
             )
     assert contrast["stylized", "out"].min() > 10
     assert contrast["stylized", "in"].min() > 10
-    assert contrast["clean", "out"].max() < 10
-    assert 0.6 < (contrast["clean", "out"] == 0).mean() < 0.9
-    assert contrast["clean", "in"].min() > 10
+    without_contour = contrast["clean", "out"] < 10
+    assert 0.3 < without_contour.mean() < 0.7
+    assert 0.6 < (contrast["clean", "out"][without_contour] == 0).mean() < 0.95
+    assert contrast["clean", "in"][without_contour].min() > 10
+
+
+def test_half_of_the_clean_pictures_have_a_contour_and_some_no_more():
+    images = luma(pictures(size=600, image_size=64))
+    masks = [coverage(i) == 1 for i in pictures(size=600, image_size=64, version="rendition")]
+    hollow = 0
+    for image, mask in zip(images, masks, strict=True):
+        deep = cv2.erode(mask.astype(np.uint8), np.ones((7, 7))).astype(bool)
+        hollow += (np.abs(image[deep] - np.median(border(image))) < 0.1).all()
+    assert 0.1 < hollow / 600 < 0.2
 
 
 def test_conflict_pairs_every_shape_with_every_other_as_texture():
