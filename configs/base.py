@@ -111,7 +111,7 @@ def pretraining(variant: str) -> ConfigDict:
         config.update(
             {
                 "batch_size": 96,
-                "epochs": 36,
+                "epochs": 30,
                 "data": {"source": "shapes:4000", "image_size": 32, "resize": 0, "threads": 2},
                 # The shapes' colours tell each from all others, and half a shape of 32 px says
                 # little of the whole: with the published views nothing is learnt in minutes.

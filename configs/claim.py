@@ -31,7 +31,7 @@ def get_config(variant: str = "patch2") -> ConfigDict:
     name = variant.removeprefix(LARGE)
     base.check_variant(name, VARIANTS)
     config = base.pretraining("tiny")
-    config.epochs = 90
+    config.epochs = 40
     config.knn_every_epochs = 5
     if large:
         config.update({"batch_size": 256, "epochs": 100})
