@@ -4,9 +4,10 @@
 
 SOURCE holds SPLIT/CLASS/NAME.JPEG, or is 'arrayrecord:PATH' or 'tfds:NAME'; OUT gets
 SPLIT/CLASS/NAME.png, made of the central 96x96 square of the image and a random one. A texture
-depends on the seed and the image's path below SOURCE, and on nothing else. Files appear under their names when they are whole, so a run that was stopped is
-completed by the same command; several machines share the work by --shard 0/4 .. 3/4, and the hosts
-of a pod by --distributed. Exit status: 0 all is made, 1 images that cannot be read were left out.
+depends on the seed and the image's path below SOURCE, and on nothing else. Files appear under their
+names when they are whole, so a run that was stopped is completed by the same command; several
+machines share the work by --shard 0/4 .. 3/4, and the hosts of a pod by --distributed. Exit status:
+0 all is made, 1 images that cannot be read were left out.
 """
 
 import argparse

@@ -32,7 +32,7 @@ class Part(NamedTuple):
         answers: bool [C], the classes that may be answered.
         corruption: what is to be done to the images here, (name, severity), or None.
         settings: of the set in the config, as JSON.
-        generated: whether the images are made here or procedural, and not of a released set.
+        generated: whether the images are made here, by TFDS or by rule, and not a released set's.
     """
 
     set_name: str

@@ -189,7 +189,7 @@ def _label_names(builder: Any, name: str) -> list[str]:
     if not isinstance(image, features.Image) or not isinstance(label, features.ClassLabel):
         raise UsageError(
             f"{name} must have the features 'image' (Image) and 'label' (ClassLabel), but has "
-            f"{', '.join(found) if isinstance(found, dict | features.FeaturesDict) else found}. "
+            f"{', '.join(sorted(found)) if isinstance(found, features.FeaturesDict) else found}. "
             "Choose a data set for image classification."
         )
     return label.names
