@@ -123,7 +123,8 @@ def not_prepared(spec: str, data_dir: str) -> NotPrepared:
     where = _data_dir(data_dir)
     return NotPrepared(
         f"tfds:{spec} is not prepared in {where}. Prepare it with `{preparation(spec, where)}` "
-        f"{_NEEDS_TENSORFLOW}, or say where it is with --config.data.tfds_dir=DIR or $TFDS_DATA_DIR."
+        f"{_NEEDS_TENSORFLOW}, or say where it is with --config.data.tfds_dir=DIR or "
+        "$TFDS_DATA_DIR."
     )
 
 
