@@ -1,12 +1,15 @@
 """Speed of the input pipeline, and of the original's on the same photographs in the same run.
 
     python -m benchmarks.input --root FOLDER --seconds S
+    python -m benchmarks.input --source folder:FOLDER --source arrayrecord:PACKED --seconds S
 
 FOLDER holds train/CLASS/*.jpg. Prints one JSON line. Ours decodes an image once and cuts two crops
 (the rest of a view is made on the device); the original does all of its work on the host, written
 here with Pillow and NumPy alone: two decoded, augmented and normalised views and one patch
 negative, in worker processes, by torch's DataLoader where torch is installed. The two take turns,
 each starting afresh and warming up before its clock runs; the figures are medians over the turns.
+With --source, once or more, ours is measured on each of these data sets in turns, without the peer;
+ratios are to the first.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from nsneg_jax.errors import UsageError, paragraph
 from nsneg_jax.input.crops import sample_crop
 from nsneg_jax.input.folder import Folder
 from nsneg_jax.input.pipeline import pretrain_batches
+from nsneg_jax.input.source import Source, open_source
 from nsneg_jax.views import IMAGENET_MEAN, IMAGENET_STD
 
 _TURNS = 5
@@ -38,9 +42,12 @@ _PATCH_RANGE = (16 / 224, 72 / 224)
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.input", description=__doc__.split("\n")[0])
-    parser.add_argument("--root", required=True, help="folder with train/CLASS/*.jpg")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--root", help="folder with train/CLASS/*.jpg")
+    data.add_argument("--source", action="append", help="data set, such as 'tfds:imagenet2012'")
+    parser.add_argument("--tfds-dir", default="", help="of 'tfds:' data sets")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--seconds", type=float, default=30, help="measured time, both together")
+    parser.add_argument("--seconds", type=float, default=30, help="measured time, all together")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224, help="side of the crops in pixels")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="ours, per process")
@@ -48,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--peer-workers", type=int, default=2, help="the peer's worker processes")
     options = parser.parse_args(arguments)
     try:
-        print(json.dumps(measure(options)))
+        print(json.dumps(compare(options) if options.source else measure(options)))
     except UsageError as error:
         print(paragraph(error), file=sys.stderr)
         sys.exit(2)
@@ -90,7 +97,47 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _our_batches(source: Folder, options: argparse.Namespace, turn: int) -> Iterator[object]:
+def compare(options: argparse.Namespace) -> dict[str, object]:
+    """Runs our pipeline on each data set in turns and returns what is printed."""
+    sources = {
+        spec: open_source(spec, options.split, image_size=options.size, tfds_dir=options.tfds_dir)
+        for spec in options.source
+    }
+    turn_seconds = options.seconds / (len(sources) * _TURNS)
+    turns: dict[str, list[float]] = {spec: [] for spec in sources}
+    costs: dict[str, list[float]] = {spec: [] for spec in sources}
+    for turn in range(_TURNS):
+        for spec, source in sources.items():
+            batches = _our_batches(source, options, turn)
+            speed, cost = _speed_and_cost(batches, options.batch, 3, turn_seconds)
+            turns[spec].append(speed)
+            costs[spec].append(cost)
+    first = turns[options.source[0]]
+    return {
+        "benchmark": "input",
+        "sources": {
+            spec: {
+                "images": len(sources[spec]),
+                "images_per_second": round(statistics.median(speeds), 1),
+                # of neighbouring turns, which other work on the machine slows alike
+                "ratio": round(
+                    statistics.median(a / b for a, b in zip(speeds, first, strict=True)), 3
+                ),
+                "turns": [round(speed, 1) for speed in speeds],
+                "cpu_ms_per_image": round(1000 * statistics.median(costs[spec]), 3),
+            }
+            for spec, speeds in turns.items()
+        },
+        "threads": options.threads,
+        "workers": options.workers,
+        "batch": options.batch,
+        "size": options.size,
+        "cpus": os.cpu_count(),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _our_batches(source: Source, options: argparse.Namespace, turn: int) -> Iterator[object]:
     return pretrain_batches(
         source,
         batch_size=options.batch,
@@ -106,15 +153,23 @@ def _our_batches(source: Folder, options: argparse.Namespace, turn: int) -> Iter
 
 def _speed(batches: Iterator[object], batch_size: int, warm_up: int, seconds: float) -> float:
     """Images a second over at least `seconds`, after `warm_up` batches; closes the iterator."""
+    return _speed_and_cost(batches, batch_size, warm_up, seconds)[0]
+
+
+def _speed_and_cost(
+    batches: Iterator[object], batch_size: int, warm_up: int, seconds: float
+) -> tuple[float, float]:
+    """As `_speed`, and the processor time of this process an image, in seconds."""
     with contextlib.closing(batches):
         for _ in range(warm_up):
             next(batches)
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         for count in itertools.count(1):
             next(batches)
             elapsed = time.perf_counter() - start
             if elapsed >= seconds:
-                return count * batch_size / elapsed
+                images = count * batch_size
+                return images / elapsed, (time.process_time() - used) / images
 
 
 class PeerDataset:

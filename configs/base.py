@@ -39,8 +39,10 @@ def pretraining(variant: str) -> ConfigDict:
             "knn_every_epochs": 0,  # kNN accuracy of the features meanwhile, 0 = never
             "pictures": True,  # write a grid of views and negatives before the first step
             "data": {
-                # 'folder:PATH' or 'shapes[/VERSION][:SIZE][@SEED]'
+                # 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]' or
+                # 'shapes[/VERSION][:SIZE][@SEED]'
                 "source": "folder:data/imagenet100",
+                "tfds_dir": "",  # of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's default
                 "split": "train",
                 "eval_split": "val",  # classified by kNN
                 "classes": "",  # '' = all; names with commas, or a file with a name a line

@@ -4,24 +4,29 @@
 
 default, paper   folders below data/ (docs/robustness.md says where to get each); what is not there
                  is listed as missing and the rest runs.
+tfds             data sets of TFDS where it has them (docs/robustness.md), folders otherwise.
 tiny             the versions of the built-in shapes, for the tiny configs.
 
-Set a folder with --config.sets.sketch.source=folder:/data/sketch, run a part of the sets with
---config.only=clean,sketch. For a set of your own, write a config file that adds to `sets`.
+Set a folder with --config.sets.sketch.source=folder:/data/sketch (or arrayrecord:PATH, tfds:NAME),
+run a part of the sets with --config.only=clean,sketch. For a set of your own, write a config file
+that adds to `sets`.
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
+from nsneg_jax.released_sets import RELEASED
 
-VARIANTS = ("", "paper", "tiny")
+VARIANTS = ("", "paper", "tfds", "tiny")
 
 
 def test_set(source: str, split: str = ".", **changes) -> ConfigDict:
     """A set: where its images are and how they are asked for."""
     fields = {
-        "source": source,  # 'folder:PATH' or 'shapes/VERSION:SIZE'
-        "split": split,  # folder of the class folders in PATH
+        # 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]' or 'shapes/VERSION:SIZE'
+        "source": source,
+        # folder of the class folders in PATH; of TFDS, '.' is the only split or 'validation'
+        "split": split,
         "resize": 256,  # shorter side before the central crop, at 224; 0 = the central crop alone
         # 'top1'; 'corruption', CORRUPTION/SEVERITY/CLASS in PATH; 'cue_conflict', shape or texture
         "protocol": "top1",
@@ -49,6 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "dtype": "float32",  # of the encoder: 'float32', 'bfloat16' or 'float64'
             "data": {
                 "image_size": 224,  # pixels, side of a view
+                "tfds_dir": "",  # of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's default
                 "threads": 16,  # for decoding
                 "workers": 0,  # processes for decoding, 0 = threads of this one
             },
@@ -69,6 +75,10 @@ def get_config(variant: str = "") -> ConfigDict:
             },
         }
     )
+    if variant == "tfds":
+        for name, each in config.sets.items():
+            if RELEASED[name].tfds:
+                each.source = f"tfds:{RELEASED[name].tfds}"
     if variant == "tiny":
         config.data.update({"image_size": 32, "threads": 2})
         plain = {"split": "test", "resize": 0}

@@ -34,8 +34,10 @@ def get_config(variant: str = "") -> ConfigDict:
             "flip_probability": 0.5,
             "dtype": "float32",  # of the encoder: 'float32', 'bfloat16' or 'float64'
             "data": {
-                # 'folder:PATH' or 'shapes[/VERSION][:SIZE][@SEED]'
+                # 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]' or
+                # 'shapes[/VERSION][:SIZE][@SEED]'
                 "source": "folder:data/imagenet100",
+                "tfds_dir": "",  # of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's default
                 "split": "train",  # trained on; the bank of kNN
                 "eval_split": "val",  # evaluated; whose features are written
                 "classes": "",  # '' = all; names with commas, or a file with a name a line

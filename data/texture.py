@@ -2,11 +2,12 @@
 
     python -m data.texture --source data/imagenet100 --out data/imagenet100-texture
 
-SOURCE holds SPLIT/CLASS/NAME.JPEG; OUT gets SPLIT/CLASS/NAME.png, made of the central 96x96 square
-of the image and a random one. A texture depends on the seed and the image's path below SOURCE, and
-on nothing else. Files appear under their names when they are whole, so a run that was stopped is
-completed by the same command; several machines share the work by --shard 0/4 .. 3/4, and the hosts
-of a pod by --distributed. Exit status: 0 all is made, 1 images that cannot be read were left out.
+SOURCE holds SPLIT/CLASS/NAME.JPEG, or is 'arrayrecord:PATH' or 'tfds:NAME'; OUT gets
+SPLIT/CLASS/NAME.png, made of the central 96x96 square of the image and a random one. A texture
+depends on the seed and the image's path below SOURCE, and on nothing else. Files appear under their
+names when they are whole, so a run that was stopped is completed by the same command; several
+machines share the work by --shard 0/4 .. 3/4, and the hosts of a pod by --distributed. Exit status:
+0 all is made, 1 images that cannot be read were left out.
 """
 
 import argparse
@@ -28,8 +29,7 @@ from tqdm import tqdm
 from nsneg_jax.errors import RunError, UsageError, paragraph
 from nsneg_jax.files import write_whole
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.folder import Folder
-from nsneg_jax.input.source import class_names
+from nsneg_jax.input.source import FileSource, class_names, of_files, open_files
 from nsneg_jax.mesh import data_mesh
 from nsneg_jax.texture import (
     TextureRecipe,
@@ -85,7 +85,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--source", required=True, help="folder with SPLIT/CLASS/NAME.JPEG")
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="folder with SPLIT/CLASS/NAME.JPEG, or 'arrayrecord:PATH', 'tfds:NAME'",
+    )
     parser.add_argument("--out", required=True, help="folder to make")
     parser.add_argument("--split", default="train")
     parser.add_argument("--classes", default="", help="only these: names, or a file with them")
@@ -121,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
         UsageError: the source cannot be used, or OUT was begun with other settings.
     """
     classes = class_names(options.classes) if options.classes else None
-    source = Folder(options.source, options.split, classes)
+    source = open_files(of_files(options.source), options.split, classes)
     out = Path(options.out)
     everything = list_jobs(source, options.split, out, options.format)
     claim(out, settings(options))
@@ -139,7 +143,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def list_jobs(source: Folder, split: str, out: Path, form: str) -> list[Job]:
+def list_jobs(source: FileSource, split: str, out: Path, form: str) -> list[Job]:
     """One job for each image of the source.
 
     Raises:
@@ -201,7 +205,7 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def make(source: Folder, jobs: Sequence[Job], options: argparse.Namespace) -> int:
+def make(source: FileSource, jobs: Sequence[Job], options: argparse.Namespace) -> int:
     """Makes the textures of `jobs`; returns how many images could not be read."""
     devices = data_mesh(jax.local_devices())
     per_device = options.batch or (4 if jax.default_backend() == "cpu" else 32)
@@ -235,7 +239,7 @@ def make(source: Folder, jobs: Sequence[Job], options: argparse.Namespace) -> in
 
 
 def _batches(
-    source: Folder,
+    source: FileSource,
     jobs: Sequence[Job],
     options: argparse.Namespace,
     batch: int,
@@ -253,7 +257,7 @@ def _batches(
 
 
 def _prepare(
-    source: Folder, job: Job, options: argparse.Namespace
+    source: FileSource, job: Job, options: argparse.Namespace
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Exemplars and mosaic of an image; None, with a message, if it cannot be read."""
     try:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_json
+from nsneg_jax.input.source import is_files
 from nsneg_jax.models.resnet import ARCHS, STEMS
 from nsneg_jax.negatives import scaled_patch_range
 from nsneg_jax.views import ViewRecipe
@@ -20,6 +21,7 @@ DTYPES = ("float32", "bfloat16", "float64")
 # of what a step does (the schedule follows `epochs`)
 _FREE_TO_CHANGE = (
     "total_steps",
+    "data.tfds_dir",
     "data.threads",
     "data.workers",
     "log_every_steps",
@@ -310,10 +312,10 @@ def _check_negatives(check: _Checker, config: ConfigDict) -> None:
             "negatives.num", config.negatives.num == 1, "1 of kind 'texture', which has one texture"
         )
     if "texture" in kind:
-        made = config.negatives.texture_source == "made"
-        of_folder = config.data.source.startswith("folder:")
+        textures = config.negatives.texture_source
+        of_files = textures.startswith(("folder:", "arrayrecord:"))
         check.expect(
             "negatives.texture_source",
-            config.negatives.texture_source.startswith("folder:") if of_folder else made,
-            "'folder:PATH' for images of a folder, and 'made' for the built-in ones",
+            of_files if is_files(config.data.source) else textures == "made",
+            "'folder:PATH' or 'arrayrecord:PATH' for image files, and 'made' for the built-in ones",
         )

@@ -18,7 +18,13 @@ from nsneg_jax.models.encoder import Tree
 
 def open_split(data: ConfigDict, split: str) -> Source:
     """A split of the data set of a config's `data` section."""
-    return open_source(data.source, split, image_size=data.image_size, classes=data.classes)
+    return open_source(
+        data.source,
+        split,
+        image_size=data.image_size,
+        classes=data.classes,
+        tfds_dir=data.tfds_dir,
+    )
 
 
 def check_same_classes(training: Source, validation: Source) -> None:

@@ -35,14 +35,16 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda partial: partial.write_text(text), f".{os.getpid()}")
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = True) -> None:
-    """Writes arrays by name, whole or not at all."""
+def write_npz(
+    path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = True, mark: str = ""
+) -> None:
+    """Writes arrays by name, whole or not at all; `mark` as of `write_whole`."""
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:  # by name, savez would add an ending
             (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
-    write_whole(path, write)
+    write_whole(path, write, mark)
 
 
 def write_json(path: Path, value: Any) -> None:

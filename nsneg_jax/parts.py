@@ -1,7 +1,7 @@
 """What the robustness job has to do: its sets, and the parts they are evaluated in."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
 from nsneg_jax.cue_conflict import cues_of, read_categories
 from nsneg_jax.errors import UsageError
+from nsneg_jax.input import storage
 from nsneg_jax.input.folder import Folder
-from nsneg_jax.input.source import Source, class_names, open_source
+from nsneg_jax.input.source import Source, class_names, is_files, open_files, open_source
 from nsneg_jax.released_sets import RELEASED
 
 IMAGENET_1K = Path(__file__).parents[1] / "data" / "imagenet1k.txt"
@@ -31,7 +32,7 @@ class Part(NamedTuple):
         answers: bool [C], the classes that may be answered.
         corruption: what is to be done to the images here, (name, severity), or None.
         settings: of the set in the config, as JSON.
-        generated: whether the images are made here or procedural, and not of a released set.
+        generated: whether the images are made here, by TFDS or by rule, and not a released set's.
     """
 
     set_name: str
@@ -78,14 +79,16 @@ def plan(config: ConfigDict, classes: Sequence[str]) -> tuple[list[Part], dict[s
     for name in wanted:
         settings = config.sets[name]
         scheme, _, root = settings.source.partition(":")
-        if scheme == "folder" and not os.path.isdir(root):
+        if scheme == "folder" and not storage.is_folder(root):
             where = f"{root} is not there"
             if name in RELEASED:
                 where += f"; get {RELEASED[name].where}"
+                if RELEASED[name].tfds:
+                    where += f", or --config.sets.{name}.source=tfds:{RELEASED[name].tfds}"
             missing[name] = where
         else:
             try:
-                parts += _parts(name, settings, classes, config.data.image_size)
+                parts += _parts(name, settings, classes, config.data)
             except UsageError as error:
                 missing[name] = str(error)
     if missing and config.require_all:
@@ -103,10 +106,10 @@ def plan(config: ConfigDict, classes: Sequence[str]) -> tuple[list[Part], dict[s
     return parts, missing
 
 
-def _parts(name: str, settings: ConfigDict, classes: Sequence[str], size: int) -> list[Part]:
+def _parts(name: str, settings: ConfigDict, classes: Sequence[str], data: ConfigDict) -> list[Part]:
     if settings.protocol == "corruption" and not settings.generate:
-        return _released_corruptions(name, settings, classes)
-    source = _open(name, settings, settings.split, classes, size)
+        return _ready_corruptions(name, settings, classes, data.tfds_dir)
+    source = _open(name, settings, classes, data)
     procedural = settings.source.startswith("shapes")
     one = Part(
         set_name=name,
@@ -130,31 +133,36 @@ def _parts(name: str, settings: ConfigDict, classes: Sequence[str], size: int) -
     ]
 
 
-def _released_corruptions(name: str, settings: ConfigDict, classes: Sequence[str]) -> list[Part]:
-    """One part for each CORRUPTION/SEVERITY that is there, at any one folder's depth below."""
+def _ready_corruptions(
+    name: str, settings: ConfigDict, classes: Sequence[str], tfds_dir: str
+) -> list[Part]:
+    """One part for each corruption and severity that is there, made by others."""
     scheme, _, root = settings.source.partition(":")
-    if scheme != "folder":
+    if not is_files(settings.source):
         raise UsageError(
             f"The set {name} is {settings.source}, which has no released corruptions. Set "
             f"--config.sets.{name}.generate=True to make them here, or give a folder."
         )
-    places = [root, *sorted(entry.path for entry in os.scandir(root) if entry.is_dir())]
-    parts = []
-    for corruption in (*CORRUPTIONS, *EXTRA):
-        for severity in SEVERITIES:
-            # the archives noise.tar, blur.tar ... may have been unpacked into folders of their own
-            found = [p for p in places if os.path.isdir(f"{p}/{corruption}/{severity}")]
-            if found:
-                folder = f"{found[0]}/{corruption}"
-                source = Folder(folder, str(severity), classes, partial=True)
-                answers = _answers(settings, source, len(classes))
-                which = (corruption, severity)
-                parts.append(
-                    Part(
-                        name, which, "corruption", source, settings.source, settings.resize,
-                        answers, None, settings.to_json(), False,
-                    )
-                )  # fmt: skip
+    opened = _tfds_corruptions if scheme == "tfds" else _released_corruptions
+    parts = [
+        Part(
+            set_name=name,
+            corruption_of=which,
+            protocol="corruption",
+            source=source,
+            about=settings.source,
+            resize=settings.resize,
+            answers=_answers(settings, source, len(classes)),
+            corruption=None,
+            settings=settings.to_json(),
+            generated=scheme == "tfds",
+        )
+        for which, source in opened(root, settings, classes, tfds_dir)
+    ]
+    if not parts and scheme == "tfds":
+        from nsneg_jax.input.tfds import not_prepared
+
+        raise not_prepared(root, tfds_dir)
     if not parts:
         raise UsageError(
             f"The set {name} has no folder CORRUPTION/SEVERITY in {root}, such as "
@@ -165,25 +173,63 @@ def _released_corruptions(name: str, settings: ConfigDict, classes: Sequence[str
     return parts
 
 
-def _open(name: str, settings: ConfigDict, split: str, classes: Sequence[str], size: int) -> Source:
+def _released_corruptions(
+    root: str, settings: ConfigDict, classes: Sequence[str], tfds_dir: str
+) -> Iterator[tuple[tuple[str, int], Source]]:
+    """Those in CORRUPTION/SEVERITY, at any one folder's depth below."""
+    scheme = settings.source.partition(":")[0]
+    # the archives noise.tar, blur.tar ... may have been unpacked into folders of their own
+    places = [root, *(storage.join(root, folder) for folder in storage.folders(root))]
+    for which in _SETTINGS:
+        corruption, severity = which
+        found = [p for p in places if storage.is_folder(f"{p}/{corruption}/{severity}")]
+        if found:
+            spec = f"{scheme}:{found[0]}/{corruption}"
+            yield which, open_files(spec, str(severity), classes, partial=True)
+
+
+def _tfds_corruptions(
+    root: str, settings: ConfigDict, classes: Sequence[str], tfds_dir: str
+) -> Iterator[tuple[tuple[str, int], Source]]:
+    """Those that are prepared: TFDS has a config for each corruption and severity."""
+    from nsneg_jax.input.tfds import NotPrepared, Tfds
+
+    name, _, version = root.partition(":")
+    for which in _SETTINGS:
+        spec = f"{name}/{which[0]}_{which[1]}" + (f":{version}" if version else "")
+        with suppress(NotPrepared):
+            yield which, Tfds(spec, settings.split, classes, True, tfds_dir)
+
+
+_SETTINGS = tuple((name, s) for name in (*CORRUPTIONS, *EXTRA) for s in SEVERITIES)
+
+
+def _open(name: str, settings: ConfigDict, classes: Sequence[str], data: ConfigDict) -> Source:
     scheme, _, root = settings.source.partition(":")
-    if scheme != "folder":
-        source = open_source(settings.source, split, image_size=size)
+    if not is_files(settings.source):
+        source = open_source(settings.source, settings.split, image_size=data.image_size)
         if tuple(source.classes) != tuple(classes):
             raise UsageError(
                 f"The set {name}, {source.name}, has the classes {', '.join(source.classes)}, but "
                 f"the classifier has {len(classes)} others. Evaluate a probe of the same data."
             )
         return source
+    if settings.protocol == "cue_conflict" and scheme != "folder":
+        raise UsageError(
+            f"The set {name} is {settings.source}, but cue conflicts are read from folders, "
+            f"because their names tell them. Set --config.sets.{name}.source=folder:PATH."
+        )
     if settings.protocol == "cue_conflict":
         if len({category for wnid, category in read_categories().items() if wnid in classes}) < 2:
             raise UsageError(
                 f"The classifier's classes belong to fewer than two of the categories of {name}, "
                 "so it cannot decide between them."
             )
-        return _CueFolder(root, split)
-    folders = classes if settings.names == "class" else _imagenet_indices(name, classes)
-    return Folder(root, split, folders, partial=True)
+        return _CueFolder(root, settings.split)
+    # TFDS names the labels of all these sets by wnid
+    by_name = settings.names == "class" or scheme == "tfds"
+    names = classes if by_name else _imagenet_indices(name, classes)
+    return open_files(settings.source, settings.split, names, partial=True, tfds_dir=data.tfds_dir)
 
 
 class _CueFolder(Folder):

@@ -39,7 +39,7 @@ RELEASED = {
     ),
     "v2": ReleasedSet(
         "ImageNetV2 (matched frequency), imagenetv2.org",
-        "imagenet_v2",
+        "imagenet_v2/matched-frequency",
     ),
     "a": ReleasedSet(
         "ImageNet-A, github.com/hendrycks/natural-adv-examples",

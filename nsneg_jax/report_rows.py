@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nsneg_jax import published
 from nsneg_jax.errors import UsageError
 
-GENERATED = "generated: made by this package, not the released files."
+GENERATED = "generated: made by this package or by TFDS, not the released files."
 
 # name of a set in results.json -> title of its column, in the order of the table
 SET_TITLES = {

@@ -12,7 +12,7 @@ from stored_results import corruption, cue_conflict, evaluation, top1
 from nsneg_jax import published, report
 from nsneg_jax.report_rows import SET_TITLES, TESTED
 
-GENERATED = "generated: made by this package, not the released files."
+GENERATED = "generated: made by this package or by TFDS, not the released files."
 
 
 @pytest.fixture

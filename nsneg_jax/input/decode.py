@@ -17,6 +17,7 @@ import simplejpeg
 from PIL import Image
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.input import storage
 
 # Image.open loads the rarer formats on first need, and while one thread does so another may be
 # told that its file is of no known format.
@@ -38,10 +39,9 @@ def read_image(path: str) -> np.ndarray:
         UnreadableImage: see `decode_image`; or there is no such file.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = storage.read_bytes(path)
     except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
+        raise unreadable(path, error.strerror or str(error)) from error
     return decode_image(data, path)
 
 
@@ -57,7 +57,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
             not used.
     """
     if not data:
-        raise _unreadable(name, "it is empty")
+        raise unreadable(name, "it is empty")
     if data.startswith(_JPEG):
         try:
             # simplejpeg converts CMYK with other rounding than Pillow, a grey level off in the mean
@@ -73,7 +73,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         reason = str(error)
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "it is in no image format known here"
-        raise _unreadable(name, reason or type(error).__name__) from error
+        raise unreadable(name, reason or type(error).__name__) from error
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
@@ -87,7 +87,8 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture if mode == "RGB" else picture.convert("RGB"))
 
 
-def _unreadable(name: str, reason: str) -> UnreadableImage:
+def unreadable(name: str, reason: str) -> UnreadableImage:
+    """The error for an image file by its name and what is wrong with it."""
     return UnreadableImage(
         f"The image {name} cannot be read: {reason}. Replace the file by a good copy, or remove it."
     )

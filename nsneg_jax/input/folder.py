@@ -1,13 +1,14 @@
 """Images in class folders, ImageNet's layout: ROOT/SPLIT/CLASS/**/NAME.JPEG."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input.decode import read_image
+from nsneg_jax.input import storage
+from nsneg_jax.input.classes import chosen, of_classifier, some
+from nsneg_jax.input.decode import read_image, unreadable
 
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
@@ -27,7 +28,7 @@ class Folder:
     counts as an image, so that it is reported when read instead of being left out in silence.
 
     Args:
-        root: folder with the splits.
+        root: folder with the splits, local or as 'gs://BUCKET/FOLDER' (see storage.py).
         split: name of one of them; '.' where the class folders lie directly in `root`.
         classes: takes only these class folders; labels are then 0 .. len(classes) - 1 in the order
             of the names, whatever order they are given in.
@@ -52,12 +53,12 @@ class Folder:
         partial: bool = False,
     ) -> None:
         self.name = f"folder:{root} [{split}]"
-        self._folder = os.path.join(root, split)
+        self._folder = storage.join(root, split)
         found = _class_folders(root, split)
         if partial:
-            self.classes = _of_classifier(classes)
+            self.classes = of_classifier(classes)
         elif classes is not None:
-            self.classes = _chosen(self._folder, found, classes)
+            self.classes = chosen(self._folder, found, classes)
         else:
             self.classes = tuple(found)
         there = set(found)
@@ -69,13 +70,13 @@ class Folder:
         if len(empty) == len(self.classes):
             raise UsageError(
                 f"None of the {len(empty)} classes in {self._folder} has a folder with an image: "
-                f"{_some(empty)}. Class folders there: {_some(found)}. Images are files that end "
+                f"{some(empty)}. Class folders there: {some(found)}. Images are files that end "
                 f"in {', '.join(IMAGE_ENDINGS)} (in any case)."
             )
         if empty and not partial:
             raise UsageError(
                 f"{len(empty)} of the {len(self.classes)} class folders in {self._folder} hold no "
-                f"image: {_some(empty)}. Complete or remove them, or set data.classes to the "
+                f"image: {some(empty)}. Complete or remove them, or set data.classes to the "
                 "classes wanted."
             )
         self._files = [file for files in listings for file in files]
@@ -97,80 +98,47 @@ class Folder:
         Raises:
             UnreadableImage: the file is missing, damaged or no image.
         """
-        return read_image(os.path.join(self._folder, self._files[index]))
+        return read_image(storage.join(self._folder, self._files[index]))
+
+    def encoded(self, index: int) -> bytes:
+        """The file of image `index`.
+
+        Raises:
+            UnreadableImage: it is missing or cannot be read.
+        """
+        path = storage.join(self._folder, self._files[index])
+        try:
+            return storage.read_bytes(path)
+        except OSError as error:
+            raise unreadable(path, error.strerror or str(error)) from error
 
     def _listing(self, name: str) -> list[str]:
         try:
-            return sorted(_images_below(self._folder, name))
+            return sorted(storage.files_below(self._folder, name, IMAGE_ENDINGS))
         except OSError as error:
             raise UsageError(
-                f"The class folder {os.path.join(self._folder, name)} cannot be listed: {error}. "
+                f"The class folder {storage.join(self._folder, name)} cannot be listed: {error}. "
                 "Make it readable, or remove it."
             ) from error
 
 
 def _class_folders(root: str, split: str) -> list[str]:
-    if not os.path.isdir(root):
+    if not storage.is_folder(root):
         raise UsageError(
-            f"The data folder {root} {'is not a folder' if os.path.exists(root) else 'is missing'}."
+            f"The data folder {root} {'is not a folder' if storage.exists(root) else 'is missing'}."
             f" Give the folder that holds the splits, with images in {root}/{split}/CLASS/."
         )
-    folder = os.path.join(root, split)
-    if not os.path.isdir(folder):
+    folder = storage.join(root, split)
+    if not storage.is_folder(folder):
         raise UsageError(
             f"The data folder {root} has no split {split!r}. Folders there: "
-            f"{_some(_folders(root)) or 'none'}. Set data.split to one of them, or put the images "
-            f"in {folder}/CLASS/."
+            f"{some(storage.folders(root)) or 'none'}. Set data.split to one of them, or put the "
+            f"images in {folder}/CLASS/."
         )
-    found = _folders(folder)
+    found = storage.folders(folder)
     if not found:
         raise UsageError(
             f"There are no class folders in {folder}. Put the images of each class in a folder of "
             f"its own, {folder}/CLASS/."
         )
     return found
-
-
-def _chosen(folder: str, found: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
-    missing = sorted(set(classes) - set(found))
-    if missing or not classes:
-        raise UsageError(
-            f"{len(missing)} of the {len(classes)} classes asked for are not in {folder}: "
-            f"{_some(missing) or 'the choice is empty'}. Class folders there: {_some(found)}. "
-            "Correct data.classes, or add the folders."
-        )
-    return tuple(sorted(set(classes)))
-
-
-def _of_classifier(classes: Sequence[str] | None) -> tuple[str, ...]:
-    if not classes or len(set(classes)) < len(classes):
-        raise ValueError(f"a partial folder needs different classes to index, not {classes}")
-    return tuple(classes)
-
-
-def _folders(folder: str) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
-
-
-def _images_below(
-    folder: str, path: str, above: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[str]:
-    """Paths relative to `folder` of the images below folder/path, in no order."""
-    status = os.stat(os.path.join(folder, path))
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    with os.scandir(os.path.join(folder, path)) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _images_below(folder, f"{path}/{entry.name}", above | {here})
-            elif entry.name.lower().endswith(IMAGE_ENDINGS):
-                yield f"{path}/{entry.name}"
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

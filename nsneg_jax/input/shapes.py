@@ -210,7 +210,9 @@ def _paint_clean(rng: np.random.Generator, mask: np.ndarray, outline: np.ndarray
     line = _stroke(outline, len(mask), width).astype(np.float32) / 255
     if hollow < _HOLLOW:
         return _compose(line, pair[0], ground)
-    inside = [value + line * (colour - value) for value, colour in zip(inside, pair[0], strict=True)]
+    inside = [
+        value + line * (colour - value) for value, colour in zip(inside, pair[0], strict=True)
+    ]
     return _compose(np.maximum(mask, line), inside, ground)
 
 

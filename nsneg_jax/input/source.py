@@ -1,6 +1,7 @@
 """What a data set must offer to be trained on, and how its name in the configuration is read."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -34,25 +35,44 @@ class Source(Protocol):
         ...
 
 
-def open_source(spec: str, split: str, *, image_size: int, classes: str = "") -> Source:
+class FileSource(Source, Protocol):
+    """A `Source` of image files.
+
+    Attributes:
+        present: int32, indices of the classes with images, ascending.
+    """
+
+    present: np.ndarray
+
+    def path(self, index: int) -> str:
+        """'CLASS/NAME.JPEG' of image `index`."""
+        ...
+
+    def encoded(self, index: int) -> bytes:
+        """The file of image `index`."""
+        ...
+
+
+def open_source(
+    spec: str, split: str, *, image_size: int, classes: str = "", tfds_dir: str = ""
+) -> Source:
     """Opens the data set that `data.source` names.
 
     Args:
-        spec: 'folder:ROOT' (see `Folder`), or 'shapes[/VERSION][:SIZE][@SEED]', the built-in
-            procedural images (see `Shapes`): 'shapes' are 4000 of version 'clean' and seed 0,
-            'shapes/sketch:1000@7' a thousand of another version and seed.
-        split: 'train', 'val' or, of a folder, the name of any folder in ROOT.
-        image_size: side of the procedural images in pixels; a folder's have what size they have.
-        classes: restricts a folder to these classes, see `class_names`; '' takes them all.
+        spec: 'folder:ROOT' (see `Folder`), 'arrayrecord:ROOT' (see `ArrayRecord`),
+            'tfds:NAME[/CONFIG][:VERSION]' (see `Tfds`), or 'shapes[/VERSION][:SIZE][@SEED]', the
+            built-in procedural images (see `Shapes`): 'shapes' are 4000 of version 'clean' and
+            seed 0, 'shapes/sketch:1000@7' a thousand of another version and seed.
+        split: 'train', 'val' or the name of any other split there is.
+        image_size: side of the procedural images in pixels; files have what size they have.
+        classes: restricts files to these classes, see `class_names`; '' takes them all.
+        tfds_dir: where data sets of TFDS are; '' takes its own choice.
 
     Raises:
         UsageError: an unknown data set, or one that cannot be used.
     """
-    scheme, _, rest = spec.partition(":")
-    if scheme == "folder" and rest:
-        from nsneg_jax.input.folder import Folder
-
-        return Folder(rest, split, class_names(classes) if classes else None)
+    if is_files(spec):
+        return open_files(spec, split, class_names(classes) if classes else None, tfds_dir=tfds_dir)
     shapes = _SHAPES.fullmatch(spec)
     if shapes:
         from nsneg_jax.input.shapes import Shapes
@@ -70,10 +90,54 @@ def open_source(spec: str, split: str, *, image_size: int, classes: str = "") ->
             version=shapes["version"] or "clean",
         )
     raise UsageError(
-        f"data.source is {spec!r}, but must be 'folder:PATH' (images in PATH/{split}/CLASS/) or "
-        "'shapes[/VERSION][:SIZE][@SEED]' (built in), such as 'shapes', 'shapes:1000' or "
-        "'shapes/sketch:1000@7'. Set it with --config.data.source=folder:PATH."
+        f"data.source is {spec!r}, but must be 'folder:PATH' (images in PATH/{split}/CLASS/), "
+        "'arrayrecord:PATH' (packed by `python -m data.arrayrecord`), "
+        "'tfds:NAME[/CONFIG][:VERSION]' or 'shapes[/VERSION][:SIZE][@SEED]' (built in), such as "
+        "'shapes', 'shapes:1000' or 'shapes/sketch:1000@7'. Set it with "
+        "--config.data.source=folder:PATH."
     )
+
+
+def is_files(spec: str) -> bool:
+    """Whether `spec` names a data set of image files."""
+    scheme, _, rest = spec.partition(":")
+    return scheme in ("folder", "arrayrecord", "tfds") and bool(rest)
+
+
+def open_files(
+    spec: str,
+    split: str,
+    classes: Sequence[str] | None = None,
+    *,
+    partial: bool = False,
+    tfds_dir: str = "",
+) -> FileSource:
+    """Opens a data set of image files, one for which `is_files` holds.
+
+    Args:
+        spec, split, tfds_dir: as of `open_source`.
+        classes, partial: as of `Folder`.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    scheme, _, rest = spec.partition(":")
+    if scheme == "folder":
+        from nsneg_jax.input.folder import Folder
+
+        return Folder(rest, split, classes, partial)
+    if scheme == "arrayrecord":
+        from nsneg_jax.input.arrayrecord import ArrayRecord
+
+        return ArrayRecord(rest, split, classes, partial)
+    from nsneg_jax.input.tfds import Tfds
+
+    return Tfds(rest, split, classes, partial, tfds_dir)
+
+
+def of_files(spec_or_folder: str) -> str:
+    """A data set of image files as commands are given it: a folder needs no 'folder:' before it."""
+    return spec_or_folder if is_files(spec_or_folder) else f"folder:{spec_or_folder}"
 
 
 def check_same_data(source: Source, images_before: int | None, workdir: Path) -> None:

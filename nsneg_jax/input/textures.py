@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 from nsneg_jax import mesh
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_whole
-from nsneg_jax.input.folder import Folder
-from nsneg_jax.input.source import Source
+from nsneg_jax.input.source import FileSource, Source, open_files
 from nsneg_jax.texture import compiled_synthesis, cut_exemplars, mosaic, random_generator
 from nsneg_jax.texture_recipe import TextureRecipe
 
@@ -47,7 +46,7 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
 
     Args:
         config: of the job.
-        images: of `data.source`; a `Folder` unless the textures are 'made'.
+        images: of `data.source`; of files unless the textures are 'made'.
         workdir: where those that are made are kept.
 
     Raises:
@@ -57,12 +56,13 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
     if settings.texture_source == "made":
         path = workdir / "textures.npy"
         return images, MadeTextures(images, config.data.image_size, path, config.seed)
-    root = settings.texture_source.partition(":")[2]
-    textures = Folder(root, config.data.split, images.classes, partial=True)
+    textures = open_files(settings.texture_source, config.data.split, images.classes, partial=True)
     return pair_folders(images, textures, settings.missing)
 
 
-def pair_folders(images: Folder, textures: Folder, missing: str = "error") -> tuple[Source, Source]:
+def pair_folders(
+    images: FileSource, textures: FileSource, missing: str = "error"
+) -> tuple[Source, Source]:
     """Images and their textures in the same order.
 
     They belong together by class folder and name, whatever their endings: 'CLASS/NAME.JPEG' and

@@ -78,7 +78,7 @@ def test_a_choice_of_classes(root):
     folder = Folder(str(root), "train", ("c", "a", "c"))
     assert folder.classes == ("a", "c")
     np.testing.assert_array_equal(folder.labels, [0, 0, 1])
-    with pytest.raises(UsageError, match=r"2 of the 3 classes.*: d, e\. Class folders there: a, b"):
+    with pytest.raises(UsageError, match=r"2 of the 3 classes.*: d, e\. Classes there: a, b"):
         Folder(str(root), "train", ("e", "a", "d"))
     with pytest.raises(UsageError, match="choice is empty"):
         Folder(str(root), "train", ())
@@ -166,7 +166,7 @@ def test_open_source(root):
     source = open_source(f"folder:{root}", "train", image_size=32, classes="b")
     assert isinstance(source, Folder) and len(source) == 2
     assert len(open_source(f"folder:{root}", "train", image_size=32)) == 5
-    for spec in ("tfds:imagenet2012", "imagenet", str(root), "Folder:/data", "folder:", ""):
+    for spec in ("imagenet", str(root), "Folder:/data", "folder:", ""):
         with pytest.raises(UsageError, match="must be 'folder:") as caught:
             open_source(spec, "train", image_size=32)
         assert repr(spec) in str(caught.value)

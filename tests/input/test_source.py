@@ -65,7 +65,7 @@ def test_shapes_that_do_not_exist(spec, words):
     "spec",
     [
         *("shapes:many", "shapes:-3", "shapes/", "shapes:", "shapes@", "shapes@7:30", "shapes:9@x"),
-        *("shapes/sketch/val", "Shapes", "tfds:imagenet", "folder:", "folder"),
+        *("shapes/sketch/val", "Shapes", "tfds:", "arrayrecord:", "folder:", "folder"),
     ],
 )
 def test_unknown_source(spec):
