@@ -1,4 +1,7 @@
-"""Runs one job: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value]."""
+"""Runs one job: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value].
+
+With --plan in place of --workdir it only says what a pre-training will need (docs/planning.md).
+"""
 
 import importlib
 import sys
@@ -18,6 +21,9 @@ JOBS = {
 def run(command: command_line.Command) -> None:
     if command.config.job not in JOBS:
         raise UsageError(f"job is {command.config.job!r}, but must be one of {', '.join(JOBS)}.")
+    if command.plan is not None:
+        importlib.import_module("nsneg_jax.plan").show(command.config, command.plan)
+        return
     # imported only here, so that a mistake in the command is told before JAX has started
     module, job = JOBS[command.config.job].split(":")
     getattr(importlib.import_module(module), job)(command.config, command.workdir)

@@ -76,6 +76,10 @@ def pretraining(variant: str) -> ConfigDict:
                 "momentum": 0.99,  # of the key encoder
                 "temperature": 0.2,
                 "merge_passes": True,  # key and negatives in one forward pass
+                # how shuffling BN moves crops: between devices, or 'data' = each process loads its
+                # own; free to change on resume, as is shard_queue
+                "shuffle": "device",
+                "shard_queue": False,  # each device holds a part of the queue, for large K
             },
             "negatives": {
                 "kind": "none",  # 'none', 'patch', 'texture' or 'patch+texture'

@@ -14,11 +14,25 @@ from nsneg_jax.errors import UsageError
 USAGE = "Usage: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value ...]"
 
 
+class PlanOptions(NamedTuple):
+    """What a plan is made for; see docs/planning.md.
+
+    `devices` to plan for. The others may be 0: `images` of the data set is then found from its
+    name, `hosts` is one for each 8 devices, `step_seconds` is what the FLOPs take at 50 TFLOP/s.
+    """
+
+    devices: int = 1
+    images: int = 0
+    hosts: int = 0
+    step_seconds: float = 0.0
+
+
 class Command(NamedTuple):
     """What the user asked for."""
 
     config: ConfigDict
-    workdir: Path
+    workdir: Path | None  # None where a plan is asked for
+    plan: PlanOptions | None
 
 
 def parse(argv: list[str]) -> Command:
@@ -31,6 +45,10 @@ def parse(argv: list[str]) -> Command:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_bool("plan", False, "", flag_values=values)
+    for name in ("devices", "images", "hosts"):
+        flags.DEFINE_integer(f"plan_{name}", None, "", flag_values=values)
+    flags.DEFINE_float("plan_step_seconds", None, "", flag_values=values)
     try:
         rest = values(argv)
         if values["config"].value is not None:
@@ -45,10 +63,14 @@ def parse(argv: list[str]) -> Command:
         ) from error
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag. {USAGE}")
-    for name in ("config", "workdir"):
+    given = {name: values[f"plan_{name}"].value for name in PlanOptions._fields}
+    given = {name: value for name, value in given.items() if value is not None}
+    planned = PlanOptions(**given) if given or values["plan"].value else None
+    for name in ("config", "workdir") if planned is None else ("config",):
         if not values[name].value:
             raise UsageError(f"--{name} is missing. {USAGE}")
-    return Command(values["config"].value, Path(values["workdir"].value))
+    workdir = Path(values["workdir"].value) if values["workdir"].value else None
+    return Command(values["config"].value, workdir, planned)
 
 
 def _unknown_field(argv: list[str]) -> str:

@@ -29,7 +29,13 @@ _FREE_TO_CHANGE = (
     "checkpoint.every_steps",
     "checkpoint.keep",
 )
-_FREE_IN_PRETRAINING = ("knn_every_epochs", "data.eval_split", "data.resize")
+_FREE_IN_PRETRAINING = (
+    "knn_every_epochs",
+    "data.eval_split",
+    "data.resize",
+    "moco.shuffle",
+    "moco.shard_queue",
+)
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
@@ -280,6 +286,13 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         config.moco.queue_size >= config.batch_size,
         f"at least batch_size, {config.batch_size}, so that a step's keys fit in",
     )
+    check.one_of("moco.shuffle", ("device", "data"))
+    if config.moco.shard_queue:
+        check.expect(
+            "moco.queue_size",
+            config.moco.queue_size % devices == 0,
+            f"a multiple of the {devices} devices that share it (moco.shard_queue)",
+        )
 
 
 def _check_negatives(check: _Checker, config: ConfigDict) -> None:

@@ -25,4 +25,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_batch(mesh: Mesh) -> NamedSharding:
     """Axis 0 split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return split_axis(mesh, 0)
+
+
+def split_axis(mesh: Mesh, axis: int) -> NamedSharding:
+    """That axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
+from nsneg_jax import mesh
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.negatives import draw_patches, patch_negatives
 from nsneg_jax.views import ViewRecipe, augment
@@ -46,6 +48,11 @@ class MoCo:
         recipe: of the two views.
         dtype: of the views and the encoder's computation.
         seed: of every draw the steps make.
+        devices: that share the step's work; None leaves the layout to the compiler, which then
+            exchanges some things twice.
+        shard_queue: each device holds a part of the queue's rows, and not the whole.
+        loads_shuffled: crops of keys and negatives come in the orders of shuffling BN already;
+            what the negatives are made from is the batch's 'negatives', uint8 [N, M, S, S, 3].
     """
 
     encoder: Encoder
@@ -62,6 +69,21 @@ class MoCo:
     recipe: ViewRecipe
     dtype: str
     seed: int
+    devices: Mesh | None = None
+    shard_queue: bool = False
+    loads_shuffled: bool = False
+
+    def replicate(self, x: jax.Array) -> jax.Array:
+        """x, whole on every device."""
+        if self.devices is None:
+            return x
+        return jax.lax.with_sharding_constraint(x, mesh.replicated(self.devices))
+
+    def split(self, x: jax.Array, axis: int = 0) -> jax.Array:
+        """x with an axis, that of the batch, split over the devices."""
+        if self.devices is None:
+            return x
+        return jax.lax.with_sharding_constraint(x, mesh.split_axis(self.devices, axis))
 
 
 @struct.dataclass
@@ -137,13 +159,15 @@ def momentum_update(params_k: Tree, params_q: Tree, momentum: float) -> Tree:
 
 
 def similarities(
-    q: jax.Array, k: jax.Array, queue: jax.Array, t: jax.Array
+    q: jax.Array, k: jax.Array, queue: jax.Array, t: jax.Array, moco: MoCo
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Cosine similarities of queries [N, dim]: to keys [N], queue [N, K], negatives [N, M]."""
     exact = jax.lax.Precision.HIGHEST
+    everyones = moco.replicate(q) if moco.shard_queue else q
+    negative = jnp.einsum("nd,kd->nk", everyones, queue, precision=exact)
     return (
         jnp.einsum("nd,nd->n", q, k, precision=exact),
-        jnp.einsum("nd,kd->nk", q, queue, precision=exact),
+        moco.split(negative, axis=1) if moco.shard_queue else negative,
         jnp.einsum("nd,nmd->nm", q, t, precision=exact),
     )
 
@@ -155,6 +179,26 @@ def contrast_logits(
     weighted = jnp.array(moco.alphas, nonsemantic.dtype) * nonsemantic
     logits = jnp.concatenate([positive[:, None], negative, weighted], axis=1)
     return logits / moco.temperature
+
+
+def contrast(
+    positive: jax.Array, negative: jax.Array, nonsemantic: jax.Array, moco: MoCo
+) -> tuple[jax.Array, jax.Array]:
+    """Loss [N], and how many of the K + M negatives have a larger logit than the key, [N]."""
+    if not moco.shard_queue:
+        logits = contrast_logits(positive, negative, nonsemantic, moco)
+        label = jnp.zeros(len(logits), jnp.int32)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        return loss, (logits[:, 1:] > logits[:, :1]).sum(axis=1)
+    # the same sum of exponentials, that of the queue's part first: of the N x K logits each device
+    # has the columns of its own rows of the queue, and only sums over them leave it
+    queue_logits = negative / moco.temperature
+    of_queue = moco.split(jax.nn.logsumexp(queue_logits, axis=1))
+    logits = contrast_logits(positive, of_queue[:, None] * moco.temperature, nonsemantic, moco)
+    key = logits[:, :1]
+    larger = moco.split((queue_logits > moco.replicate(key)).sum(axis=1))
+    rank = larger + (logits[:, 2:] > key).sum(axis=1)
+    return jax.nn.logsumexp(logits, axis=1) - logits[:, 0], rank
 
 
 def queue_pointer(step: jax.Array, batch_size: int, queue_size: int) -> jax.Array:
@@ -191,7 +235,10 @@ def encode_keys(
         embeddings = jnp.stack(embeddings, axis=1)
     embeddings = l2_normalize(embeddings)
     if permutations is not None:
-        embeddings = embeddings[jnp.argsort(permutations, axis=1).T, jnp.arange(passes)]
+        # gathered once, for the queue and for their own queries
+        places = moco.replicate(jnp.argsort(permutations, axis=1))
+        embeddings = moco.replicate(embeddings)[places.T, jnp.arange(passes)]
+        embeddings = moco.replicate(embeddings)
     return embeddings[:, 0], embeddings[:, 1:], stats
 
 
@@ -215,11 +262,8 @@ def update(
 
     def loss_fn(params_q):
         q, stats_q = moco.encoder(params_q, state.stats_q, views.query, moco.groups)
-        positive, negative, nonsemantic = similarities(l2_normalize(q), k, state.queue, t)
-        logits = contrast_logits(positive, negative, nonsemantic, moco)
-        label = jnp.zeros(len(logits), jnp.int32)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        rank = (logits[:, 1:] > logits[:, :1]).sum(axis=1)
+        positive, negative, nonsemantic = similarities(l2_normalize(q), k, state.queue, t, moco)
+        loss, rank = contrast(positive, negative, nonsemantic, moco)
         outputs = Outputs(loss, positive, negative.mean(axis=1), nonsemantic, rank)
         return loss.mean(), (stats_q, outputs)
 
@@ -231,21 +275,22 @@ def update(
         stats_q=stats_q,
         params_k=params_k,
         stats_k=stats_k,
-        queue=enqueue(state.queue, k, state.step),
+        queue=enqueue(state.queue, moco.replicate(k), state.step),
         opt_state=opt_state,
     )
     return state, outputs
 
 
-def sample_keys(key: jax.Array, n: int) -> jax.Array:
-    """One PRNG key for each place of the global batch, [n]."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+def sample_keys(key: jax.Array, places: jax.Array) -> jax.Array:
+    """One PRNG key for each of the `places` in the global batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, places)
 
 
 def draw_permutations(moco: MoCo, step: jax.Array, n: int) -> jax.Array:
     """The orders of shuffling BN for the key pass and each negative pass, [1 + M, n]."""
-    keys = sample_keys(_purpose_key(moco, step, SHUFFLE), 1 + len(moco.alphas))
-    return jax.vmap(lambda key: jax.random.permutation(key, n))(keys)
+    keys = sample_keys(_purpose_key(moco, step, SHUFFLE), jnp.arange(1 + len(moco.alphas)))
+    # drawn by every device: split, its sorts would exchange their keys
+    return moco.replicate(jax.vmap(lambda key: jax.random.permutation(key, n))(keys))
 
 
 def make_views(
@@ -265,23 +310,33 @@ def make_views(
     orders = [None] * (1 + len(moco.alphas)) if permutations is None else permutations
 
     def keys(purpose, order):
-        keys = sample_keys(_purpose_key(moco, step, purpose), n)
-        return keys if order is None else keys[order]
+        places = jnp.arange(n) if order is None else order
+        return sample_keys(_purpose_key(moco, step, purpose), moco.split(places))
 
     def view(crops, purpose, order):
-        # crops move between devices as uint8, before augmentation makes floats of them
-        crops = crops if order is None else crops[order]
         return augment(crops, keys(purpose, order), moco.recipe, jnp.dtype(moco.dtype))
 
+    def ordered(crops, order):
+        # crops move between devices as uint8, before augmentation makes floats of them, and once
+        # for all orders
+        return crops if order is None else moco.replicate(crops)[moco.split(order)]
+
     def negative(m, order):
-        if moco.texture and m == len(moco.alphas) - 1:
-            return view(batch["texture"], QUERY_VIEW, order)[:, None]
-        query = view(batch["query"], QUERY_VIEW, order)
+        is_texture = moco.texture and m == len(moco.alphas) - 1
+        if moco.loads_shuffled:
+            crops = batch["negatives"][:, m]
+        else:
+            crops = ordered(batch["texture" if is_texture else "query"], order)
+        # a texture gets the same draws as the query
+        seen = view(crops, QUERY_VIEW, order)
+        if is_texture:
+            return seen[:, None]
         draws = draw_patches(keys(NEGATIVE + m, order), 1, size, *moco.patch_range)
-        return patch_negatives(query, draws)
+        return patch_negatives(seen, draws)
 
     query = view(batch["query"], QUERY_VIEW, None)
-    key = view(batch["key"], KEY_VIEW, orders[0])
+    key_crops = batch["key"] if moco.loads_shuffled else ordered(batch["key"], orders[0])
+    key = view(key_crops, KEY_VIEW, orders[0])
     none = jnp.zeros((n, 0, *query.shape[1:]), query.dtype)
     negatives = [negative(m, orders[1 + m]) for m in range(len(moco.alphas))]
     return Views(query, key, jnp.concatenate([none, *negatives], axis=1))

@@ -1,6 +1,7 @@
 """The pre-training job: build, restore, loop, finish."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from nsneg_jax.config import (
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.evaluation import open_split
 from nsneg_jax.input.pipeline import prefetch_to_devices, pretrain_batches
+from nsneg_jax.input.shuffle import ShuffleOrders
 from nsneg_jax.input.source import Source, check_same_data
 from nsneg_jax.input.textures import open_textures
 from nsneg_jax.knn import Monitor
 from nsneg_jax.metrics import MetricWriter, Progress, Stopwatch, Window
-from nsneg_jax.models.encoder import build_encoder
+from nsneg_jax.models.encoder import Encoder, build_encoder
 from nsneg_jax.negatives import scaled_patch_range
 from nsneg_jax.optimizer import learning_rate_schedule, sgd
 from nsneg_jax.pictures import save_views
@@ -67,7 +69,7 @@ def pretrain(
             check_workdir(config, workdir)
             _check_same_model(config, checkpoints.progress(resumed), workdir)
         method, state = build(config, steps_per_epoch)
-        state = jax.device_put(state, mesh.replicated(devices))
+        state = jax.device_put(state, state_sharding(method, devices))
         window = Window()
         if resumed is not None:
             state, progress = checkpoints.restore(resumed, state)
@@ -80,22 +82,25 @@ def pretrain(
         start = resumed or 0
         print(_summary(config, source, devices, state.params_q, start, total), flush=True)
 
-        batches = pretrain_batches(
+        load = partial(
+            pretrain_batches,
             source,
             textures=textures,
             batch_size=config.batch_size,
             image_size=config.data.image_size,
             crop_scale=config.views.crop_scale,
             seed=config.seed,
-            start_step=start,
-            total_steps=total,
             threads=config.data.threads,
             workers=config.data.workers,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        fields = ("query", "key") if textures is None else ("query", "key", "texture")
-        batches = prefetch_to_devices(batches, mesh.split_batch(devices), fields)
+
+        def put(batches: Iterator, method: moco.MoCo) -> Iterator[moco.Batch]:
+            return prefetch_to_devices(batches, mesh.split_batch(devices), crop_fields(method))
+
+        orders = shuffle_orders(method, config.batch_size) if method.loads_shuffled else None
+        batches = put(load(shuffle=orders, start_step=start, total_steps=total), method)
         train_step = compile_step(method, devices)
         is_finite = jax.jit(moco.is_finite)
         steps_per_knn = config.knn_every_epochs * steps_per_epoch
@@ -109,7 +114,12 @@ def pretrain(
                     with stopwatch.waiting():
                         batch = next(batches)
                     if done == 0 and config.pictures:
-                        _save_first_views(method, batch, workdir)
+                        # one sample's crops side by side, which `loads_shuffled` does not have
+                        plain = dataclasses.replace(method, loads_shuffled=False)
+                        pictured = batch
+                        if method.loads_shuffled:
+                            pictured = next(put(load(start_step=0, total_steps=1), plain))
+                        _save_first_views(plain, pictured, workdir)
                     state, metrics = train_step(state, batch)
                     done += 1
                     if done == start + 1:
@@ -150,10 +160,16 @@ def pretrain(
 def build(config: ConfigDict, steps_per_epoch: int) -> tuple[moco.MoCo, moco.TrainState]:
     """The method and its initial state for a validated config."""
     encoder, params, stats = build_encoder(config.model, config.seed)
+    method = build_method(config, encoder, steps_per_epoch)
+    return method, moco.init_state(method, params, stats, config.model.dim)
+
+
+def build_method(config: ConfigDict, encoder: Encoder, steps_per_epoch: int) -> moco.MoCo:
+    """The method around an encoder."""
     schedule = learning_rate_schedule(
         config.optimizer, config.optimizer.learning_rate, steps_per_epoch, config.epochs
     )
-    method = moco.MoCo(
+    return moco.MoCo(
         encoder=encoder,
         optimizer=sgd(config.optimizer, schedule),
         learning_rate=schedule,
@@ -168,8 +184,10 @@ def build(config: ConfigDict, steps_per_epoch: int) -> tuple[moco.MoCo, moco.Tra
         recipe=view_recipe(config),
         dtype=config.model.dtype,
         seed=config.seed,
+        shard_queue=config.moco.shard_queue,
+        # a single group has nothing to shuffle
+        loads_shuffled=config.moco.shuffle == "data" and config.model.bn_groups > 1,
     )
-    return method, moco.init_state(method, params, stats, config.model.dim)
 
 
 def negative_weights(config: ConfigDict) -> tuple[float, ...]:
@@ -181,15 +199,47 @@ def negative_weights(config: ConfigDict) -> tuple[float, ...]:
     return weights
 
 
+def abstract_batch(method: moco.MoCo, batch_size: int, size: int) -> dict:
+    """Shapes and dtypes of the batch that a step of `method` takes."""
+    batch = {}
+    for name in crop_fields(method):
+        passes = (len(method.alphas),) if name == "negatives" else ()
+        batch[name] = jax.ShapeDtypeStruct((batch_size, *passes, size, size, 3), jnp.uint8)
+    return batch
+
+
+def crop_fields(method: moco.MoCo) -> tuple[str, ...]:
+    """The entries of a batch that a step of `method` takes."""
+    if method.loads_shuffled:
+        return ("query", "key", "negatives") if method.alphas else ("query", "key")
+    return ("query", "key", "texture") if method.texture else ("query", "key")
+
+
+def shuffle_orders(method: moco.MoCo, batch_size: int) -> ShuffleOrders:
+    """The orders that `moco.draw_permutations` draws, for the host."""
+    root = jax.random.key_data(jax.random.key(method.seed))
+    high, low = (int(word) for word in root)
+    return ShuffleOrders((high, low), moco.SHUFFLE, 1 + len(method.alphas), batch_size)
+
+
 def compile_step(method: moco.MoCo, devices: Mesh) -> Callable:
     """`moco.train_step` as one program over the devices; it takes over the state's memory."""
-    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    state = state_sharding(method, devices)
     return jax.jit(
-        partial(moco.train_step, method),
-        in_shardings=(whole, split),
-        out_shardings=whole,
+        partial(moco.train_step, dataclasses.replace(method, devices=devices)),
+        in_shardings=(state, mesh.split_batch(devices)),
+        out_shardings=(state, mesh.replicated(devices)),
         donate_argnums=0,
     )
+
+
+def state_sharding(method: moco.MoCo, devices: Mesh) -> moco.TrainState:
+    """Where the state lives: the prefix of a tree of shardings."""
+    whole = mesh.replicated(devices)
+    fields = dict.fromkeys((field.name for field in dataclasses.fields(moco.TrainState)), whole)
+    if method.shard_queue:
+        fields["queue"] = mesh.split_batch(devices)
+    return moco.TrainState(**fields)
 
 
 def _steps_per_epoch(source: Source, batch_size: int) -> int:

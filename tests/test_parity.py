@@ -57,6 +57,7 @@ class Replay:
         encoder, params, stats = build_encoder(model, seed=0)
         optimizer = ConfigDict({"schedule": "cosine", "momentum": 0.9, "weight_decay": c.wd})
         self.schedule = learning_rate_schedule(optimizer, c.lr, c.steps_per_epoch, c.epochs)
+        self.mesh = mesh.data_mesh(jax.devices()[: self.devices])
         self.moco = method.MoCo(
             encoder=encoder,
             optimizer=sgd(optimizer, self.schedule),
@@ -72,6 +73,7 @@ class Replay:
             recipe=V2,
             dtype=self.dtype,
             seed=0,
+            devices=self.mesh,
         )
         params, stats = (draw_tree("encoder_q.", tree) for tree in (params, stats))
         queue = draw("queue", (c.dim, c.k))
@@ -79,7 +81,6 @@ class Replay:
         state = method.init_state(self.moco, params, stats, c.dim).replace(
             queue=jnp.asarray(queue, self.dtype)
         )
-        self.mesh = mesh.data_mesh(jax.devices()[: self.devices])
         self.state = jax.device_put(state, mesh.replicated(self.mesh))
         self.update = jax.jit(partial(method.update, self.moco), donate_argnums=0)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,8 +23,10 @@ from nsneg_jax import knn, mesh, moco
 from nsneg_jax.checkpoint import Checkpoints
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.features import Features
+from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.shapes import Shapes
-from nsneg_jax.pretrain import pretrain
+from nsneg_jax.pictures import save_views
+from nsneg_jax.pretrain import build, pretrain
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.views import normalise
 
@@ -113,20 +116,20 @@ def test_signal_stops_with_everything_saved(whole, tmp_path, capsys):
 
 
 def test_resume_on_other_devices_float64(tmp_path, float64):
-    """1 and 8 devices, and a run that moves from 1 to 8, agree to 1e-9 after 20 steps.
+    """1 and 8 devices, and a run that moves from 1 to 8 and back, agree to 1e-9 after 20 steps.
 
-    The batches, crops and draws are the same to the bit; sums over the batch are not, since each
-    device adds its part first.
+    On 8 the mover loads shuffled crops and has a part of the queue on each device. The batches,
+    crops and draws are the same to the bit; sums over the batch are not, since each device adds
+    its part first.
     """
     config = tiny_config(**{"model.dtype": "float64"})
     one = pretrain(config, tmp_path / "one", one_device())
     eight = pretrain(config, tmp_path / "eight", jax.devices())
-    pretrain(
-        tiny_config(**{"model.dtype": "float64", "total_steps": 7}),
-        tmp_path / "moved",
-        one_device(),
-    )
-    moved = pretrain(config, tmp_path / "moved", jax.devices())
+    moves = {"model.dtype": "float64"}
+    pretrain(tiny_config(**moves, total_steps=7), tmp_path / "moved", one_device())
+    spread = moves | {"moco.shuffle": "data", "moco.shard_queue": True}
+    pretrain(tiny_config(**spread, total_steps=14), tmp_path / "moved", jax.devices())
+    moved = pretrain(config, tmp_path / "moved", one_device())
     for other in (eight, moved):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
@@ -205,15 +208,31 @@ def test_damaged_image_stops_with_its_name(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("negatives", [0, 2])
-def test_without_and_with_more_negatives(tmp_path, negatives):
+def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
     values = {"negatives.num": negatives, "total_steps": 3, "pictures": True}
+    values |= {"moco.shuffle": "data"}
     if not negatives:
         values |= {"negatives.kind": "none", "negatives.alpha": 0.0}
+    pictured = []
+    monkeypatch.setattr(
+        "nsneg_jax.pretrain.save_views", lambda *args: (pictured.append(args[0]), save_views(*args))
+    )
     pretrain(tiny_config(**values), tmp_path, one_device())
     (line,) = metrics_lines(tmp_path)
     assert ("nonsemantic_similarity" in line) == bool(negatives)
     # query, key and the negatives side by side, 96 px a tile
     assert Image.open(tmp_path / "pictures" / "views.png").width == 4 + (2 + negatives) * 100
+    # a row is of one sample, though the run loads its keys and negatives in other orders
+    (batch,) = pretrain_batches(
+        Shapes("train", image_size=16, size=80), batch_size=16, image_size=16,
+        crop_scale=(0.5, 1.0), seed=0, start_step=0, total_steps=1, threads=2, workers=0,
+    )  # fmt: skip
+    first = {name: jnp.asarray(batch[name][:8]) for name in ("query", "key")}
+    method, _ = build(tiny_config(**values | {"moco.shuffle": "device"}), 5)
+    for views, expected in zip(
+        pictured[0], jax.jit(partial(moco.make_views, method))(0, first), strict=True
+    ):
+        np.testing.assert_array_equal(views, expected)
 
 
 @pytest.mark.slow

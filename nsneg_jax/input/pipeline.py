@@ -6,6 +6,7 @@ that step, with as many threads, workers and processes as are at hand.
 """
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from absl import flags
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.crops import relative_crop, resized_crop, sample_crop
+from nsneg_jax.input.shuffle import ShuffleOrders
 from nsneg_jax.input.source import Source
 
 Sample = dict[str, np.ndarray]
@@ -68,6 +70,7 @@ def pretrain_batches(
     process_index: int = 0,
     process_count: int = 1,
     textures: Source | None = None,
+    shuffle: ShuffleOrders | None = None,
 ) -> Iterator[Sample]:
     """This process's part of the batches start_step .. total_steps - 1, two crops an image.
 
@@ -91,21 +94,31 @@ def pretrain_batches(
         process_index: of this process.
         process_count: number of processes.
         textures: of the images, in their order; cut as the queries are.
+        shuffle: gives the orders of shuffling BN, for crops that come in them.
 
     Yields:
         {'query', 'key': uint8 [n, image_size, image_size, 3], 'index': int64 [n]} and, with
         textures, 'texture' like 'query', n = batch_size / process_count, the caller's to keep.
+        With `shuffle`, place i of the global batch holds sample i's query, the key crop of the
+        sample that the key pass has there and, in place of 'texture', 'negatives' [n, M, ...]:
+        the crops that the negatives there are made from, queries and last the texture. An image
+        is then decoded for each of its 2 + M places.
         What `source.image` raises, such as UnreadableImage, comes from here with its own type and
         message.
 
     Raises:
         UsageError: sizes that do not fit together; raised at once, not by the first step.
     """
+    order = sample_order(len(source), batch_size, seed)
+    load = _TwoCrops(source, textures, image_size, crop_scale, seed)
+    crops = 2 if textures is None else 3
+    if shuffle is not None:
+        load, crops = _ShuffledCrops(load, order, shuffle), 1 + shuffle.passes
     return load_batches(
-        sample_order(len(source), batch_size, seed),
-        _TwoCrops(source, textures, image_size, crop_scale, seed),
+        order,
+        load,
         batch_size=batch_size,
-        sample_bytes=(2 if textures is None else 3) * image_size * image_size * 3,
+        sample_bytes=crops * image_size * image_size * 3,
         start_step=start_step,
         total_steps=total_steps,
         threads=threads,
@@ -235,16 +248,63 @@ class _TwoCrops:
     seed: int
 
     def __call__(self, index: int, place: int) -> Sample:
+        names = ("query", "key") if self.textures is None else ("query", "key", "texture")
+        return self.crops(index, place, names) | {"index": np.int64(index)}
+
+    def crops(self, index: int, place: int, names: Sequence[str]) -> Sample:
+        """Those of the crops 'query', 'key' and 'texture' that are wanted."""
         image = self.source.image(index)
         rng = place_generator(self.seed, place)
         boxes = [sample_crop(rng, *image.shape[:2], self.crop_scale) for _ in range(2)]
-        query, key = (resized_crop(image, box, self.image_size) for box in boxes)
-        sample = {"query": query, "key": key, "index": np.int64(index)}
-        if self.textures is not None:
+        sample = {
+            name: resized_crop(image, box, self.image_size)
+            for name, box in zip(("query", "key"), boxes, strict=True)
+            if name in names
+        }
+        if "texture" in names:
             texture = self.textures.image(index)
             box = relative_crop(boxes[0], image.shape[:2], texture.shape[:2])
             sample["texture"] = resized_crop(texture, box, self.image_size)
         return sample
+
+
+@dataclass(frozen=True)
+class _ShuffledCrops:
+    """Loads what the passes of shuffling BN have at one place of the global batch."""
+
+    load: _TwoCrops
+    order: Sequence[np.ndarray]
+    shuffle: ShuffleOrders
+
+    def __call__(self, index: int, place: int) -> Sample:
+        step, at = divmod(place, self.shuffle.batch_size)
+        indices, passes = _of_step(self.order, self.shuffle, step)
+
+        def crop(sample: int, name: str) -> np.ndarray:
+            first = step * self.shuffle.batch_size
+            return self.load.crops(int(indices[sample]), first + int(sample), (name,))[name]
+
+        key, *negatives = passes[:, at]
+        kinds = ["query"] * len(negatives)
+        if self.load.textures is not None:
+            kinds[-1] = "texture"
+        loaded = {
+            "query": crop(at, "query"),
+            "key": crop(key, "key"),
+            "index": np.int64(index),
+        }
+        if negatives:
+            crops = [crop(sample, kind) for sample, kind in zip(negatives, kinds, strict=True)]
+            loaded["negatives"] = np.stack(crops)
+        return loaded
+
+
+@functools.lru_cache(maxsize=8)
+def _of_step(
+    order: Sequence[np.ndarray], shuffle: ShuffleOrders, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A step's images and orders; kept for a while, as in `_Samples`."""
+    return order[step], shuffle(step)
 
 
 class _Samples:
