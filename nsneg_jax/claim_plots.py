@@ -14,8 +14,8 @@ from nsneg_jax.metrics import FILE_NAME
 from nsneg_jax.report_plots import COLOURS, MARKERS
 from nsneg_jax.report_rows import Row
 
-# of a run: step -> value
-Curve = dict[int, float]
+# of a run: step or epoch -> value
+Curve = dict[float, float]
 
 _SIMILARITIES = {
     "positive_similarity": "query and key",
@@ -25,12 +25,15 @@ _SIMILARITIES = {
 _SHIFTS = ("clean", "corruption", "sketch", "stylized", "rendition_100way")
 
 
-def save_all(runs: Sequence[Run], rows: Sequence[Row], workdir: Path) -> dict[str, str]:
+def save_all(
+    runs: Sequence[Run], rows: Sequence[Row], epochs: int, workdir: Path
+) -> dict[str, str]:
     """Draws what there is to draw into the workdir.
 
     Args:
         runs: finished.
         rows: of the report on them.
+        epochs: of each run.
         workdir: of the claim.
 
     Returns:
@@ -38,7 +41,7 @@ def save_all(runs: Sequence[Run], rows: Sequence[Row], workdir: Path) -> dict[st
     """
     curves = {run: _curves(workdir / run.name / FILE_NAME) for run in runs}
     drawn = {
-        "accuracy.png": ("kNN accuracy over steps", lambda: _accuracy(curves)),
+        "accuracy.png": ("kNN accuracy over epochs", lambda: _accuracy(curves, epochs)),
         "similarities.png": ("the three similarities over steps", lambda: _similarities(curves)),
     }
     alphas = alpha_lines(rows)
@@ -64,7 +67,7 @@ def alpha_lines(rows: Sequence[Row]) -> dict[float, Row]:
     return dict(sorted(by_alpha.items()))
 
 
-def mean_and_deviation(curves: Sequence[Curve]) -> tuple[list[int], list[float], list[float]]:
+def mean_and_deviation(curves: Sequence[Curve]) -> tuple[list[float], ...]:
     """Steps that all curves have, the mean there and the sample deviation (0 of one curve)."""
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = [[curve[step] for curve in curves] for step in steps]
@@ -83,12 +86,14 @@ def _curves(path: Path) -> dict[str, Curve]:
     return curves
 
 
-def _accuracy(curves: dict[Run, dict[str, Curve]]) -> Figure:
+def _accuracy(curves: dict[Run, dict[str, Curve]], epochs: int) -> Figure:
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     panel = figure.subplots()
     for i, (label, of_runs) in enumerate(_by_label(curves, "knn_20").items()):
+        steps_per_epoch = max(of_runs[0]) / epochs
+        of_runs = [{step / steps_per_epoch: v for step, v in run.items()} for run in of_runs]
         _line(panel, of_runs, COLOURS[i % len(COLOURS)], f"{label} (n = {len(of_runs)})")
-    panel.set(xlabel="step", ylabel="kNN accuracy in %, k = 20, held-out pictures", ylim=(0, None))
+    panel.set(xlabel="epoch", ylabel="kNN accuracy in %, k = 20, held-out pictures", ylim=(0, None))
     _finish(panel)
     return figure
 

@@ -37,7 +37,7 @@ def write(runs: Sequence[Run], workdir: Path) -> str:
     rows = pool(read_results(folders))
     config = json.loads((workdir / runs[0].name / CONFIG).read_text())
     compared = any(row.name == BASELINE for row in rows) and len(rows) > 1
-    pictures = claim_plots.save_all(runs, rows, workdir)
+    pictures = claim_plots.save_all(runs, rows, config["epochs"], workdir)
     parts = [
         "# MoCo against MoCo with non-semantic negatives, on the built-in shapes",
         _setting(config, runs),

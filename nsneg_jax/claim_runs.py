@@ -148,7 +148,8 @@ def stages_of(run: Run, setting: Setting) -> list[Stage]:
 
 
 def _stage(name: str, arguments: list[str], share: float) -> Stage:
-    config, workdir = command_line.parse([str(MAIN), *arguments])
+    parsed = command_line.parse([str(MAIN), *arguments])
+    config, workdir = parsed.config, parsed.workdir
     check_workdir(config, workdir)
     if config.job == "pretrain":
         images = int(config.data.source.partition(":")[2].partition("@")[0])
