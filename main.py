@@ -6,7 +6,7 @@ With --plan in place of --workdir it only says what a pre-training will need (do
 import importlib
 import sys
 
-from nsneg_jax import command_line
+from nsneg_jax import command_line, hosts
 from nsneg_jax.errors import RunError, UsageError, paragraph
 
 JOBS = {
@@ -25,8 +25,9 @@ def run(command: command_line.Command) -> None:
         importlib.import_module("nsneg_jax.plan").show(command.config, command.plan)
         return
     # imported only here, so that a mistake in the command is told before JAX has started
-    module, job = JOBS[command.config.job].split(":")
-    getattr(importlib.import_module(module), job)(command.config, command.workdir)
+    with hosts.joined(command.launch, command.config, command.workdir):
+        module, job = JOBS[command.config.job].split(":")
+        getattr(importlib.import_module(module), job)(command.config, command.workdir)
 
 
 def main(argv: list[str]) -> int:

@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: save, restore on any number of devices, and stop on a signal."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from nsneg_jax.errors import RunError, UsageError
 
@@ -107,10 +109,6 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
         self._manager.wait_until_finished()
-
-    def preempted(self, step: int) -> bool:
-        """Whether the platform asked all hosts to stop (needs `jax.distributed`)."""
-        return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -214,8 +212,8 @@ class StopSignals:
     """While entered, SIGTERM and the first SIGINT set `received` instead of ending the process.
 
     Without `jax.distributed` JAX does not see SIGTERM, which is how schedulers announce a
-    preemption; with several processes they must stop at the same step, which
-    `Checkpoints.preempted` sees to.
+    preemption; with several processes JAX takes it, has all of them stop at the same step, and
+    `received` says only what came to this one, SIGTERM excepted.
     """
 
     def __init__(self) -> None:
@@ -233,15 +231,23 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def stop_after(self, step: int) -> bool:
+        """Whether to stop; to be asked after every step, by every process alike."""
+        if jax.process_count() == 1:
+            return bool(self.received)
+        return multihost_utils.reached_preemption_sync_point(step)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells the other processes of
 
 
 def stopped(received: str | None, done: int, total: int, unit: str = "step") -> str:
     """What a run says that stopped before its end; `received` as of `StopSignals`."""
     return (
-        f"stopped by {received or 'preemption'} after {unit} {done} of {total}, with everything "
+        f"stopped by {received or 'a signal'} after {unit} {done} of {total}, with everything "
         "saved; the same command goes on from there"
     )

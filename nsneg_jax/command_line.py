@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from nsneg_jax.config import flatten
 from nsneg_jax.errors import UsageError
+from nsneg_jax.launch import Launch
 
 USAGE = "Usage: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value ...]"
 
@@ -32,7 +33,8 @@ class Command(NamedTuple):
 
     config: ConfigDict
     workdir: Path | None  # None where a plan is asked for
-    plan: PlanOptions | None
+    launch: Launch = Launch()
+    plan: PlanOptions | None = None
 
 
 def parse(argv: list[str]) -> Command:
@@ -49,6 +51,11 @@ def parse(argv: list[str]) -> Command:
     for name in ("devices", "images", "hosts"):
         flags.DEFINE_integer(f"plan_{name}", None, "", flag_values=values)
     flags.DEFINE_float("plan_step_seconds", None, "", flag_values=values)
+    flags.DEFINE_enum("distributed", "auto", ["auto", "on", "off"], "", flag_values=values)
+    flags.DEFINE_string("coordinator", "", "", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "", flag_values=values)
+    flags.DEFINE_integer("cpu_devices", 0, "", flag_values=values)
     try:
         rest = values(argv)
         if values["config"].value is not None:
@@ -70,7 +77,8 @@ def parse(argv: list[str]) -> Command:
         if not values[name].value:
             raise UsageError(f"--{name} is missing. {USAGE}")
     workdir = Path(values["workdir"].value) if values["workdir"].value else None
-    return Command(values["config"].value, workdir, planned)
+    launch = Launch(**{name: values[name].value for name in Launch._fields})
+    return Command(values["config"].value, workdir, launch, planned)
 
 
 def _unknown_field(argv: list[str]) -> str:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
@@ -94,7 +95,8 @@ def claim_workdir(config: ConfigDict, workdir: Path, resuming: bool) -> None:
         check_workdir(config, workdir)
     else:
         _check_same_job(config, workdir)
-    write_json(workdir / FILE_NAME, to_json(config))
+    if jax.process_index() == 0:
+        write_json(workdir / FILE_NAME, to_json(config))
 
 
 def _check_same_job(config: ConfigDict, workdir: Path) -> None:

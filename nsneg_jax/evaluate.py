@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nsneg_jax import mesh, summary
+from nsneg_jax import hosts, mesh, summary
 from nsneg_jax.checkpoint import StopSignals, stopped
 from nsneg_jax.config import claim_workdir, validate_evaluate
 from nsneg_jax.corruptions import corrupt, image_keys
@@ -63,7 +63,9 @@ def evaluate(
     classify = Classifier(config, pretrained, devices)
     network = _fingerprint(pretrained, classes)
     keys = {part.title: _key(config, network, part) for part in parts}
-    waiting = [part for part in parts if not _is_done(_path(workdir, part), keys[part.title])]
+    hosts.agree("classifier and files", keys, hosts.SAME_DATA)
+    finished = hosts.of_first([_is_done(_path(workdir, p), keys[p.title]) for p in parts])
+    waiting = [part for part, is_done in zip(parts, finished, strict=True) if not is_done]
     done = len(parts) - len(waiting)
     sets = len({part.set_name for part in parts})
     print(f"parts       {len(parts)} of {sets} sets, {done} done before", flush=True)
@@ -78,9 +80,11 @@ def evaluate(
             valid = outputs["valid"]
             top1 = 100 * outputs["top1"][valid].mean() if valid.any() else float("nan")
             display.show(done, f"{part.title}  {valid.sum():,} images  top-1 {top1:.2f} %")
-            if signals.received:
+            if signals.stop_after(done):
                 print(stopped(signals.received, done, len(parts), unit="part"))
                 return None
+    if jax.process_index() != 0:
+        return hosts.of_first(None)
     outputs: dict[str, list] = {}
     for part in parts:
         with np.load(_path(workdir, part)) as kept:
@@ -96,7 +100,7 @@ def evaluate(
     }
     write_json(workdir / RESULTS, results)
     print(f"done: {workdir / RESULTS}; `python -m nsneg_jax.report {workdir}` makes the table")
-    return results
+    return hosts.of_first(results)
 
 
 def _classes(config: ConfigDict, pretrained: Pretrained) -> tuple[str, ...]:
@@ -132,10 +136,10 @@ class Classifier:
         self._config = config
         self._devices = devices
         backbone = {"params": pretrained.params, "stats": pretrained.stats}
-        self._network = jax.device_put((backbone, pretrained.classifier), whole)
+        self._network = mesh.put((backbone, pretrained.classifier), whole)
         self._classify = jax.jit(
             partial(_classify, pretrained.encoder, config.dtype),
-            in_shardings=(whole, whole, split, split),
+            in_shardings=(whole, whole, split, split, split),
             out_shardings=whole,
         )
 
@@ -156,10 +160,10 @@ class Classifier:
             keys = image_keys(self._config.seed, batch["index"])
             corrupted = corrupt(images, *part.corruption, keys)
             images = jax.device_put(corrupted, mesh.split_batch(self._devices))
-        found = self._classify(self._network, part.answers, images, batch["label"])
+        found = self._classify(self._network, part.answers, images, batch["label"], batch["valid"])
         if part.protocol != "cue_conflict":
             del found["probabilities"]
-        return found | {"valid": jax.device_put(batch["valid"], mesh.replicated(self._devices))}
+        return found
 
     def _batches(self, part: Part) -> Iterator[dict[str, jax.Array]]:
         return central_batches(
@@ -180,6 +184,7 @@ def _classify(
     answers: jax.Array,
     images: jax.Array,
     labels: jax.Array,
+    valid: jax.Array,
 ) -> dict[str, jax.Array]:
     backbone, classifier = network
     features = frozen_features(encoder, dtype, backbone, images).astype(classifier["kernel"].dtype)
@@ -192,6 +197,7 @@ def _classify(
         "top5": rank < 5,
         "confidence": probabilities.max(axis=-1).astype(jnp.float32),
         "probabilities": probabilities.astype(jnp.float32),
+        "valid": valid,
     }
 
 

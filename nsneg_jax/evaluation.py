@@ -8,23 +8,29 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nsneg_jax import mesh, probe
+from nsneg_jax import hosts, mesh, probe
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input import labelled
 from nsneg_jax.input.pipeline import prefetch_to_devices
-from nsneg_jax.input.source import Source, open_source
+from nsneg_jax.input.source import Source, fingerprint, open_source
 from nsneg_jax.models.encoder import Tree
 
 
 def open_split(data: ConfigDict, split: str) -> Source:
-    """A split of the data set of a config's `data` section."""
-    return open_source(
+    """A split of the data set of a config's `data` section, the same on all processes.
+
+    Raises:
+        UsageError: it cannot be used, or is not the same everywhere.
+    """
+    source = open_source(
         data.source,
         split,
         image_size=data.image_size,
         classes=data.classes,
         tfds_dir=data.tfds_dir,
     )
+    hosts.agree(f"files in {source.name}", fingerprint(source), hosts.SAME_DATA)
+    return source
 
 
 def check_same_classes(training: Source, validation: Source) -> None:
@@ -105,6 +111,7 @@ class Evaluation:
         devices: Mesh,
     ) -> None:
         whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+        self._whole = whole
         self._step = jax.jit(
             partial(probe.evaluation_step, method),
             in_shardings=(whole, whole, whole, split),
@@ -115,7 +122,7 @@ class Evaluation:
     def __call__(self, backbone: Tree, classifier: Tree) -> probe.Sums:
         """The sums over all images, as NumPy arrays; arguments as in `probe.ProbeState`."""
         rates = len(classifier["bias"])
-        sums = probe.zero_sums(rates, classifier["bias"].dtype)
+        sums = mesh.put(probe.zero_sums(rates, classifier["bias"].dtype), self._whole)
         for batch in self._batches():
             sums = self._step(backbone, classifier, sums, batch)
         return jax.device_get(sums)

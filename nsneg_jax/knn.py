@@ -71,7 +71,8 @@ def knn(
         "encoder": pretrained.encoder_origin,
         "encoder_seed": pretrained.encoder_seed,
     }
-    write_json(workdir / RESULTS, about | results | {"validation_images": len(queries.labels)})
+    if jax.process_index() == 0:
+        write_json(workdir / RESULTS, about | results | {"validation_images": len(queries.labels)})
     for k in config.knn.k:
         print(f"{k} nearest: {results[f'knn_{k}']:.2f} %")
     print(f"done: {len(queries.labels):,} images counted; {workdir / RESULTS}")
@@ -148,13 +149,11 @@ def nearest(
     def rows(array: np.ndarray, start: int, size: int, sharding) -> jax.Array:
         part = array[start : start + size]
         padded = np.pad(part, ((0, size - len(part)), *[(0, 0)] * (part.ndim - 1)))
-        return jax.device_put(padded, sharding)
+        return mesh.put(padded, sharding)
 
     blocks = [rows(queries, start, block, split) for start in range(0, len(queries), block)]
     found = [
-        jax.device_put(
-            (np.full((block, k), -np.inf, np.float32), np.zeros((block, k), np.int32)), split
-        )
+        mesh.put((np.full((block, k), -np.inf, np.float32), np.zeros((block, k), np.int32)), split)
         for _ in blocks
     ]
     # labels from 1: a blank row of the last block has 0
@@ -166,6 +165,7 @@ def nearest(
             merge(query, part, labels, so_far) for query, so_far in zip(blocks, found, strict=True)
         ]
         jax.block_until_ready(found)  # else the blocks of the bank would queue up in memory
+    found = jax.jit(lambda parts: parts, out_shardings=whole)(found)
     similarity, labels = (
         np.concatenate([np.asarray(part[i]) for part in found])[: len(queries)] for i in range(2)
     )

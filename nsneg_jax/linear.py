@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nsneg_jax import mesh, probe
+from nsneg_jax import hosts, mesh, probe
 from nsneg_jax.checkpoint import Checkpoints, StopSignals, stopped
 from nsneg_jax.config import check_workdir, claim_workdir, validate_linear
 from nsneg_jax.errors import RunError, UsageError
@@ -61,7 +61,7 @@ def linear(
     total = config.epochs * steps_per_epoch
 
     with Checkpoints(workdir, keep=1) as checkpoints, StopSignals() as signals:
-        resumed = checkpoints.latest_step()
+        resumed = hosts.of_first(checkpoints.latest_step())
         if resumed is not None:
             check_workdir(config, workdir)
         # the encoder is in the probe's checkpoint too: the run it came from may be gone by now
@@ -69,7 +69,7 @@ def linear(
             config.pretrained if resumed is None else workdir, config.dtype
         )
         method, state = build(config, pretrained, steps_per_epoch, len(training.classes))
-        state = jax.device_put(state, mesh.replicated(devices))
+        state = mesh.put(state, mesh.replicated(devices))
         progress = {
             "model": pretrained.model,
             "classes": list(training.classes),
@@ -111,7 +111,7 @@ def linear(
                 state = train_step(state, next(batches))
                 done += 1
                 display.advance(done)
-                stop = bool(signals.received) or checkpoints.preempted(done)
+                stop = signals.stop_after(done)
                 epoch, rest = divmod(done, steps_per_epoch)
                 if rest == 0:
                     figures = {
@@ -208,9 +208,9 @@ def _evaluate(config: ConfigDict, workdir: Path, devices: Mesh, validation: Sour
         )
     claim_workdir(config, workdir, resuming=False)
     method, state = build(config, pretrained, 1, classes)
-    state = jax.device_put(state, mesh.replicated(devices))
+    state = mesh.put(state, mesh.replicated(devices))
     evaluate = Evaluation(method, config.data, config.batch_size, validation, devices)
-    classifier = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], pretrained.classifier)
+    classifier = jax.tree.map(lambda leaf: np.asarray(leaf)[None], pretrained.classifier)
     figures = means(evaluate(state.backbone, classifier))
     results = {
         "job": "linear",
@@ -256,7 +256,8 @@ def _results(config: ConfigDict, state: probe.ProbeState, progress: dict) -> dic
 
 
 def _finish(results: dict, workdir: Path) -> None:
-    write_json(workdir / RESULTS, results)
+    if jax.process_index() == 0:
+        write_json(workdir / RESULTS, results)
     for each in results.get("probes", [results]):
         rate = f"lr {each['learning_rate']:g}: " if "learning_rate" in each else ""
         best = (

@@ -107,7 +107,8 @@ class Stopwatch:
 class MetricWriter:
     """Writes figures of a step to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
 
-    metrics.jsonl has one object a line: `step`, `split`, then names and plain numbers.
+    metrics.jsonl has one object a line: `step`, `split`, then names and plain numbers. Of several
+    processes the first writes for all.
 
     Args:
         workdir: of the run.
@@ -116,6 +117,9 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path, step: int):
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
         self._path = workdir / FILE_NAME
         self._drop_after(step)
         self._file = self._path.open("a")
@@ -127,11 +131,14 @@ class MetricWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
     def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
         """Adds the figures of `step`, which are plain numbers."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
         self._file.flush()
         for name, value in figures.items():
@@ -164,7 +171,7 @@ class Progress:
         self._unit = unit
         self._first: tuple[int, float] | None = None
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and jax.process_index() == 0:
             self._bar = tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nsneg_jax import mesh, moco
+from nsneg_jax import hosts, mesh, moco
 from nsneg_jax.checkpoint import Checkpoints, StopSignals, stopped
 from nsneg_jax.config import (
     check_workdir,
@@ -64,12 +64,12 @@ def pretrain(
     total = config.total_steps or config.epochs * steps_per_epoch
 
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, StopSignals() as signals:
-        resumed = checkpoints.latest_step()
+        resumed = hosts.of_first(checkpoints.latest_step())
         if resumed is not None:
             check_workdir(config, workdir)
             _check_same_model(config, checkpoints.progress(resumed), workdir)
         method, state = build(config, steps_per_epoch)
-        state = jax.device_put(state, state_sharding(method, devices))
+        state = mesh.put(state, state_sharding(method, devices))
         window = Window()
         if resumed is not None:
             state, progress = checkpoints.restore(resumed, state)
@@ -131,7 +131,7 @@ def pretrain(
                     display.advance(done)
 
                     last = done == total
-                    stop = bool(signals.received) or checkpoints.preempted(done)
+                    stop = signals.stop_after(done)
                     if last or done % config.log_every_steps == 0:
                         figures = window.take() | stopwatch.take()
                         writer.write(done, "train", figures)

@@ -61,6 +61,8 @@ MISTAKES = {
     "unknown arch": ("--config.model.arch=vgg", ["'vgg'", "'resnet50'"]),
     "crop scale": ("--config.views.crop_scale=0.2,1.5", ["views.crop_scale", "1.5"]),
     "probability": ("--config.views.flip_probability=1.5", ["flip_probability", "1.5"]),
+    "processes without their number": ("--num_processes=2", ["--coordinator", "--process_id"]),
+    "unknown way to start": ("--distributed=yes", ["distributed", "yes", "auto"]),
     "no learning": ("--config.optimizer.learning_rate=0", ["optimizer.learning_rate"]),
 }  # fmt: skip
 

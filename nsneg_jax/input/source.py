@@ -1,7 +1,8 @@
 """What a data set must offer to be trained on, and how its name in the configuration is read."""
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -138,6 +139,20 @@ def open_files(
 def of_files(spec_or_folder: str) -> str:
     """A data set of image files as commands are given it: a folder needs no 'folder:' before it."""
     return spec_or_folder if is_files(spec_or_folder) else f"folder:{spec_or_folder}"
+
+
+def fingerprint(source: Source) -> dict[str, int | str]:
+    """What tells a source from one of other files: how many, and digests of names and classes."""
+    path = getattr(source, "path", str)
+    return {
+        "images": len(source),
+        "classes": _digest(source.classes),
+        "names": _digest(map(path, range(len(source)))),
+    }
+
+
+def _digest(names: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
 
 def check_same_data(source: Source, images_before: int | None, workdir: Path) -> None:

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from nsneg_jax import mesh
+from nsneg_jax import hosts, mesh
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_whole
-from nsneg_jax.input.source import FileSource, Source, open_files
+from nsneg_jax.input.source import FileSource, Source, fingerprint, open_files
 from nsneg_jax.texture import compiled_synthesis, cut_exemplars, mosaic, random_generator
 from nsneg_jax.texture_recipe import TextureRecipe
 
@@ -57,6 +57,7 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
         path = workdir / "textures.npy"
         return images, MadeTextures(images, config.data.image_size, path, config.seed)
     textures = open_files(settings.texture_source, config.data.split, images.classes, partial=True)
+    hosts.agree(f"files in {textures.name}", fingerprint(textures), hosts.SAME_DATA)
     return pair_folders(images, textures, settings.missing)
 
 
@@ -121,10 +122,7 @@ class MadeTextures:
         if jax.process_index() == 0 and not path.exists():
             made = make_textures(images, image_size, seed)
             write_whole(path, lambda partial: _save(partial, made))
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("textures")
+        hosts.wait_for_file(path)
         self._textures = np.load(path, mmap_mode="r")
         shape = (len(images), image_size, image_size, 3)
         if self._textures.shape != shape:

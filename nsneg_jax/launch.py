@@ -1,0 +1,148 @@
+"""How a process finds the others of its run: from flags, or from what started it."""
+
+import glob
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from nsneg_jax.errors import UsageError
+
+
+class Launch(NamedTuple):
+    """What the command line says of the processes of a run.
+
+    Attributes:
+        distributed: 'auto' joins others where a TPU pod, SLURM or Open MPI says that there are
+            some; 'on' joins by JAX's own detection, or fails; 'off' never does.
+        coordinator: HOST:PORT where process 0 listens.
+        num_processes: how many there are.
+        process_id: of this one, from 0.
+        cpu_devices: computes on that many virtual CPU devices; 0 takes the devices there are.
+    """
+
+    distributed: str = "auto"
+    coordinator: str = ""
+    num_processes: int | None = None
+    process_id: int | None = None
+    cpu_devices: int = 0
+
+
+def initialize_arguments(
+    launch: Launch, environ: Mapping[str, str] = os.environ
+) -> dict[str, Any] | None:
+    """Arguments of `jax.distributed.initialize`; None where this process is alone.
+
+    Looks at the environment and at device files only: a single process asks no network.
+
+    Args:
+        launch: the flags.
+        environ: variables of the environment.
+
+    Raises:
+        UsageError: flags that do not fit together, or not to the launcher.
+    """
+    given = [
+        f"--{name}={value}"
+        for name, value in launch._asdict().items()
+        if name in ("coordinator", "num_processes", "process_id") and value not in (None, "")
+    ]
+    if launch.cpu_devices < 0:
+        raise UsageError(
+            f"--cpu_devices is {launch.cpu_devices}, but must be 1 or more, or 0 to take the "
+            "devices there are."
+        )
+    if launch.distributed == "off":
+        if given:
+            raise UsageError(
+                f"--distributed=off and {given[0]} contradict each other. Leave out one of them."
+            )
+        return None
+    if given:
+        return _by_flags(launch, given, environ)
+    if launch.distributed == "on":
+        return {}
+    if _number(environ, "SLURM_STEP_NUM_TASKS") > 1 and "SLURM_STEP_NODELIST" in environ:
+        return _by_slurm(environ)
+    if _number(environ, "OMPI_COMM_WORLD_SIZE") > 1:
+        if "OMPI_MCA_orte_hnp_uri" in environ:
+            return _local_devices(environ)
+        raise UsageError(
+            "Open MPI started several processes, but this version of it does not say where. Add "
+            "--coordinator=HOST:PORT, with the host of rank 0 and a free port of it."
+        )
+    on_cpu = launch.cpu_devices or environ.get("JAX_PLATFORMS") == "cpu"
+    return {} if _is_tpu_host() and not on_cpu else None
+
+
+def _by_flags(launch: Launch, given: list[str], environ: Mapping[str, str]) -> dict | None:
+    size, index = launch.num_processes, launch.process_id
+    # srun and mpirun give each process its number, so that all can have the same command
+    for prefix in (("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), _OPEN_MPI):
+        if all(name in environ for name in prefix):
+            size = int(environ[prefix[0]]) if size is None else size
+            index = int(environ[prefix[1]]) if index is None else index
+    absent = [
+        f"--{name}"
+        for name, value in (
+            ("coordinator=HOST:PORT", launch.coordinator),
+            ("num_processes=P", size),
+            ("process_id=I", index),
+        )
+        if value in (None, "")
+    ]
+    if absent:
+        raise UsageError(
+            f"With {', '.join(given)} also {' and '.join(absent)} must be given: the address of "
+            "process 0, how many processes there are, and which one this is, from 0. For a "
+            "process alone give none of them."
+        )
+    if size < 1:
+        raise UsageError(f"--num_processes is {size}, but must be 1 or more.")
+    if not 0 <= index < size:
+        raise UsageError(
+            f"--process_id is {index}, but must be from 0 to {size - 1}, since --num_processes is "
+            f"{size}. Give each process a number of its own."
+        )
+    host, _, port = launch.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(
+            f"--coordinator is {launch.coordinator!r}, but must be HOST:PORT, the host of process "
+            "0 and a free port of it, such as node1:8476."
+        )
+    if size == 1:
+        return None
+    return {
+        "coordinator_address": launch.coordinator,
+        "num_processes": size,
+        "process_id": index,
+        "cluster_detection_method": "deactivate",
+        **_local_devices(environ),
+    }
+
+
+_OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+
+
+def _local_devices(environ: Mapping[str, str]) -> dict[str, list[int]]:
+    """Of Open MPI's processes: a GPU each where a host has several, else all of the host's."""
+    if _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE") > 1:
+        return {"local_device_ids": [int(environ["OMPI_COMM_WORLD_LOCAL_RANK"])]}
+    return {}
+
+
+def _by_slurm(environ: Mapping[str, str]) -> dict[str, list[int]]:
+    """JAX finds the rest; but it gives each task one GPU, also the only task of a node."""
+    tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(",")[0].partition("(")[0]
+    gpus = _number(environ, "SLURM_GPUS_ON_NODE")
+    return {"local_device_ids": list(range(gpus))} if tasks == "1" and gpus else {}
+
+
+def _is_tpu_host() -> bool:
+    chips = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    value = environ.get(name, "")
+    return int(value) if value.isdecimal() else 0
