@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -79,7 +79,7 @@ class Watch:
                 others = {}
             # what all have found is said once
             known = any(said in each["text"] for i, each in others.items() if i < self._index)
-            self._leave(status, "" if known else text)
+            self._leave(status, "" if known else text, others)
 
     def _watch(self) -> None:
         beats, seen = 0, {}
@@ -111,7 +111,8 @@ class Watch:
                 seen[index] = beats[index], now
             elif now - since > PATIENCE:
                 text = f"{self.process(index)} has died, or cannot be reached: no sign of it for "
-                notice = {"status": 1, "text": f"{text}{PATIENCE:.0f} seconds. All stop"}
+                text += f"{PATIENCE:.0f} seconds. All stop"
+                notice = {"status": 1, "text": text, "dead": True}
                 self._client.key_value_set(
                     f"{_STOPPED}{index}",
                     json.dumps(notice),
@@ -123,7 +124,7 @@ class Watch:
         told = notice["text"].rstrip(".") + "."
         if notice["status"] != 2:
             told += " " + GO_ON
-        self._leave(notice["status"], paragraph(RuntimeError(told)), gone=set(notices))
+        self._leave(notice["status"], paragraph(RuntimeError(told)), notices)
 
     def _lost(self, *_: object) -> None:
         """Process 0 is gone, and with it the coordination service."""
@@ -136,13 +137,14 @@ class Watch:
         _say(paragraph(RuntimeError(told)))
         os._exit(1)
 
-    def _leave(self, status: int, text: str, gone: set[int] = frozenset()) -> None:
+    def _leave(self, status: int, text: str, notices: Mapping[int, dict]) -> None:
         if text:
             _say(text)
         try:
             self._client.key_value_set(f"{_LEFT}{self._index}", "", allow_overwrite=True)
             end = time.monotonic() + _LINGER
-            waited_for = set(range(1, len(self._hosts))) - gone
+            dead = {index for index, notice in notices.items() if "dead" in notice}
+            waited_for = set(range(1, len(self._hosts))) - dead
             while self._index == 0 and time.monotonic() < end:
                 if waited_for <= self._entries(_LEFT).keys():
                     break

@@ -1,7 +1,6 @@
 """Several real processes over loopback: equal to one, resumed by others, and never left hanging."""
 
 import json
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from processes import ROOT, Processes, flags, run
 from test_evaluate import SHAPES, probe_checkpoint, shapes_config
 from test_parity import trajectories
@@ -204,8 +204,13 @@ def test_monitored_texture_run(tmp_path, float64):
     run(2, 2, pretrain_argv(config, tmp_path / "two", "texture"))
     pretrain(config, tmp_path / "one", one_device())
     assert_same_run(tmp_path / "two", tmp_path / "one")
-    made = [(tmp_path / name / "pictures" / "views.png").read_bytes() for name in ("one", "two")]
-    assert made[0] == made[1]
+    one, two = (
+        np.asarray(Image.open(tmp_path / name / "pictures" / "views.png"))
+        for name in ("one", "two")
+    )
+    # the first device has 4 samples where there are 4
+    assert 4 * 96 < len(two) < len(one)
+    np.testing.assert_array_equal(two, one[: len(two)])
 
 
 @pytest.mark.slow
@@ -253,18 +258,13 @@ def test_signal_stops_an_evaluation_between_parts(tmp_path, float64):
 
 @pytest.mark.slow
 def test_other_files_on_a_host_are_told(tmp_path):
-    """Each process has a copy of the data; one lacks an image, and another has a file's name."""
-    from PIL import Image
-
+    """Each process has a copy of the data under the same name; one lacks an image."""
     for copy in ("a", "b"):
         folder = tmp_path / copy / "train" / "c"
         folder.mkdir(parents=True)
         for i in range(20 - (copy == "b")):
             Image.new("RGB", (20, 20), (i, 0, 0)).save(folder / f"{i}.png")
-    link = tmp_path / "data"
-    shutil.copytree(tmp_path / "a", link)
     argv = [*flags(tiny_config(), "patch"), f"--workdir={tmp_path / 'run'}"]
-    # the config must be the same on all, so the folder is made to differ below one relative name
     argv += ["--config.data.source=folder:data"]
     places = [tmp_path / "at0", tmp_path / "at1"]
     for place, copy in zip(places, ("a", "b"), strict=True):
@@ -272,17 +272,18 @@ def test_other_files_on_a_host_are_told(tmp_path):
         (place / "data").symlink_to(tmp_path / copy)
     with Processes(2, 1, argv, folders=places) as processes:
         (status, _, message), _ = processes.wait()
-    assert status == 2 and "images is 19, not 20" in message and "Process 1 on" in message
+    told = " ".join(message.split())
+    assert status == 2 and "images is 19, not 20" in told and "Process 1 on" in told
 
 
 @pytest.mark.slow
-def test_a_workdir_that_is_not_shared_is_told(tmp_path, monkeypatch):
+def test_a_workdir_that_is_not_shared_is_told(tmp_path):
     argv = flags(tiny_config(), "patch")
     own = {index: [f"--workdir={tmp_path / str(index)}"] for index in range(2)}
     with Processes(2, 1, argv, own) as processes:
         ended = processes.wait()
     assert [status for status, *_ in ended] == [2, 2]
-    assert "is not one folder for all: process 1 on" in ended[0][2]
+    assert "is not one folder for all: process 1 on" in " ".join(ended[1][2].split())
 
 
 def test_mesh_puts_whole_and_split_arrays():
