@@ -197,6 +197,14 @@ def test_processes_pretrain_as_one_does(alone, tmp_path, processes, devices):
 
 
 @pytest.mark.slow
+def test_a_split_queue_and_shuffled_crops(alone, tmp_path):
+    """Each process loads its permuted crops and saves its part of the queue."""
+    values = {"moco.shard_queue": True, "moco.shuffle": "data"}
+    run(2, 2, pretrain_argv(tiny_config(epochs=2, **values, **FLOAT64), tmp_path))
+    assert_same_run(tmp_path, alone)
+
+
+@pytest.mark.slow
 def test_monitored_texture_run(tmp_path, float64):
     """Textures are made by one process; kNN meanwhile; pictures by one."""
     values = {"epochs": 1, "knn_every_epochs": 1, "data.resize": 0, "pictures": True, **FLOAT64}
@@ -204,10 +212,8 @@ def test_monitored_texture_run(tmp_path, float64):
     run(2, 2, pretrain_argv(config, tmp_path / "two", "texture"))
     pretrain(config, tmp_path / "one", one_device())
     assert_same_run(tmp_path / "two", tmp_path / "one")
-    one, two = (
-        np.asarray(Image.open(tmp_path / name / "pictures" / "views.png"))
-        for name in ("one", "two")
-    )
+    pictures = [tmp_path / name / "pictures" / "views.png" for name in ("one", "two")]
+    one, two = (np.asarray(Image.open(path)) for path in pictures)
     # the first device has 4 samples where there are 4
     assert 4 * 96 < len(two) < len(one)
     np.testing.assert_array_equal(two, one[: len(two)])
