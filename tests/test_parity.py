@@ -106,7 +106,7 @@ class Replay:
         views = jax.tree.map(lambda x: x.astype(self.dtype), views)
         views = mesh.put(views, mesh.split_batch(self.mesh))
         self.state, outputs = self.update(self.state, views, permutations)
-        return outputs
+        return jax.device_get(outputs)
 
     def check_step(self, s: int, rtol: float):
         """Runs step s and compares everything recorded of it."""
