@@ -11,7 +11,6 @@ from nsneg_jax import hosts, mesh
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("trajectory", type=Path)
-    parser.add_argument("--steps", type=int)
     parser.add_argument("--cpu_devices", type=int)
     parser.add_argument("--coordinator")
     parser.add_argument("--num_processes", type=int)
@@ -23,5 +22,5 @@ if __name__ == "__main__":
     hosts.connect_devices()
     mesh.use_dtype("float64")
     assert jax.process_count() == given.num_processes
-    run(given.trajectory, jax.device_count(), merge_passes=True, most_steps=given.steps)
+    run(given.trajectory, jax.device_count(), merge_passes=True)
     print(f"holds on {jax.device_count()} devices of {jax.process_count()} processes")

@@ -126,20 +126,11 @@ def test_death_of_a_process_is_told_and_the_run_goes_on(tmp_path, float64):
     assert_same_run(tmp_path / "two", tmp_path / "one")
 
 
-@pytest.mark.parametrize(
-    ("trajectory", "processes", "steps"),
-    [
-        (GOLDEN / "two_processes.json", 2, 2),
-        *(
-            pytest.param(path, processes, None, marks=pytest.mark.slow)
-            for path in trajectories(GOLDEN)
-            for processes in (2, 4)
-        ),
-    ],
-    ids=lambda value: getattr(value, "stem", str(value)),
-)
-def test_golden_trajectories(trajectory, processes, steps):
-    argv = [str(trajectory), *([f"--steps={steps}"] if steps else [])]
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("trajectory", trajectories(GOLDEN), ids=lambda path: path.stem)
+def test_golden_trajectories(trajectory, processes):
+    argv = [str(trajectory)]
     program = ROOT / "tests" / "golden_process.py"
     assert f"{processes} processes" in run(processes, 1, argv, program=program)
 
