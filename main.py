@@ -7,7 +7,7 @@ import importlib
 import sys
 
 from nsneg_jax import command_line, hosts
-from nsneg_jax.errors import RunError, UsageError, paragraph
+from nsneg_jax.errors import RunError, UsageError, tell
 
 JOBS = {
     "pretrain": "nsneg_jax.pretrain:pretrain",
@@ -35,8 +35,7 @@ def main(argv: list[str]) -> int:
     try:
         run(command_line.parse(argv))
     except (UsageError, RunError) as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return tell(error)
     return 0
 
 

@@ -36,7 +36,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, corrupt, image_keys
-from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.errors import UsageError, tell
 
 _TILE = 128
 _GAP = 4
@@ -187,8 +187,7 @@ def main(argv: Sequence[str]) -> int:
         else:
             print(json.dumps(measure(options)))
     except UsageError as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2
+        return tell(error)
     return 0
 
 

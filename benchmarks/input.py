@@ -29,7 +29,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.input.crops import sample_crop
 from nsneg_jax.input.folder import Folder
 from nsneg_jax.input.pipeline import pretrain_batches
@@ -57,8 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         print(json.dumps(compare(options) if options.source else measure(options)))
     except UsageError as error:
-        print(paragraph(error), file=sys.stderr)
-        sys.exit(2)
+        sys.exit(tell(error))
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:

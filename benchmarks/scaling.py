@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from nsneg_jax.compiled_step import Program, compile_for
-from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.plan import in_words
 
 QUEUE_SIZE = 65536  # holds the keys of a step on 512 devices
@@ -94,8 +94,7 @@ def main(argv: Sequence[str]) -> int:
         options = parse(argv)
         print("\n".join(table(options.config, options)))
     except UsageError as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2
+        return tell(error)
     return 0
 
 

@@ -39,7 +39,7 @@ from ml_collections import ConfigDict
 from benchmarks.memory import peak_of
 from configs import base
 from nsneg_jax import mesh, moco
-from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.models.resnet import ARCHS
 from nsneg_jax.models.torch_names import to_state_dict
 from nsneg_jax.pretrain import build, compile_step
@@ -299,8 +299,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         figures = measure(parse(argv))
     except UsageError as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2
+        return tell(error)
     print(json.dumps(_rounded(figures)))
     return 0
 

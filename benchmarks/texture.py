@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.memory import peak_of
 from benchmarks.step import _rounded, _versions
-from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.mesh import data_mesh
 from nsneg_jax.texture import (
     TextureRecipe,
@@ -122,8 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         figures = measure(parse(argv))
     except UsageError as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2
+        return tell(error)
     print(json.dumps(_rounded(figures)))
     return 0
 

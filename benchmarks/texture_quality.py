@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.input.folder import Folder
 from nsneg_jax.texture import TextureRecipe, cut_exemplars, mosaic, random_generator, synthesise
 
@@ -62,8 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             print(table(names, images, exemplars, ours, options.windows))
     except UsageError as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2
+        return tell(error)
     return 0
 
 

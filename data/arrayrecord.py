@@ -26,7 +26,7 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from nsneg_jax.errors import RunError, UsageError, paragraph
+from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.files import write_whole
 from nsneg_jax.input import storage
 from nsneg_jax.input.arrayrecord import (
@@ -62,12 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pack(source, storage.join(options.out, split), options)
         return 0
     except UsageError as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2
+        return tell(error)
     except OSError as error:
         text = f"{error}. What is finished stays; mend the cause and run the same command again."
-        print(paragraph(RunError(text)), file=sys.stderr)
-        return 1
+        return tell(RunError(text))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

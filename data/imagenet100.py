@@ -22,7 +22,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from data.devkit import validation_wnids
-from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.input.folder import IMAGE_ENDINGS
 from nsneg_jax.input.source import class_names
 
@@ -66,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             whole = options.classes == str(CLASS_LIST)
             differences += check(split, counts, classes, TRAIN_IMAGES if whole else None)
     except UsageError as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2
+        return tell(error)
     for difference in differences:
         print(difference, file=sys.stderr)
     return 1 if differences else 0

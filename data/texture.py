@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nsneg_jax.errors import RunError, UsageError, paragraph
+from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.files import write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.source import FileSource, class_names, of_files, open_files
@@ -65,12 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             jax.distributed.initialize()
         return run(options)
     except UsageError as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2
+        return tell(error)
     except OSError as error:
         text = f"{error}. What is finished stays; mend the cause and run the same command again."
-        print(paragraph(RunError(text)), file=sys.stderr)
-        return 1
+        return tell(RunError(text))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

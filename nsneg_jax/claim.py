@@ -17,7 +17,7 @@ import jax
 from nsneg_jax import chains, claim_report
 from nsneg_jax.claim_progress import ClaimProgress
 from nsneg_jax.claim_runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, runs_of, stages_of
-from nsneg_jax.errors import RunError, UsageError, paragraph
+from nsneg_jax.errors import RunError, UsageError, tell
 
 
 def _accelerator() -> str:
@@ -134,8 +134,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         claim(arguments)
     except (UsageError, RunError) as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return tell(error)
     return 0
 
 

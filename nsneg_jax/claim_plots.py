@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nsneg_jax.claim_runs import Run
+from nsneg_jax.claim_runs import ALPHAS, Run
 from nsneg_jax.files import write_whole
 from nsneg_jax.metrics import FILE_NAME
 from nsneg_jax.report_plots import COLOURS, MARKERS
@@ -44,7 +44,7 @@ def save_all(
         "accuracy.png": ("kNN accuracy over epochs", lambda: _accuracy(curves, epochs)),
         "similarities.png": ("the three similarities over steps", lambda: _similarities(curves)),
     }
-    alphas = alpha_lines(rows)
+    alphas = alpha_lines(runs, rows)
     if len(alphas) > 2:
         drawn["alpha.png"] = ("accuracy against alpha", lambda: _against_alpha(alphas, _SHIFTS))
         drawn["shape_bias.png"] = (
@@ -56,15 +56,11 @@ def save_all(
     return {name: title for name, (title, _) in drawn.items()}
 
 
-def alpha_lines(rows: Sequence[Row]) -> dict[float, Row]:
+def alpha_lines(runs: Sequence[Run], rows: Sequence[Row]) -> dict[float, Row]:
     """The rows of MoCo (alpha 0) and of patch negatives, by alpha."""
-    by_alpha = {}
-    for row in rows:
-        if row.name == "MoCo":
-            by_alpha[0.0] = row
-        elif row.name.startswith("patch, alpha ") and row.name.count(",") == 1:
-            by_alpha[float(row.name.rpartition(" ")[2])] = row
-    return dict(sorted(by_alpha.items()))
+    plain = {run for run in runs if run.variant in ALPHAS and not run.change}
+    labels = {run.label: ALPHAS[run.variant] for run in plain}
+    return dict(sorted((labels[row.name], row) for row in rows if row.name in labels))
 
 
 def mean_and_deviation(curves: Sequence[Curve]) -> tuple[list[float], ...]:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from nsneg_jax import claim_plots, published, report_table
-from nsneg_jax.claim_runs import Run
+from nsneg_jax.claim_runs import LABELS, Run
 from nsneg_jax.config import FILE_NAME as CONFIG
 from nsneg_jax.files import write_text
 from nsneg_jax.report import read_results
 from nsneg_jax.report_pairs import differences
 from nsneg_jax.report_rows import Row, columns, pool, published_rows
 
-BASELINE = "MoCo"
+BASELINE = LABELS["moco"]
 _LIMITS = """\
 What this shows: with everything else the same (pictures, their order, initial weights, views,
 steps), what non-semantic negatives change on pictures whose class is their shape. What it does

@@ -22,6 +22,7 @@ LABELS = {
     "texture": "texture, alpha 2",
     "patch+texture": "patch + texture, alpha 2",
 }
+ALPHAS = {"moco": 0.0, "patch1": 1.0, "patch2": 2.0, "patch3": 3.0}  # of patch negatives alone
 # what an ablation adds: variants, and the override that it makes by the name it gives them
 ABLATIONS = {
     "queue": (("moco", "patch2"), {"half queue": "--config.moco.queue_size={half_queue}"}),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from nsneg_jax.errors import RunError, UsageError, paragraph
+from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.models.resnet import STEMS
 from nsneg_jax.torch_export import export
 from nsneg_jax.torch_import import BATCH_SIZE, IMAGES, import_file
@@ -49,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             summary = export(options.dir, options.out)
     except (UsageError, RunError) as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return tell(error)
     print(summary)
     return 0
 

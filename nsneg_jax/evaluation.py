@@ -12,7 +12,7 @@ from nsneg_jax import hosts, mesh, probe
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input import labelled
 from nsneg_jax.input.pipeline import prefetch_to_devices
-from nsneg_jax.input.source import Source, fingerprint, open_source
+from nsneg_jax.input.source import Source, open_source
 from nsneg_jax.models.encoder import Tree
 
 
@@ -29,7 +29,7 @@ def open_split(data: ConfigDict, split: str) -> Source:
         classes=data.classes,
         tfds_dir=data.tfds_dir,
     )
-    hosts.agree(f"files in {source.name}", fingerprint(source), hosts.SAME_DATA)
+    hosts.agree_on_files(source)
     return source
 
 

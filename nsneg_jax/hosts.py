@@ -23,7 +23,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from nsneg_jax.config import flatten, to_json
-from nsneg_jax.errors import RunError, UsageError, paragraph
+from nsneg_jax.errors import RunError, UsageError, exit_status, paragraph
+from nsneg_jax.input.source import Source, fingerprint
 from nsneg_jax.launch import Launch, initialize_arguments
 from nsneg_jax.watch import GO_ON, Watch
 
@@ -77,7 +78,7 @@ def joined(launch: Launch, config: ConfigDict, workdir: Path) -> Iterator[None]:
             sys.stdout.flush()
             wait_for_all()
         except (UsageError, RunError) as error:
-            watch.fail(error, 2 if isinstance(error, UsageError) else 1, paragraph(error))
+            watch.fail(error, exit_status(error), paragraph(error))
         except BaseException as error:
             told = f"{traceback.format_exc()}\nThis was {watch.process(index)}. {GO_ON}"
             watch.fail(error, 1, told)
@@ -121,6 +122,12 @@ def connect_devices() -> None:
     seconds, which one process may take longer to compile its program than another.
     """
     multihost_utils.sync_global_devices("nsneg/connect")
+
+
+def agree_on_files(source: Source) -> None:
+    """Checks that all processes see the same files in a source, as `agree`."""
+    if jax.process_count() > 1:
+        agree(f"files in {source.name}", fingerprint(source), SAME_DATA)
 
 
 def wait_for_all() -> None:

@@ -111,18 +111,7 @@ def _parts(name: str, settings: ConfigDict, classes: Sequence[str], data: Config
         return _ready_corruptions(name, settings, classes, data.tfds_dir)
     source = _open(name, settings, classes, data)
     procedural = settings.source.startswith("shapes")
-    one = Part(
-        set_name=name,
-        corruption_of=None,
-        protocol=settings.protocol,
-        source=source,
-        about=source.name,
-        resize=settings.resize,
-        answers=_answers(settings, source, len(classes)),
-        corruption=None,
-        settings=settings.to_json(),
-        generated=procedural,
-    )
+    one = _part(name, settings, source, len(classes), about=source.name, generated=procedural)
     if settings.protocol != "corruption":
         return [one]
     names = (*CORRUPTIONS, *(EXTRA if settings.extra else ()))
@@ -131,6 +120,31 @@ def _parts(name: str, settings: ConfigDict, classes: Sequence[str], data: Config
         for kind in names
         for s in SEVERITIES
     ]
+
+
+def _part(
+    name: str,
+    settings: ConfigDict,
+    source: Source,
+    classes: int,
+    *,
+    about: str,
+    generated: bool,
+    corruption_of: tuple[str, int] | None = None,
+) -> Part:
+    """A part whose images are taken as the source has them."""
+    return Part(
+        set_name=name,
+        corruption_of=corruption_of,
+        protocol=settings.protocol,
+        source=source,
+        about=about,
+        resize=settings.resize,
+        answers=_answers(settings, source, classes),
+        corruption=None,
+        settings=settings.to_json(),
+        generated=generated,
+    )
 
 
 def _ready_corruptions(
@@ -145,17 +159,14 @@ def _ready_corruptions(
         )
     opened = _tfds_corruptions if scheme == "tfds" else _released_corruptions
     parts = [
-        Part(
-            set_name=name,
-            corruption_of=which,
-            protocol="corruption",
-            source=source,
+        _part(
+            name,
+            settings,
+            source,
+            len(classes),
             about=settings.source,
-            resize=settings.resize,
-            answers=_answers(settings, source, len(classes)),
-            corruption=None,
-            settings=settings.to_json(),
             generated=scheme == "tfds",
+            corruption_of=which,
         )
         for which, source in opened(root, settings, classes, tfds_dir)
     ]

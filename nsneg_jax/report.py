@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nsneg_jax import report_plots, report_table
-from nsneg_jax.errors import UsageError, paragraph
+from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.files import write_text
 from nsneg_jax.report_rows import Result, is_imagenet100, pool, published_rows
 
@@ -111,8 +111,7 @@ def main(argv: Sequence[str]) -> int:
         if arguments.corruptions is not None:
             report_plots.save_corruptions(pool(results), arguments.corruptions)
     except UsageError as error:
-        print(paragraph(error), file=sys.stderr)
-        return 2
+        return tell(error)
     print(markdown)
     return 0
 

@@ -7,7 +7,25 @@ import numpy as np
 from nsneg_jax.errors import UsageError
 
 
-def chosen(where: str, found: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+def wanted(
+    where: str, found: Sequence[str], classes: Sequence[str] | None, partial: bool
+) -> tuple[str, ...]:
+    """The classes that a source's labels are indices into.
+
+    Args:
+        where: the place that has the classes, for the message.
+        found: names of the classes there, sorted.
+        classes, partial: as of `Folder`.
+
+    Raises:
+        UsageError: some of `classes` are not there, unless `partial`, or none is asked for.
+    """
+    if partial:
+        return _of_classifier(classes)
+    return tuple(found) if classes is None else _chosen(where, found, classes)
+
+
+def _chosen(where: str, found: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
     """`classes` sorted, once each.
 
     Args:
@@ -28,7 +46,7 @@ def chosen(where: str, found: Sequence[str], classes: Sequence[str]) -> tuple[st
     return tuple(sorted(set(classes)))
 
 
-def of_classifier(classes: Sequence[str] | None) -> tuple[str, ...]:
+def _of_classifier(classes: Sequence[str] | None) -> tuple[str, ...]:
     """The classes that the labels of a `partial` source are indices into."""
     if not classes or len(set(classes)) < len(classes):
         raise ValueError(f"a partial source needs different classes to index, not {classes}")
@@ -73,12 +91,7 @@ class Choice:
         classes: Sequence[str] | None = None,
         partial: bool = False,
     ) -> None:
-        if partial:
-            self.classes = of_classifier(classes)
-        elif classes is not None:
-            self.classes = chosen(where, sorted(names), classes)
-        else:
-            self.classes = tuple(sorted(names))
+        self.classes = wanted(where, sorted(names), classes, partial)
         ours = {name: label for label, name in enumerate(self.classes)}
         # the last entry is for records without a label
         renumbered = np.array([*(ours.get(name, -1) for name in names), -1], np.int32)[labels]

@@ -7,7 +7,7 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input import storage
-from nsneg_jax.input.classes import chosen, of_classifier, some
+from nsneg_jax.input.classes import some, wanted
 from nsneg_jax.input.decode import read_image, unreadable
 
 IMAGE_ENDINGS = (
@@ -55,12 +55,7 @@ class Folder:
         self.name = f"folder:{root} [{split}]"
         self._folder = storage.join(root, split)
         found = _class_folders(root, split)
-        if partial:
-            self.classes = of_classifier(classes)
-        elif classes is not None:
-            self.classes = chosen(self._folder, found, classes)
-        else:
-            self.classes = tuple(found)
+        self.classes = wanted(self._folder, found, classes, partial)
         there = set(found)
         with ThreadPoolExecutor(_LISTING_THREADS) as pool:
             listings = list(

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from nsneg_jax import hosts, mesh
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_whole
-from nsneg_jax.input.source import FileSource, Source, fingerprint, open_files
+from nsneg_jax.input.source import FileSource, Source, open_files
 from nsneg_jax.texture import compiled_synthesis, cut_exemplars, mosaic, random_generator
 from nsneg_jax.texture_recipe import TextureRecipe
 
@@ -57,7 +57,7 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
         path = workdir / "textures.npy"
         return images, MadeTextures(images, config.data.image_size, path, config.seed)
     textures = open_files(settings.texture_source, config.data.split, images.classes, partial=True)
-    hosts.agree(f"files in {textures.name}", fingerprint(textures), hosts.SAME_DATA)
+    hosts.agree_on_files(textures)
     return pair_folders(images, textures, settings.missing)
 
 
