@@ -78,23 +78,28 @@ def evaluate_config(folder: Path):
     return config
 
 
-def test_two_processes_evaluate_as_one_does(tmp_path, float64):
+@pytest.mark.parametrize(
+    ("processes", "devices"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)]
+)
+def test_processes_evaluate_as_one_does(tmp_path, float64, processes, devices):
     """21 images, which neither the batch of 16 nor the processes divide."""
     config = evaluate_config(tmp_path / "probe")
     expected = evaluate(config, tmp_path / "one", one_device())
-    run(2, 1, [*flags(config, "evaluate"), f"--workdir={tmp_path / 'two'}"])
-    found = json.loads((tmp_path / "two" / "results.json").read_text())
+    run(processes, devices, [*flags(config, "evaluate"), f"--workdir={tmp_path / 'several'}"])
+    found = json.loads((tmp_path / "several" / "results.json").read_text())
     assert found["sets"]["clean"]["images"] == 21
     assert_close(found, json.loads(json.dumps(expected)))
-    parts = [sorted(p.name for p in (tmp_path / run / "parts").iterdir()) for run in ("one", "two")]
+    parts = [
+        sorted(p.name for p in (tmp_path / run / "parts").iterdir()) for run in ("one", "several")
+    ]
     assert parts[0] == parts[1]
     for name in parts[0]:
         with (
             np.load(tmp_path / "one" / "parts" / name) as one,
-            np.load(tmp_path / "two" / "parts" / name) as two,
+            np.load(tmp_path / "several" / "parts" / name) as several,
         ):
-            assert one["key"] == two["key"]
-            assert_close(dict(one), dict(two))
+            assert one["key"] == several["key"]
+            assert_close(dict(one), dict(several))
 
 
 def test_another_config_is_told_before_data_is_read(tmp_path):
