@@ -19,6 +19,10 @@ from nsneg_jax.claim_progress import ClaimProgress
 from nsneg_jax.claim_runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, runs_of, stages_of
 from nsneg_jax.errors import RunError, UsageError, tell
 
+# XLA on CPU allocates its temporary arrays in each step. glibc would give them back to the system
+# every time, which takes an eighth of a run (docs/benchmarks.md).
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+
 
 def _accelerator() -> str:
     """What JAX would compute on; asked in a process of its own, which gives the memory back."""
@@ -53,7 +57,8 @@ def claim(arguments: argparse.Namespace) -> None:
             [[stage.link for stage in of_run] for of_run in stages.values()],
             processes,
             # compiled programs are the same in all runs
-            {"JAX_COMPILATION_CACHE_DIR": str((arguments.workdir / "compiled").resolve())},
+            {"JAX_COMPILATION_CACHE_DIR": str((arguments.workdir / "compiled").resolve())}
+            | _KEEP_MEMORY,
             display.look,
         )
     if stopped:
