@@ -84,7 +84,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--full", action="store_true", help="all variants, seeds 0 to 4, instead of the above"
     )
     parser.add_argument(
-        "--ablate", type=_names(ABLATIONS), default=[], help=f"more runs: {','.join(ABLATIONS)}"
+        "--ablate",
+        type=_names(ABLATIONS),
+        default=[],
+        help=f"the variants with a change besides: {','.join(ABLATIONS)}",
     )
     parser.add_argument(
         "--setting",

@@ -26,6 +26,10 @@ ALPHAS = {"moco": 0.0, "patch1": 1.0, "patch2": 2.0, "patch3": 3.0}  # of patch 
 # what an ablation adds: variants, and the override that it makes by the name it gives them
 ABLATIONS = {
     "queue": (("moco", "patch2"), {"half queue": "--config.moco.queue_size={half_queue}"}),
+    "learning_rate": (
+        ("moco", "patch2"),
+        {"twice the learning rate": "--config.optimizer.learning_rate={twice_rate}"},
+    ),
     "patch_size": (
         ("patch2",),
         {
@@ -88,7 +92,10 @@ class Setting(NamedTuple):
 
 
 def runs_of(variants: Sequence[str], seeds: Sequence[int], ablations: Sequence[str]) -> list[Run]:
-    """The runs, seed by seed, so that an early stop leaves whole comparisons."""
+    """The runs, seed by seed, so that an early stop leaves whole comparisons.
+
+    Ablations change only those of the `variants` that they are about.
+    """
     runs = []
     for seed in seeds:
         runs += [Run(variant, seed) for variant in variants]
@@ -98,6 +105,7 @@ def runs_of(variants: Sequence[str], seeds: Sequence[int], ablations: Sequence[s
                 Run(variant, seed, change, override)
                 for change, override in overrides.items()
                 for variant in changed
+                if variant in variants
             ]
     return runs
 
@@ -119,7 +127,11 @@ def stages_of(run: Run, setting: Setting) -> list[Stage]:
     if setting.epochs is not None:
         arguments.append(f"--config.epochs={setting.epochs}")
     if run.override:
-        arguments.append(run.override.format(half_queue=config.moco.queue_size // 2))
+        values = {
+            "half_queue": config.moco.queue_size // 2,
+            "twice_rate": 2 * config.optimizer.learning_rate,
+        }
+        arguments.append(run.override.format(**values))
     size = f"--config.data.image_size={config.data.image_size}"
     threads = f"--config.data.threads={config.data.threads}"
     probe = [
