@@ -20,7 +20,7 @@ from nsneg_jax.claim_runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, runs
 from nsneg_jax.errors import RunError, UsageError, tell
 
 # XLA on CPU allocates its temporary arrays in each step. glibc would give them back to the system
-# every time, which takes an eighth of a run (docs/benchmarks.md).
+# every time, which takes a tenth of these runs (docs/benchmarks.md).
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
