@@ -38,7 +38,8 @@ def get_config(variant: str = "patch2") -> ConfigDict:
     paper = base.pretraining("paper").views
     config.views.update({name: paper[name] for name in ("jitter", "grayscale_probability")})
     if large:
-        config.update({"batch_size": 256, "epochs": 100})
+        config.batch_size = 256
+        config.optimizer.learning_rate = 0.12
         config.model.update({"arch": "resnet18", "width": 64, "dim": 128, "stem": "small"})
         config.moco.queue_size = 4096
         config.data.update({"image_size": 64, "threads": 16})
