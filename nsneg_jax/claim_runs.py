@@ -11,6 +11,7 @@ from nsneg_jax import chains, command_line
 from nsneg_jax.checkpoint import FOLDER
 from nsneg_jax.claim_progress import Stage
 from nsneg_jax.config import check_workdir
+from nsneg_jax.errors import UsageError
 from nsneg_jax.report import RESULTS
 
 MAIN, CONFIGS = Path("main.py"), Path("configs")
@@ -95,7 +96,17 @@ def runs_of(variants: Sequence[str], seeds: Sequence[int], ablations: Sequence[s
     """The runs, seed by seed, so that an early stop leaves whole comparisons.
 
     Ablations change only those of the `variants` that they are about.
+
+    Raises:
+        UsageError: an ablation is about none of the variants.
     """
+    for ablation in ablations:
+        changed = ABLATIONS[ablation][0]
+        if not set(changed) & set(variants):
+            raise UsageError(
+                f"The ablation {ablation} is about {' and '.join(changed)}, but the variants are "
+                f"{', '.join(variants)}. Add one of the former to --variants, or leave it out."
+            )
     runs = []
     for seed in seeds:
         runs += [Run(variant, seed) for variant in variants]

@@ -82,10 +82,12 @@ def test_ablations(in_project, tmp_path):
     assert runs[3].label == "patch, alpha 2, half queue"
     queue = fields(stages_of(runs[2], Setting(tmp_path))[0])["config.moco.queue_size"]
     assert int(queue) == config.get_config("moco").moco.queue_size // 2
-    assert [run.name for run in runs_of(["moco"], [3], ["queue", "patch_size"])] == [
+    assert [run.name for run in runs_of(["moco"], [3], ["queue"])] == [
         "moco-3",
         "moco-half-queue-3",
     ]
+    with pytest.raises(UsageError, match="patch_size is about patch2, but the variants are moco"):
+        runs_of(["moco"], [3], ["queue", "patch_size"])
     stages_of(runs[4], Setting(tmp_path))  # its override is one that the config takes
     run = runs_of(["moco", "patch2"], [0], ["learning_rate"])[2]
     rate = fields(stages_of(run, Setting(tmp_path))[0])["config.optimizer.learning_rate"]
