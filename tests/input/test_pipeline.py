@@ -13,7 +13,12 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.input.crops import resized_crop, sample_crop
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.folder import Folder
-from nsneg_jax.input.pipeline import prefetch_to_devices, pretrain_batches, sample_order
+from nsneg_jax.input.pipeline import (
+    load_batches,
+    prefetch_to_devices,
+    pretrain_batches,
+    sample_order,
+)
 
 IMAGES, BATCH, STEPS = 27, 8, 8  # 3 steps an epoch, 3 images left out
 CROPS = ("query", "key")
@@ -132,6 +137,42 @@ def test_seed_and_scale_matter(source, whole_run):
 @pytest.mark.parametrize("threads", [0, 1, 5])
 def test_threads_change_nothing(source, whole_run, threads):
     assert_same(list(batches(source, threads=threads)), whole_run)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_chunks_that_do_not_fill_a_batch_change_nothing(source, threads):
+    # of 8 and 5, 6 and 1, and 3 and 1 samples, beside one by one
+    one_by_one = list(batches(source, batch_size=13, threads=7))
+    assert_same(list(batches(source, batch_size=13, threads=threads)), one_by_one)
+    assert_same(list(batches(source, batch_size=13, threads=threads, start_step=3)), one_by_one[3:])
+
+
+class Drawn:
+    """An order that counts how often each step of it is made, slowly."""
+
+    def __init__(self):
+        self.steps = []
+
+    def __getitem__(self, step):
+        self.steps.append(step)
+        time.sleep(0.01)
+        return np.arange(32)
+
+
+def test_threads_share_the_order_of_a_step():
+    order = Drawn()
+    made = load_batches(
+        order,
+        lambda index, place: {"place": np.int64(place)},
+        batch_size=32,
+        sample_bytes=8,
+        start_step=0,
+        total_steps=6,
+        threads=8,
+        workers=0,
+    )
+    assert [place for batch in made for place in batch["place"]] == list(range(6 * 32))
+    assert order.steps == list(range(6))
 
 
 def test_workers_change_nothing(source, whole_run):
