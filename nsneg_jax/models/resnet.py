@@ -1,6 +1,6 @@
 """Residual networks (He et al. 2016) in torchvision's geometry, with MoCo's projection head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from nsneg_jax.models.convolution import convolution
 from nsneg_jax.models.norm import GroupedBatchNorm
 
 # block kind, blocks per stage
@@ -53,44 +54,8 @@ def _conv(
         padding=((pad, pad), (pad, pad)),
         use_bias=False,
         kernel_init=normal,
-        conv_general_dilated={1: _pointwise, 3: _three_by_three}.get(
-            size, jax.lax.conv_general_dilated
-        ),
+        conv_general_dilated=convolution,
         **options,
-    )
-
-
-def _pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], *_, **options) -> jax.Array:
-    """A 1x1 convolution as the matrix product it is.
-
-    XLA on CPU takes three to seven times as long for the gradient of the kernel of a convolution
-    (docs/benchmarks.md).
-    """
-    vertical, horizontal = strides
-    x = x[:, ::vertical, ::horizontal]
-    # of two axes: the gradient of one with four would be transposed in memory
-    y = jnp.dot(x.reshape(-1, x.shape[3]), kernel[0, 0], precision=options.get("precision"))
-    return y.reshape(*x.shape[:3], -1)
-
-
-def _three_by_three(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence, **options
-) -> jax.Array:
-    """A 3x3 convolution; on maps smaller than the kernel as one matrix product of all taps.
-
-    XLA on CPU swaps the operands of such a convolution and takes ten times as long.
-    """
-    _, height, width, inputs = x.shape
-    if min(height, width) >= 3:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    taps = [
-        x[:, i : i + height : strides[0], j : j + width : strides[1]]
-        for i in range(3)
-        for j in range(3)
-    ]
-    return _pointwise(
-        jnp.concatenate(taps, axis=-1), kernel.reshape(1, 1, 9 * inputs, -1), (1, 1), **options
     )
 
 

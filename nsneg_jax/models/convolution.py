@@ -1,0 +1,206 @@
+"""Convolutions of residual networks, in forms that XLA is quick at.
+
+A 1x1 convolution is a matrix product everywhere. The others are XLA's convolutions, except where
+XLA on CPU takes several times as long for them as for matrix products of the same size
+(docs/benchmarks.md): on maps smaller than the kernel, and the gradients of those of large maps.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+# Sides of the results from which the gradients as products are worth it on CPU; at 14 they are not.
+_LARGE = 28
+
+
+def convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options,
+) -> jax.Array:
+    """What `jax.lax.conv_general_dilated` returns, for flax's `Conv`.
+
+    Args:
+        x: [N, H, W, C].
+        kernel: [k, k, C, D], k odd.
+        strides: the same two.
+        padding: (k - 1) / 2 on all sides.
+        options: of `conv_general_dilated`; no dilation and no groups.
+
+    Returns:
+        [N, ceil(H / stride), ceil(W / stride), D].
+    """
+    size, stride = kernel.shape[0], strides[0]
+    sides = x.shape[1:3]
+    if size == 1:
+        return _pointwise(x, kernel, stride, options.get("precision"))
+    if min(sides) < size:
+        return _small_map(x, kernel, stride, options.get("precision"))
+    convolve = partial(
+        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
+    )
+    if min(sides) < _LARGE * stride:
+        return convolve(x, kernel)
+    return _large_map(convolve, x, kernel, stride, options.get("precision"))
+
+
+def _pointwise(
+    x: jax.Array, kernel: jax.Array, stride: int, precision: jax.lax.PrecisionLike
+) -> jax.Array:
+    """A 1x1 convolution as the matrix product it is."""
+    x = x[:, ::stride, ::stride]
+    # of two axes: the gradient of one with four would be transposed in memory
+    y = jnp.dot(x.reshape(-1, x.shape[3]), kernel[0, 0], precision=precision)
+    return y.reshape(*x.shape[:3], -1)
+
+
+def _small_map(
+    x: jax.Array, kernel: jax.Array, stride: int, precision: jax.lax.PrecisionLike
+) -> jax.Array:
+    """A convolution as one matrix product of all taps.
+
+    XLA on CPU swaps the operands where the kernel is larger than the map.
+    """
+    size = kernel.shape[0]
+    _, height, width, inputs = x.shape
+    pad = (size - 1) // 2
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    taps = [
+        x[:, i : i + height : stride, j : j + width : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    kernel = kernel.reshape(1, 1, size * size * inputs, -1)
+    return _pointwise(jnp.concatenate(taps, axis=-1), kernel, 1, precision)
+
+
+def _large_map(
+    convolve: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    precision: jax.lax.PrecisionLike,
+) -> jax.Array:
+    """A convolution whose gradients on CPU are made otherwise than XLA's."""
+
+    def of_convolution(x: jax.Array, kernel: jax.Array, change: jax.Array):
+        return jax.vjp(convolve, x, kernel)[1](change)
+
+    def on_cpu(x: jax.Array, kernel: jax.Array, change: jax.Array):
+        return (
+            _input_gradient(convolve, x, kernel, change, stride, precision),
+            _kernel_gradient(x, change, kernel.shape[0], stride, precision),
+        )
+
+    def gradients(kept: tuple[jax.Array, jax.Array], change: jax.Array):
+        return jax.lax.platform_dependent(*kept, change, cpu=on_cpu, default=of_convolution)
+
+    with_gradients = jax.custom_vjp(convolve)
+    with_gradients.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), gradients)
+    return with_gradients(x, kernel)
+
+
+def _kernel_gradient(
+    x: jax.Array, change: jax.Array, size: int, stride: int, precision: jax.lax.PrecisionLike
+) -> jax.Array:
+    """Gradient of the kernel, [size, size, C, D], as a matrix product a row of taps.
+
+    Strides are folded into channels first. A product has all columns of taps of a row at once: from
+    shifted copies of the narrower of its two factors.
+
+    Args:
+        x: [N, H, W, C], what was convolved.
+        change: [N, H', W', D], the gradient of the result.
+    """
+    rows, columns, outputs = change.shape[1:]
+    taps = -(-size // stride)
+    wide = columns + taps - 1
+    x = _folded(x, stride, (size - 1) // 2, (rows + taps - 1, wide))
+    inputs = x.shape[3]
+
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        """Over all axes but the last."""
+        return jax.lax.dot_general(
+            a.reshape(-1, a.shape[3]),
+            b.reshape(-1, b.shape[3]),
+            (((0,), (0,)), ((), ())),
+            precision=precision,
+            preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        )
+
+    if inputs < outputs:
+        shifted = jnp.concatenate([x[:, :, j : j + columns] for j in range(taps)], axis=-1)
+        gradient = jnp.stack([product(shifted[:, i : i + rows], change) for i in range(taps)])
+        gradient = gradient.reshape(taps, taps, stride, stride, -1, outputs)
+        gradient = gradient.transpose(0, 2, 1, 3, 4, 5)
+    else:
+        apart = jnp.pad(change, ((0, 0), (0, 0), (taps - 1, taps - 1), (0, 0)))
+        shifted = jnp.concatenate(
+            [apart[:, :, taps - 1 - j : taps - 1 - j + wide] for j in range(taps)], axis=-1
+        )
+        gradient = jnp.stack([product(x[:, i : i + rows], shifted) for i in range(taps)])
+        gradient = gradient.reshape(taps, stride, stride, -1, taps, outputs)
+        gradient = gradient.transpose(0, 1, 4, 2, 3, 5)
+    side = taps * stride
+    gradient = gradient.reshape(side, side, inputs // stride**2, outputs)
+    return gradient[:size, :size].astype(x.dtype)
+
+
+def _input_gradient(
+    convolve: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    change: jax.Array,
+    stride: int,
+    precision: jax.lax.PrecisionLike,
+) -> jax.Array:
+    """Gradient of the input, [N, H, W, C], of a strided convolution without zeros between."""
+    if stride == 1:
+        return jax.vjp(lambda x: convolve(x, kernel), x)[1](change)[0]
+    size, _, inputs, outputs = kernel.shape
+    taps = -(-size // stride)
+    missing = taps * stride - size
+    kernel = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))
+    kernel = kernel.reshape(taps, stride, taps, stride, inputs, outputs)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, -1, outputs)
+    around = (taps - 1, taps - 1)
+    gradient = jax.lax.conv_general_dilated(
+        change,
+        kernel[::-1, ::-1].swapaxes(2, 3),
+        (1, 1),
+        (around, around),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+    n, rows, columns, _ = gradient.shape
+    gradient = gradient.reshape(n, rows, columns, stride, stride, inputs)
+    gradient = gradient.transpose(0, 1, 3, 2, 4, 5)
+    gradient = gradient.reshape(n, rows * stride, columns * stride, inputs)
+    pad = (size - 1) // 2
+    return gradient[:, pad : pad + x.shape[1], pad : pad + x.shape[2]]
+
+
+def _folded(x: jax.Array, stride: int, before: int, sides: tuple[int, int]) -> jax.Array:
+    """Folds squares of stride x stride pixels into channels.
+
+    Args:
+        x: [N, H, W, C].
+        before: rows and columns of zeros in front.
+        sides: of the result; zeros are added at the end, or pixels cut off, for it.
+
+    Returns:
+        [N, *sides, stride * stride * C].
+    """
+    n, height, width, channels = x.shape
+    after = [stride * side - before - old for side, old in zip(sides, (height, width), strict=True)]
+    x = jax.lax.pad(
+        x,
+        jnp.zeros((), x.dtype),
+        ((0, 0, 0), (before, after[0], 0), (before, after[1], 0), (0, 0, 0)),
+    )
+    x = x.reshape(n, sides[0], stride, sides[1], stride, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, *sides, -1)
