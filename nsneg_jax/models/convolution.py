@@ -87,17 +87,17 @@ def _large_map(
 ) -> jax.Array:
     """A convolution whose gradients on CPU are made otherwise than XLA's."""
 
-    def of_convolution(x: jax.Array, kernel: jax.Array, change: jax.Array):
-        return jax.vjp(convolve, x, kernel)[1](change)
+    def of_convolution(x: jax.Array, kernel: jax.Array, cotangent: jax.Array):
+        return jax.vjp(convolve, x, kernel)[1](cotangent)
 
-    def on_cpu(x: jax.Array, kernel: jax.Array, change: jax.Array):
+    def on_cpu(x: jax.Array, kernel: jax.Array, cotangent: jax.Array):
         return (
-            _input_gradient(convolve, x, kernel, change, stride, precision),
-            _kernel_gradient(x, change, kernel.shape[0], stride, precision),
+            _input_gradient(convolve, x, kernel, cotangent, stride, precision),
+            _kernel_gradient(x, cotangent, kernel.shape[0], stride, precision),
         )
 
-    def gradients(kept: tuple[jax.Array, jax.Array], change: jax.Array):
-        return jax.lax.platform_dependent(*kept, change, cpu=on_cpu, default=of_convolution)
+    def gradients(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array):
+        return jax.lax.platform_dependent(*kept, cotangent, cpu=on_cpu, default=of_convolution)
 
     with_gradients = jax.custom_vjp(convolve)
     with_gradients.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), gradients)
@@ -105,7 +105,7 @@ def _large_map(
 
 
 def _kernel_gradient(
-    x: jax.Array, change: jax.Array, size: int, stride: int, precision: jax.lax.PrecisionLike
+    x: jax.Array, cotangent: jax.Array, size: int, stride: int, precision: jax.lax.PrecisionLike
 ) -> jax.Array:
     """Gradient of the kernel, [size, size, C, D], as a matrix product a row of taps.
 
@@ -114,9 +114,9 @@ def _kernel_gradient(
 
     Args:
         x: [N, H, W, C], what was convolved.
-        change: [N, H', W', D], the gradient of the result.
+        cotangent: [N, H', W', D], of the result.
     """
-    rows, columns, outputs = change.shape[1:]
+    rows, columns, outputs = cotangent.shape[1:]
     taps = -(-size // stride)
     wide = columns + taps - 1
     x = _folded(x, stride, (size - 1) // 2, (rows + taps - 1, wide))
@@ -134,11 +134,11 @@ def _kernel_gradient(
 
     if inputs < outputs:
         shifted = jnp.concatenate([x[:, :, j : j + columns] for j in range(taps)], axis=-1)
-        gradient = jnp.stack([product(shifted[:, i : i + rows], change) for i in range(taps)])
+        gradient = jnp.stack([product(shifted[:, i : i + rows], cotangent) for i in range(taps)])
         gradient = gradient.reshape(taps, taps, stride, stride, -1, outputs)
         gradient = gradient.transpose(0, 2, 1, 3, 4, 5)
     else:
-        apart = jnp.pad(change, ((0, 0), (0, 0), (taps - 1, taps - 1), (0, 0)))
+        apart = jnp.pad(cotangent, ((0, 0), (0, 0), (taps - 1, taps - 1), (0, 0)))
         shifted = jnp.concatenate(
             [apart[:, :, taps - 1 - j : taps - 1 - j + wide] for j in range(taps)], axis=-1
         )
@@ -154,13 +154,13 @@ def _input_gradient(
     convolve: Callable[[jax.Array, jax.Array], jax.Array],
     x: jax.Array,
     kernel: jax.Array,
-    change: jax.Array,
+    cotangent: jax.Array,
     stride: int,
     precision: jax.lax.PrecisionLike,
 ) -> jax.Array:
     """Gradient of the input, [N, H, W, C], of a strided convolution without zeros between."""
     if stride == 1:
-        return jax.vjp(lambda x: convolve(x, kernel), x)[1](change)[0]
+        return jax.vjp(lambda x: convolve(x, kernel), x)[1](cotangent)[0]
     size, _, inputs, outputs = kernel.shape
     taps = -(-size // stride)
     missing = taps * stride - size
@@ -169,7 +169,7 @@ def _input_gradient(
     kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, -1, outputs)
     around = (taps - 1, taps - 1)
     gradient = jax.lax.conv_general_dilated(
-        change,
+        cotangent,
         kernel[::-1, ::-1].swapaxes(2, 3),
         (1, 1),
         (around, around),
