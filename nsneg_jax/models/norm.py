@@ -66,7 +66,8 @@ class GroupedBatchNorm(nnx.Module):
 
     def _normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         factor = jax.lax.rsqrt(var + self.epsilon) * self.scale[...]
-        return ((x - mean) * factor + self.bias[...]).astype(self.dtype)
+        # of x, not of x - mean: the variance has that too, and XLA would keep it for both
+        return (x * factor + (self.bias[...] - mean * factor)).astype(self.dtype)
 
     def _update_running(self, mean: jax.Array, var: jax.Array) -> None:
         """Folds statistics [groups, passes, C] into the running ones, pass after pass."""
