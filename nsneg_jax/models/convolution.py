@@ -107,20 +107,18 @@ def _large_map(
 def _kernel_gradient(
     x: jax.Array, cotangent: jax.Array, size: int, stride: int, precision: jax.lax.PrecisionLike
 ) -> jax.Array:
-    """Gradient of the kernel, [size, size, C, D], as a matrix product a row of taps.
+    """Gradient of the kernel, [size, size, C, D], as a matrix product for each row of taps.
 
-    Strides are folded into channels first. A product has all columns of taps of a row at once: from
-    shifted copies of the narrower of its two factors.
+    A product has all columns of taps at once, from shifted copies of one of its factors: of the
+    narrower one, if there is a choice.
 
     Args:
         x: [N, H, W, C], what was convolved.
         cotangent: [N, H', W', D], of the result.
     """
     rows, columns, outputs = cotangent.shape[1:]
-    taps = -(-size // stride)
-    wide = columns + taps - 1
-    x = _folded(x, stride, (size - 1) // 2, (rows + taps - 1, wide))
-    inputs = x.shape[3]
+    inputs, pad = x.shape[3], (size - 1) // 2
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
         """Over all axes but the last."""
@@ -132,22 +130,22 @@ def _kernel_gradient(
             preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
         )
 
-    if inputs < outputs:
-        shifted = jnp.concatenate([x[:, :, j : j + columns] for j in range(taps)], axis=-1)
-        gradient = jnp.stack([product(shifted[:, i : i + rows], cotangent) for i in range(taps)])
-        gradient = gradient.reshape(taps, taps, stride, stride, -1, outputs)
-        gradient = gradient.transpose(0, 2, 1, 3, 4, 5)
+    def strided(x: jax.Array, axis: int, first: int, count: int) -> jax.Array:
+        last = first + stride * (count - 1)
+        return jax.lax.slice_in_dim(x, first, last + 1, stride, axis)
+
+    if stride == 1 and outputs <= inputs:
+        wide, around = columns + size - 1, size - 1
+        cotangent = jnp.pad(cotangent, ((0, 0), (0, 0), (around, around), (0, 0)))
+        shifted = [cotangent[:, :, around - j : around - j + wide] for j in range(size)]
+        shifted = jnp.concatenate(shifted, axis=-1)
+        gradient = jnp.stack([product(strided(x, 1, i, rows), shifted) for i in range(size)])
+        gradient = gradient.reshape(size, inputs, size, outputs).swapaxes(1, 2)
     else:
-        apart = jnp.pad(cotangent, ((0, 0), (0, 0), (taps - 1, taps - 1), (0, 0)))
-        shifted = jnp.concatenate(
-            [apart[:, :, taps - 1 - j : taps - 1 - j + wide] for j in range(taps)], axis=-1
-        )
-        gradient = jnp.stack([product(x[:, i : i + rows], shifted) for i in range(taps)])
-        gradient = gradient.reshape(taps, stride, stride, -1, taps, outputs)
-        gradient = gradient.transpose(0, 1, 4, 2, 3, 5)
-    side = taps * stride
-    gradient = gradient.reshape(side, side, inputs // stride**2, outputs)
-    return gradient[:size, :size].astype(x.dtype)
+        shifted = jnp.concatenate([strided(x, 2, j, columns) for j in range(size)], axis=-1)
+        gradient = [product(strided(shifted, 1, i, rows), cotangent) for i in range(size)]
+        gradient = jnp.stack(gradient).reshape(size, size, inputs, outputs)
+    return gradient.astype(x.dtype)
 
 
 def _input_gradient(
@@ -182,25 +180,3 @@ def _input_gradient(
     gradient = gradient.reshape(n, rows * stride, columns * stride, inputs)
     pad = (size - 1) // 2
     return gradient[:, pad : pad + x.shape[1], pad : pad + x.shape[2]]
-
-
-def _folded(x: jax.Array, stride: int, before: int, sides: tuple[int, int]) -> jax.Array:
-    """Folds squares of stride x stride pixels into channels.
-
-    Args:
-        x: [N, H, W, C].
-        before: rows and columns of zeros in front.
-        sides: of the result; zeros are added at the end, or pixels cut off, for it.
-
-    Returns:
-        [N, *sides, stride * stride * C].
-    """
-    n, height, width, channels = x.shape
-    after = [stride * side - before - old for side, old in zip(sides, (height, width), strict=True)]
-    x = jax.lax.pad(
-        x,
-        jnp.zeros((), x.dtype),
-        ((0, 0, 0), (before, after[0], 0), (before, after[1], 0), (0, 0, 0)),
-    )
-    x = x.reshape(n, sides[0], stride, sides[1], stride, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, *sides, -1)
