@@ -124,9 +124,9 @@ def exchanges_by_meaning(
         dim, itemsize = state.queue.shape[1], state.queue.dtype.itemsize
         reduced["gradients of the embeddings"] = batch_size * dim * itemsize
     if spanned > 1:
-        # mean and variance of every pass forward; of the queries' four sums a channel backward, of
-        # which two are the gradients of scale and bias if there is one group
-        backward = 1 if method.groups == 1 else 2
+        # mean and variance of every pass forward; of the queries' two sums a channel backward,
+        # which are the gradients of scale and bias if there is one group
+        backward = 1 if method.groups > 1 else 0
         reduced["statistics within groups"] = (passes + backward) * statistics
     whole = payload_by_kind(collectives)
     reduced["metrics and the rest"] = whole.pop("all-reduce", 0) - sum(reduced.values())

@@ -56,7 +56,9 @@ class GroupedBatchNorm(nnx.Module):
         grouped = x.reshape(groups, rows // (groups * passes), passes, height * width, channels)
         wide = grouped.astype(jnp.promote_types(x.dtype, self.scale[...].dtype))
         mean = wide.mean(axis=(1, 3), keepdims=True)
-        var = jnp.square(wide - mean).mean(axis=(1, 3), keepdims=True)
+        # the variance does not change with what it is taken from at the mean: no gradient, no sum
+        centre = jax.lax.stop_gradient(mean)
+        var = jnp.square(wide - centre).mean(axis=(1, 3), keepdims=True)
         count = grouped.shape[1] * grouped.shape[3]
         self._update_running(
             mean.reshape(groups, passes, channels),
