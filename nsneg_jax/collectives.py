@@ -6,32 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-KINDS = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-)
-_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
-
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\(")
-_ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
-_CALLS = re.compile(
-    r"(?:to_apply|calls|body|condition|true_computation|false_computation)=%?([\w.-]+)"
-)
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+from nsneg_jax.hlo import COLLECTIVES, Instruction, Module, read_module, trip_count
 
 
 class Collective(NamedTuple):
     """One collective instruction of a program.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: one of `hlo.COLLECTIVES`.
         arrays: (HLO's name of the dtype, bytes) of each array of the result on one device; of a
             reduce-scatter, of the operand, which is the larger one.
         group: how many devices exchange with each other.
@@ -65,19 +47,22 @@ def read_collectives(hlo: str) -> list[Collective]:
     """The collectives of a compiled program, in no particular order.
 
     Asynchronous pairs count once, those in loops as often as the loop runs, those in branches as
-    if every branch were taken. Groups of one device exchange nothing and are left out.
+    if every branch were taken. Compilers for TPUs spread one over several fusions, which all name
+    its channel: it counts once. Groups of one device exchange nothing and are left out.
 
     Args:
         hlo: as from `jax.stages.Compiled.as_text()`.
 
     Raises:
-        ValueError: a collective is in a loop whose length the compiler does not know, or the text
-            is no HLO module.
+        ValueError: a collective is in a loop whose length the text does not say, or the text is no
+            HLO module.
     """
-    entry, computations = _computations(hlo)
-    partitions = re.search(r"num_partitions=(\d+)", hlo)
-    devices = int(partitions[1]) if partitions else 1
-    return [c for c in _walk(entry, 1, computations, devices) if c.group > 1]
+    return collectives_of(read_module(hlo))
+
+
+def collectives_of(module: Module) -> list[Collective]:
+    """As `read_collectives`, of a program that has been read."""
+    return [c for c in _walk(module.entry, 1, module, set()) if c.group > 1]
 
 
 def payload_by_kind(collectives: Sequence[Collective]) -> dict[str, int]:
@@ -88,55 +73,38 @@ def payload_by_kind(collectives: Sequence[Collective]) -> dict[str, int]:
     return dict(total)
 
 
-def _computations(hlo: str) -> tuple[str, dict[str, list[str]]]:
-    """The name of the entry, and the lines of instructions of each computation."""
-    entry, computations, lines = None, {}, []
-    for line in hlo.splitlines():
-        if head := _COMPUTATION.match(line):
-            lines = computations[head[2]] = []
-            entry = head[2] if head[1] else entry
-        elif line.startswith(" "):
-            lines.append(line)
-    if entry is None:
-        raise ValueError("the text has no ENTRY computation, so it is no HLO module")
-    return entry, computations
-
-
 def _walk(
-    name: str, times: int, computations: dict[str, list[str]], devices: int
+    name: str, times: int, module: Module, fused: set[str], in_fusion: bool = False
 ) -> Iterator[Collective]:
-    for line in computations[name]:
-        instruction = _INSTRUCTION.match(line)
-        if not instruction:
+    """The collectives of a computation; `fused` are the channels met in fusions so far."""
+    computation = module.computations[name]
+    for instruction in computation.values():
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            channel = instruction.attribute("channel_id")
+            if in_fusion and channel in fused:
+                continue
+            if in_fusion and channel:
+                fused.add(channel)
+            yield _collective(kind, instruction, times, module.partitions)
             continue
-        result, opcode = instruction.groups()
-        kind = opcode.removesuffix("-start")
-        if kind in KINDS:
-            yield _collective(kind, result, line, times, devices, opcode != kind)
+        if instruction.opcode.endswith(("-done", "-update")):  # name their start's computation
             continue
-        if opcode.endswith(("-done", "-update")):  # names the computation of its start again
-            continue
-        called = _CALLS.findall(line)
-        if branches := _BRANCHES.search(line):
-            called += [branch.strip().lstrip("%") for branch in branches[1].split(",")]
-        trips = _TRIPS.search(line)
-        for inner in called:
-            found = list(
-                _walk(inner, times * (int(trips[1]) if trips else 1), computations, devices)
-            )
-            if found and opcode == "while" and not trips:
+        trips = 1
+        if instruction.opcode == "while":
+            trips = trip_count(instruction, computation, module)
+        inside = in_fusion or instruction.opcode == "fusion"
+        for inner in instruction.called():
+            found = list(_walk(inner, times * (trips or 1), module, fused, inside))
+            if found and trips is None:
                 raise ValueError(f"{name} has a loop of unknown length with collectives in it")
             yield from found
 
 
-def _collective(
-    kind: str, result: str, line: str, times: int, devices: int, asynchronous: bool
-) -> Collective:
-    group = _group_size(kind, line, devices)
-    arrays = [
-        (dtype, math.prod(int(n) for n in shape.split(",") if n) * _bits(dtype) // 8)
-        for dtype, shape in _ARRAY.findall(_without_comments(result))
-    ]
+def _collective(kind: str, instruction: Instruction, times: int, devices: int) -> Collective:
+    group = _group_size(kind, instruction.attributes, devices)
+    arrays = [(array.dtype, array.size) for array in instruction.result]
+    asynchronous = instruction.opcode != kind
     if asynchronous and kind == "collective-permute":
         arrays = arrays[1:2]  # operand, result, two contexts
     elif asynchronous and kind != "all-reduce":
@@ -144,15 +112,6 @@ def _collective(
     if kind == "reduce-scatter":
         arrays = [(dtype, size * group) for dtype, size in arrays]
     return Collective(kind, tuple(arrays), group, times)
-
-
-def _without_comments(text: str) -> str:
-    return re.sub(r"/\*.*?\*/", "", text)
-
-
-def _bits(dtype: str) -> int:
-    """Of an HLO type: pred, s32, u8, f32, bf16, f8e4m3fn, ..."""
-    return _BITS.get(dtype) or int(re.match(r"[a-z]+(\d+)", dtype)[1])
 
 
 def _group_size(kind: str, line: str, devices: int) -> int:

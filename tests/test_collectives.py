@@ -207,3 +207,50 @@ def test_reader_refuses_what_it_cannot_count():
         read_collectives(HLO.replace('{"known_trip_count":{"n":"3"}}', "{}"))
     with pytest.raises(ValueError, match="no ENTRY"):
         read_collectives("nothing")
+
+
+# a collective that a compiler for TPUs spreads over fusions, and one in a loop without a note
+SPREAD = """HloModule jit_step, num_partitions=8
+
+%part1 (p: u8[4]) -> u8[32] {
+  %p = u8[4]{0} parameter(0)
+  ROOT %begin = u8[32]{0} all-gather(%p), channel_id=2, replica_groups=[1,8]<=[8]
+}
+
+%part2 (p: u8[4]) -> u8[32] {
+  %p = u8[4]{0} parameter(0)
+  ROOT %end = u8[32]{0} all-gather(%p), channel_id=2, replica_groups=[1,8]<=[8]
+}
+
+%condition (t: (s32[], f32[4])) -> pred[] {
+  %t = (s32[], f32[4]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %n = s32[] constant(5)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+%body (t: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %t = (s32[], f32[4]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %x = f32[4]{0} get-tuple-element(%t), index=1
+  %sum = f32[4]{0} all-reduce(%x), channel_id=3, replica_groups=[1,8]<=[8], to_apply=%add
+  ROOT %r = (s32[], f32[4]{0}) tuple(%next, %sum)
+}
+
+ENTRY %main (a: u8[4], b: f32[4]) -> f32[4] {
+  %a = u8[4]{0} parameter(0)
+  %b = f32[4]{0} parameter(1)
+  %f = u8[32]{0} fusion(%a), kind=kCustom, calls=%part1
+  %g = u8[32]{0} fusion(%a), kind=kCustom, calls=%part2
+  %zero = s32[] constant(0)
+  %init = (s32[], f32[4]{0}) tuple(%zero, %b)
+  %w = (s32[], f32[4]{0}) while(%init), condition=%condition, body=%body
+  ROOT %r = f32[4]{0} get-tuple-element(%w), index=1
+}
+"""
+
+
+def test_reader_counts_parts_in_fusions_once_and_loops_by_their_condition():
+    assert payload_by_kind(read_collectives(SPREAD)) == {"all-gather": 32, "all-reduce": 5 * 16}
