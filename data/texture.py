@@ -36,6 +36,7 @@ from nsneg_jax.texture import (
     compiled_synthesis,
     cut_exemplars,
     mosaic,
+    photographs_at_once,
     random_generator,
     validate,
 )
@@ -206,7 +207,7 @@ def is_whole(path: Path) -> bool:
 def make(source: FileSource, jobs: Sequence[Job], options: argparse.Namespace) -> int:
     """Makes the textures of `jobs`; returns how many images could not be read."""
     devices = data_mesh(jax.local_devices())
-    per_device = options.batch or (4 if jax.default_backend() == "cpu" else 32)
+    per_device = options.batch or photographs_at_once(jax.default_backend())
     batch = per_device * devices.size
     synthesis = compiled_synthesis(options.recipe, devices)
     failed = 0

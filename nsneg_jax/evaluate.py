@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -132,16 +132,11 @@ class Classifier:
     """What a probe's classifier says of the images of a part."""
 
     def __init__(self, config: ConfigDict, pretrained: Pretrained, devices: Mesh) -> None:
-        whole, split = mesh.replicated(devices), mesh.split_batch(devices)
         self._config = config
         self._devices = devices
         backbone = {"params": pretrained.params, "stats": pretrained.stats}
-        self._network = mesh.put((backbone, pretrained.classifier), whole)
-        self._classify = jax.jit(
-            partial(_classify, pretrained.encoder, config.dtype),
-            in_shardings=(whole, whole, split, split, split),
-            out_shardings=whole,
-        )
+        self._network = mesh.put((backbone, pretrained.classifier), mesh.replicated(devices))
+        self._classify = compile_classifier(pretrained.encoder, config.dtype, devices)
 
     def __call__(self, part: Part) -> dict[str, np.ndarray]:
         """Arrays [n] in the order of the part's source: 'top1', 'top5' bool, 'confidence' float32,
@@ -175,6 +170,17 @@ class Classifier:
             fields=(*labelled.FIELDS, "index"),
             skip_unreadable=True,
         )
+
+
+def compile_classifier(encoder: Encoder, dtype: str, devices: Mesh) -> Callable:
+    """The program that takes (backbone, classifier), the answers bool [C] that may be given, and
+    images, labels and their validity, split over the devices; see `Classifier`."""
+    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    return jax.jit(
+        partial(_classify, encoder, dtype),
+        in_shardings=(whole, whole, split, split, split),
+        out_shardings=whole,
+    )
 
 
 def _classify(

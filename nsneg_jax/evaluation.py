@@ -1,6 +1,6 @@
 """One pass of classifiers over labelled images, each image counted once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -110,13 +110,8 @@ class Evaluation:
         source: Source,
         devices: Mesh,
     ) -> None:
-        whole, split = mesh.replicated(devices), mesh.split_batch(devices)
-        self._whole = whole
-        self._step = jax.jit(
-            partial(probe.evaluation_step, method),
-            in_shardings=(whole, whole, whole, split),
-            out_shardings=whole,
-        )
+        self._whole = mesh.replicated(devices)
+        self._step = compile_evaluation_step(method, devices)
         self._batches = partial(central_batches, data, batch_size, source, devices)
 
     def __call__(self, backbone: Tree, classifier: Tree) -> probe.Sums:
@@ -126,6 +121,16 @@ class Evaluation:
         for batch in self._batches():
             sums = self._step(backbone, classifier, sums, batch)
         return jax.device_get(sums)
+
+
+def compile_evaluation_step(method: probe.Probe, devices: Mesh) -> Callable:
+    """`probe.evaluation_step` over the devices."""
+    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    return jax.jit(
+        partial(probe.evaluation_step, method),
+        in_shardings=(whole, whole, whole, split),
+        out_shardings=whole,
+    )
 
 
 def means(sums: probe.Sums) -> dict[str, list[float]]:

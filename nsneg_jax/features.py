@@ -1,6 +1,6 @@
 """Features of a trained encoder, of all images of a source; the job that writes them to a file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,12 +46,7 @@ class Extractor:
     def __init__(
         self, encoder: Encoder, data: ConfigDict, batch_size: int, dtype: str, devices: Mesh
     ) -> None:
-        def features(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
-            backbone = {"params": params, "stats": stats}
-            return frozen_features(encoder, dtype, backbone, images).astype(jnp.float32)
-
-        whole, split = mesh.replicated(devices), mesh.split_batch(devices)
-        self._features = jax.jit(features, in_shardings=(whole, whole, split), out_shardings=whole)
+        self._features = compile_features(encoder, dtype, devices)
         self._batches = partial(central_batches, data, batch_size, devices=devices)
         self._batch_size = batch_size
 
@@ -75,6 +70,20 @@ class Extractor:
                 if (done + 1) % _BATCHES_A_LINE == 0:
                     display.show(done + 1, f"{(done + 1) * batch:,} images")
         return Features(found[: len(source)], np.asarray(source.labels))
+
+
+def compile_features(encoder: Encoder, dtype: str, devices: Mesh) -> Callable:
+    """The program that takes params, stats and uint8 images [N, S, S, 3], split over the devices.
+
+    It returns float32 features [N, F], whole on each device.
+    """
+
+    def features(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
+        backbone = {"params": params, "stats": stats}
+        return frozen_features(encoder, dtype, backbone, images).astype(jnp.float32)
+
+    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    return jax.jit(features, in_shardings=(whole, whole, split), out_shardings=whole)
 
 
 def write_features(

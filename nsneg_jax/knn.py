@@ -4,7 +4,7 @@ The label of a query is voted by its k nearest neighbours in cosine similarity s
 exp(s / temperature).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from nsneg_jax.report import RESULTS
 TEMPERATURE = 0.07  # Wu et al.'s
 
 # rows of the bank and of the queries that are compared at once
-_BANK_BLOCK = 8192
+BANK_BLOCK = 8192
 _QUERY_BLOCK = 1024
 
 
@@ -137,14 +137,9 @@ def nearest(
         Cosine similarities float32 [m, k] and labels int32 [m, k].
     """
     k = min(k, len(bank.features))
-    block = -(-_QUERY_BLOCK // devices.size) * devices.size
+    block = query_block(devices)
     whole, split = mesh.replicated(devices), mesh.split_batch(devices)
-    merge = jax.jit(
-        partial(_merge, k=k),
-        in_shardings=(split, whole, whole, split),
-        out_shardings=split,
-        donate_argnums=3,
-    )
+    merge = compile_search(k, devices)
 
     def rows(array: np.ndarray, start: int, size: int, sharding) -> jax.Array:
         part = array[start : start + size]
@@ -158,9 +153,9 @@ def nearest(
     ]
     # labels from 1: a blank row of the last block has 0
     marked = bank.labels.astype(np.int32) + 1
-    for start in range(0, len(bank.features), _BANK_BLOCK):
-        part = rows(bank.features, start, _BANK_BLOCK, whole)
-        labels = rows(marked, start, _BANK_BLOCK, whole)
+    for start in range(0, len(bank.features), BANK_BLOCK):
+        part = rows(bank.features, start, BANK_BLOCK, whole)
+        labels = rows(marked, start, BANK_BLOCK, whole)
         found = [
             merge(query, part, labels, so_far) for query, so_far in zip(blocks, found, strict=True)
         ]
@@ -170,6 +165,26 @@ def nearest(
         np.concatenate([np.asarray(part[i]) for part in found])[: len(queries)] for i in range(2)
     )
     return similarity, labels - 1
+
+
+def query_block(devices: Mesh) -> int:
+    """Queries that are compared at once, a multiple of the devices."""
+    return -(-_QUERY_BLOCK // devices.size) * devices.size
+
+
+def compile_search(k: int, devices: Mesh) -> Callable:
+    """The program that goes on with the search in a block of the bank.
+
+    It takes queries [m, F], a block [b, F] of the bank, its labels int32 [b], from 1, 0 of blank
+    rows, and (similarities float32, labels int32) [m, k] found before, whose memory it takes over.
+    """
+    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    return jax.jit(
+        partial(_merge, k=k),
+        in_shardings=(split, whole, whole, split),
+        out_shardings=split,
+        donate_argnums=3,
+    )
 
 
 def _merge(

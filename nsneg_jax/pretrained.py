@@ -1,5 +1,6 @@
 """Trained encoders out of checkpoints, for the jobs that build on them and for users' own code."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
     else:
         params, stats = state["backbone"]["params"], state["backbone"]["stats"]
     classifier = chosen_classifier(state, progress)
-    encoder, *like = encoder_structure(ConfigDict({**model, "dim": 0, "dtype": dtype}))
+    encoder, *like = backbone_structure(model, dtype)
     return Pretrained(
         encoder=encoder,
         params=_fitted(params, like[0], folder),
@@ -92,6 +93,16 @@ def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
         encoder_origin=progress.get("encoder", _origin(folder)),
         encoder_seed=progress.get("encoder_seed" if kind == PROBE else "seed"),
     )
+
+
+def backbone_structure(model: Mapping[str, Any], dtype: str) -> tuple[Encoder, Tree, Tree]:
+    """An encoder without its head: its structure, and shapes of its params and stats.
+
+    Args:
+        model: the `model` section of the config it is trained with.
+        dtype: of its computation, whatever that of its training.
+    """
+    return encoder_structure(ConfigDict({**model, "dim": 0, "dtype": dtype}))
 
 
 def kind_of(state: Tree, folder: Path) -> str:

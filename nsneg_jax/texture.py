@@ -145,6 +145,11 @@ def _reflected(at: np.ndarray, margin: int, size: int) -> np.ndarray:
     return np.minimum(at, 2 * room - 1 - at) + margin
 
 
+def photographs_at_once(platform: str) -> int:
+    """Textures of photographs that a device makes in a call, by the name of JAX's platform."""
+    return 4 if platform == "cpu" else 32
+
+
 def compiled_synthesis(recipe: TextureRecipe, devices: Mesh) -> Callable[..., Texture]:
     """`synthesise` with a fixed recipe for batches that the devices divide among them."""
     split = PartitionSpec("data")

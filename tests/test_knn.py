@@ -19,7 +19,7 @@ def random_features(n, rng, classes=7):
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize(("bank", "queries"), [(1000, 333), (90, 5), (256, 64)])
 def test_neighbours_are_scikit_learns(monkeypatch, devices, bank, queries):
-    monkeypatch.setattr(knn, "_BANK_BLOCK", 128)
+    monkeypatch.setattr(knn, "BANK_BLOCK", 128)
     monkeypatch.setattr(knn, "_QUERY_BLOCK", 64)
     rng = np.random.default_rng(bank)
     bank, queries = random_features(bank, rng), random_features(queries, rng)

@@ -118,13 +118,34 @@ def corrupt(images: jax.Array, name: str, severity: int, keys: jax.Array) -> jax
             f"The keys are {keys.dtype}{list(keys.shape)}, but must be one typed key for each of "
             f"the {shape[0]} pictures. `image_keys(seed, indices)` makes them."
         )
+    return _corrupt(images, name, keys, *_inputs(name, severity, shape[1]))
+
+
+def programs(side: int) -> list[tuple[str, int]]:
+    """A (name, severity) of each program that `corrupt` compiles for pictures of that side."""
+    first = {}
+    for name in _FUNCTIONS:
+        for severity in SEVERITIES:
+            _, arrays = _inputs(name, severity, side)
+            first.setdefault((name, *(array.shape for array in arrays)), (name, severity))
+    return list(first.values())
+
+
+def lower(
+    images: jax.ShapeDtypeStruct, name: str, severity: int, keys: jax.ShapeDtypeStruct
+) -> jax.stages.Lowered:
+    """The program of `corrupt` for arrays of these shapes and shardings."""
+    return _corrupt.lower(images, name, keys, *_inputs(name, severity, images.shape[1]))
+
+
+def _inputs(name: str, severity: int, side: int) -> tuple[np.int32, tuple[np.ndarray, ...]]:
+    """What the program of a corruption takes besides pictures and keys."""
     settings, _ = _FUNCTIONS[name]
     arrays = tuple(
         x if isinstance(x, np.ndarray) else np.asarray(x, np.float32)
-        for x in settings(shape[1], int(severity))
+        for x in settings(side, int(severity))
     )
-    place = np.int32(list(_FUNCTIONS).index(name) * len(SEVERITIES) + severity)
-    return _corrupt(images, name, keys, place, arrays)
+    return np.int32(list(_FUNCTIONS).index(name) * len(SEVERITIES) + severity), arrays
 
 
 @partial(jax.jit, static_argnums=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax import hosts, mesh
@@ -18,7 +19,7 @@ from nsneg_jax.texture import compiled_synthesis, cut_exemplars, mosaic, random_
 from nsneg_jax.texture_recipe import TextureRecipe
 
 # of the published textures: exemplars of 96 px for 224
-_EXEMPLARS, _EXEMPLAR_SHARE = 2, 96 / 224
+EXEMPLARS, _EXEMPLAR_SHARE = 2, 96 / 224
 _SMALLEST_EXEMPLAR = 6  # of neighbourhoods of 3 pixels
 _LARGE_EXEMPLAR = 80  # enough for the recipe of photographs
 _BATCH = 128
@@ -141,10 +142,10 @@ class MadeTextures:
 def make_textures(images: Source, image_size: int, seed: int) -> np.ndarray:
     """A texture of each image, uint8 [n, image_size, image_size, 3]."""
     recipe, side = small_recipe(image_size)
-    shape = (_EXEMPLARS, side, side)
+    shape = (EXEMPLARS, side, side)
     devices = mesh.data_mesh(jax.local_devices())
     synthesise = compiled_synthesis(recipe, devices)
-    batch = -(-_BATCH // devices.size) * devices.size
+    batch = made_at_once(devices)
     made = np.empty((len(images), image_size, image_size, 3), np.uint8)
     for start in range(0, len(images), batch):
         # the last batch is filled up with its first image
@@ -152,11 +153,16 @@ def make_textures(images: Source, image_size: int, seed: int) -> np.ndarray:
         exemplars, mosaics = [], []
         for i in members:
             rng = random_generator(seed, str(i))
-            exemplars.append(cut_exemplars(rng, images.image(i), _EXEMPLARS, side))
+            exemplars.append(cut_exemplars(rng, images.image(i), EXEMPLARS, side))
             mosaics.append(mosaic(rng, shape, recipe))
         textures = synthesise(np.stack(exemplars), np.stack(mosaics)).image
         made[start : start + batch] = np.asarray(textures)[: len(images) - start]
     return made
+
+
+def made_at_once(devices: Mesh) -> int:
+    """Textures that `make_textures` makes in a call, a multiple of the devices."""
+    return -(-_BATCH // devices.size) * devices.size
 
 
 def small_recipe(image_size: int) -> tuple[TextureRecipe, int]:
@@ -168,12 +174,17 @@ def small_recipe(image_size: int) -> tuple[TextureRecipe, int]:
     side = max(_SMALLEST_EXEMPLAR, round(image_size * _EXEMPLAR_SHARE))
     recipe = TextureRecipe(output_size=image_size)
     factor = 2 ** (len(recipe.passes) - 1)
-    if side >= _LARGE_EXEMPLAR:
+    if is_photograph(side):
         return recipe, side // factor * factor
     levels = (side // _SMALLEST_EXEMPLAR).bit_length()
     recipe = replace(recipe, passes=(2,) * levels, neighbourhood=3, cell=3, similar=1)
     factor = 2 ** (levels - 1)
     return recipe, side // factor * factor
+
+
+def is_photograph(side: int) -> bool:
+    """Whether exemplars of that side get the recipe of photographs."""
+    return side >= _LARGE_EXEMPLAR
 
 
 def _save(path: Path, array: np.ndarray) -> None:
