@@ -12,20 +12,23 @@ from nsneg_jax.config import flatten
 from nsneg_jax.errors import UsageError
 from nsneg_jax.launch import Launch
 
+_CPU = "cpu"  # what --plan stands for without a value
 USAGE = "Usage: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value ...]"
 
 
 class PlanOptions(NamedTuple):
     """What a plan is made for; see docs/planning.md.
 
-    `devices` to plan for. The others may be 0: `images` of the data set is then found from its
-    name, `hosts` is one for each 8 devices, `step_seconds` is what the FLOPs take at 50 TFLOP/s.
+    `devices` to plan for; `target`, accelerators by name in their place, or ''. The others may be
+    0: `images` of the data set is then found from its name, `hosts` is one for each 8 devices,
+    `step_seconds` is what the FLOPs take at 50 TFLOP/s, or of a target the least it can take.
     """
 
     devices: int = 1
     images: int = 0
     hosts: int = 0
     step_seconds: float = 0.0
+    target: str = ""
 
 
 class Command(NamedTuple):
@@ -44,10 +47,12 @@ def parse(argv: list[str]) -> Command:
         UsageError: an unknown flag, file, variant or field, a value of the wrong type, or no
             config or workdir.
     """
+    # a flag that may go without a value, which absl knows of yes and no only
+    argv = [f"{word}={_CPU}" if re.fullmatch("--?plan", word) else word for word in argv]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
-    flags.DEFINE_bool("plan", False, "", flag_values=values)
+    flags.DEFINE_string("plan", None, "", flag_values=values)
     for name in ("devices", "images", "hosts"):
         flags.DEFINE_integer(f"plan_{name}", None, "", flag_values=values)
     flags.DEFINE_float("plan_step_seconds", None, "", flag_values=values)
@@ -70,9 +75,12 @@ def parse(argv: list[str]) -> Command:
         ) from error
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag. {USAGE}")
-    given = {name: values[f"plan_{name}"].value for name in PlanOptions._fields}
+    target = values["plan"].value
+    given = {name: values[f"plan_{name}"].value for name in PlanOptions._fields[:-1]}
     given = {name: value for name, value in given.items() if value is not None}
-    planned = PlanOptions(**given) if given or values["plan"].value else None
+    planned = None
+    if given or target is not None:
+        planned = PlanOptions(**given, target="" if target in (None, _CPU) else target)
     for name in ("config", "workdir") if planned is None else ("config",):
         if not values[name].value:
             raise UsageError(f"--{name} is missing. {USAGE}")

@@ -1,23 +1,27 @@
 """The training step compiled for devices that are not there, and what is read from the program.
 
-The devices are virtual ones of the CPU, as many as the run would have: the program is the
-partitioned one, with the exchanges that it would do and the memory that each device would need. No
-array is made.
+Either for accelerators, where their compiler is installed, or for virtual devices of the CPU, as
+many as the run would have: the program is then the partitioned one, with the exchanges that it
+would do and the memory that each device would need. No array is made.
 """
 
 import dataclasses
-import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax import mesh, moco
-from nsneg_jax.collectives import Collective, payload_by_kind, read_collectives
+from nsneg_jax.apart import run_apart
+from nsneg_jax.collectives import Collective, payload_by_kind
 from nsneg_jax.config import validate_pretraining
-from nsneg_jax.errors import UsageError
+from nsneg_jax.cost import Cost, compile_and_read
+from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.models.encoder import encoder_structure
 from nsneg_jax.pretrain import abstract_batch, build_method, compile_step, state_sharding
+from nsneg_jax.targets import Target
 
 # batches on the devices beside the one in use, see `prefetch_to_devices`
 _BATCHES_AHEAD = 1
@@ -34,9 +38,9 @@ class Program(NamedTuple):
         temporary: activations and all else that a step needs meanwhile.
         total: the most that is there at once, with the batch that waits.
         flops: of one device in one step.
-        collectives: that each device takes part in.
         exchanges: name -> collectives' part with that meaning, see `exchanges_by_meaning`.
-        seconds: the compilation took.
+        cost: what is read from the program.
+        devices: how many there are of them.
     """
 
     parameters: int
@@ -45,21 +49,28 @@ class Program(NamedTuple):
     temporary: int
     total: int
     flops: float
-    collectives: list[Collective]
     exchanges: dict[str, Collective]
-    seconds: float
+    cost: Cost
+    devices: int
 
 
-def compile_for(config: ConfigDict, devices: int) -> Program:
-    """Compiles the step of a config for that many virtual devices.
+class Step(NamedTuple):
+    """The step before it is compiled: the method, shapes of state and batch, and the program."""
+
+    method: moco.MoCo
+    state: moco.TrainState
+    batch: dict[str, jax.ShapeDtypeStruct]
+    lowered: jax.stages.Lowered
+
+
+def lower_step(config: ConfigDict, devices: Mesh) -> Step:
+    """The step of a config over the devices.
 
     Raises:
-        UsageError: the config cannot run on them, or JAX has started with fewer.
+        UsageError: the config cannot run on them.
     """
-    validate_pretraining(config, devices)
+    validate_pretraining(config, devices.size)
     mesh.use_dtype(config.model.dtype)
-    split = mesh.data_mesh(_virtual_devices(devices))
-    start = time.perf_counter()
     encoder, params, stats = encoder_structure(config.model)
     method = build_method(config, encoder, steps_per_epoch=1)
     # the queue would be drawn even for shapes alone
@@ -70,28 +81,66 @@ def compile_for(config: ConfigDict, devices: int) -> Program:
     queue = (config.moco.queue_size, config.model.dim)
     state = state.replace(queue=jax.ShapeDtypeStruct(queue, state.queue.dtype))
     batch = abstract_batch(method, config.batch_size, config.data.image_size)
+    return Step(method, state, batch, compile_step(method, devices).lower(state, batch))
 
-    compiled = compile_step(method, split).lower(state, batch).compile(_COMPILER_OPTIONS)
-    memory = compiled.memory_analysis()
-    state_bytes = _bytes_on_a_device(state, state_sharding(method, split), devices)
-    batch_bytes = _bytes(batch) // devices
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    total = memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
-    collectives = read_collectives(compiled.as_text())
+
+def compile_for(config: ConfigDict, devices: int) -> Program:
+    """Compiles the step of a config for that many virtual devices of the CPU.
+
+    Raises:
+        UsageError: the config cannot run on them, or JAX has started with fewer.
+    """
+    validate_pretraining(config, devices)
+    split = mesh.data_mesh(_virtual_devices(devices))
+    return _compile(config, split, _COMPILER_OPTIONS)
+
+
+def compile_for_target(config: ConfigDict, target: Target) -> Program:
+    """Compiles the step of a config for accelerators, in a process of its own.
+
+    Raises:
+        UsageError: the config cannot run on them, or their compiler is not installed.
+        RunError: the compiler fails.
+    """
+    target.check_installed()
+    try:
+        (program,) = run_apart(_compile_here, config, target, environment=target.environment())
+    except RunError as error:
+        raise RunError(f"step, for {target}: {error}") from error
+    return program
+
+
+def _compile_here(config: ConfigDict, target: Target) -> Iterator[Program]:
+    program = _compile(config, mesh.data_mesh(target.devices()), {})
+    if not program.flops:
+        # compilers for GPUs do not count them; before any compiler there are as many, but for
+        # those in loops
+        whole = lower_step(config, mesh.data_mesh(jax.devices("cpu")[:1]))
+        flops = whole.lowered.cost_analysis()["flops"] / program.devices
+        program = program._replace(flops=flops)
+    yield program
+
+
+def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Program:
+    devices = split.size
+    step = lower_step(config, split)
+    cost = compile_and_read(step.lowered, options)
+    state_bytes = _bytes_on_a_device(step.state, state_sharding(step.method, split), devices)
+    batch_bytes = _bytes(step.batch) // devices
     exchanges = {}
     if devices > 1:
-        placed = dataclasses.replace(method, devices=split)
-        exchanges = exchanges_by_meaning(collectives, placed, state, config.batch_size)
+        placed = dataclasses.replace(step.method, devices=split)
+        exchanges = exchanges_by_meaning(cost.collectives, placed, step.state, config.batch_size)
     return Program(
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(step.state.params_q)),
         state=state_bytes,
         batch=batch_bytes,
-        temporary=total - state_bytes - batch_bytes,
-        total=total + _BATCHES_AHEAD * batch_bytes,
-        flops=compiled.cost_analysis()["flops"],
-        collectives=collectives,
+        temporary=cost.total - state_bytes - batch_bytes,
+        total=cost.total + _BATCHES_AHEAD * batch_bytes,
+        flops=cost.flops or 0.0,
         exchanges=exchanges,
-        seconds=time.perf_counter() - start,
+        cost=cost,
+        devices=devices,
     )
 
 
@@ -129,7 +178,11 @@ def exchanges_by_meaning(
         backward = 1 if method.groups > 1 else 0
         reduced["statistics within groups"] = (passes + backward) * statistics
     whole = payload_by_kind(collectives)
-    reduced["metrics and the rest"] = whole.pop("all-reduce", 0) - sum(reduced.values())
+    rest = whole.pop("all-reduce", 0) - sum(reduced.values())
+    if rest < 0:  # summed up in bfloat16
+        reduced = {"gradients and other sums": rest + sum(reduced.values())}
+    else:
+        reduced["metrics and the rest"] = rest
     whole.pop("all-gather", 0)
 
     rows = [("all-gather", "crops", gathered[True]), ("all-gather", "embeddings", gathered[False])]

@@ -1,6 +1,7 @@
 """What a pre-training run will need, before a machine for it is rented: `main.py --plan`.
 
-No data is opened, and no file is written.
+No data is opened, and no file is written. Of accelerators, the plan is by their own compiler where
+it is installed.
 """
 
 import math
@@ -9,10 +10,12 @@ import textwrap
 from ml_collections import ConfigDict
 
 from nsneg_jax.command_line import PlanOptions
-from nsneg_jax.compiled_step import Program, compile_for
+from nsneg_jax.compiled_step import Program, compile_for, compile_for_target
+from nsneg_jax.cost import WITHOUT_TUNING
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.source import open_source
 from nsneg_jax.pretrain import negative_weights
+from nsneg_jax.targets import Target, read_target
 
 # without a measured time of a step: a guess
 SUSTAINED_FLOPS = 50e12
@@ -42,17 +45,26 @@ def plan(config: ConfigDict, options: PlanOptions) -> str:
             raise UsageError(
                 f"--plan_{name} is {getattr(options, name)}, but must be at least {least}."
             )
-    program = compile_for(config, options.devices)
-    lines = [
-        f"plan for {options.devices} device{'s' * (options.devices > 1)}: compiled on CPU in "
-        f"{program.seconds:.0f} s, without data"
-    ]
+    target = read_target(options.target) if options.target else None
+    if target and options.devices > 1:
+        raise UsageError(
+            f"--plan={target} and --plan_devices={options.devices} both say how many devices there "
+            "are. Leave out one of them."
+        )
+    by_its_own = target is not None and target.is_installed
+    if by_its_own:
+        program = compile_for_target(config, target)
+    else:
+        program = compile_for(config, target.chips if target else options.devices)
+    options = options._replace(devices=program.devices)
+    bound = least_seconds(program, target, config.model.dtype) if by_its_own else None
+    lines = [_heading(program, target, by_its_own)]
     for title, rows in (
         ("run", _run(config, options)),
-        ("memory of each device", _memory(config, program)),
-        ("computation", _computation(config, program, options)),
+        ("memory of each device", _memory(config, program, target, by_its_own)),
+        ("computation", _computation(config, program, options, bound)),
         ("exchanged by each device in a step", _exchanges(program)),
-        ("input", _input(config, program, options)),
+        ("input", _input(config, program, options, bound)),
     ):
         width = max(len(name) for name, _ in rows)
         lines += ["", title, *(f"  {name.ljust(width)}  {value}" for name, value in rows)]
@@ -69,6 +81,21 @@ def plan(config: ConfigDict, options: PlanOptions) -> str:
 
 
 Rows = list[tuple[str, str]]
+
+
+def _heading(program: Program, target: Target | None, by_its_own: bool) -> str:
+    count = f"{program.devices} device{'s' * (program.devices > 1)}"
+    seconds = f"{program.cost.seconds:.0f} s, without data"
+    if target is None:
+        return f"plan for {count}: compiled on CPU in {seconds}"
+    if by_its_own:
+        return f"plan for {target}, {count}: compiled by the chip's own compiler in {seconds}"
+    return textwrap.fill(
+        f"plan for {target}, {count}: compiled on CPU in {seconds}. The chip's own compiler is not "
+        f"installed here; with it ({target.install}) memory and bytes are the chip's.",
+        100,
+        break_on_hyphens=False,
+    )
 
 
 def _number_of_images(config: ConfigDict, options: PlanOptions) -> tuple[int, str]:
@@ -107,27 +134,59 @@ def _run(config: ConfigDict, options: PlanOptions) -> Rows:
     return [*rows, ("steps", f"{text}, {steps:,} an epoch, {left:,} images of it left out")]
 
 
-def _memory(config: ConfigDict, program: Program) -> Rows:
+def _memory(config: ConfigDict, program: Program, target: Target | None, by_its_own: bool) -> Rows:
     queue = config.moco.queue_size * config.model.dim
     queue *= 8 if config.model.dtype == "float64" else 4
-    return [
+    compiler = "the chip's own compiler" if by_its_own else "XLA's compiler for CPU"
+    rows = [
         ("state", f"{in_words(program.state)} (the whole queue is {in_words(queue)})"),
         ("batches", f"{in_words(2 * program.batch)} (one in use, one that waits)"),
-        ("activations and temporary", f"{in_words(program.temporary)} (by XLA's compiler for CPU)"),
+        ("activations and temporary", f"{in_words(program.temporary)} (by {compiler})"),
         ("in all", in_words(program.total)),
     ]
+    if target is None:
+        return rows
+    there = target.chip.memory * target.share(program.devices)
+    verdict = f"{in_words(there)} ({target.chip.title})"
+    if by_its_own:
+        verdict += ": fits" if program.total <= there else ": does not fit"
+    return [*rows, ("there is", verdict)]
 
 
-def _computation(config: ConfigDict, program: Program, options: PlanOptions) -> Rows:
-    seconds, origin = _step_seconds(program, options)
+def _computation(
+    config: ConfigDict, program: Program, options: PlanOptions, bound: dict[str, float] | None
+) -> Rows:
     images = program.flops * options.devices / config.batch_size
-    total = config.batch_size / seconds
-    return [
+    rows = [
         ("parameters", f"{program.parameters:,} ({config.model.arch}, {config.model.dtype})"),
         ("FLOPs", f"{images / 1e9:,.2f} G an image, {program.flops / 1e12:,.3f} T a device"),
-        ("time of a step", f"{seconds:.3g} s {origin}"),
-        ("speed", f"{total:,.0f} images/s"),
     ]
+    if bound is not None:
+        moved, transposed = in_words(program.cost.moved), in_words(program.cost.transposed)
+        parts = ", ".join(f"{seconds:.3g} s for the {name}" for name, seconds in bound.items())
+        rows += [
+            ("moves in memory", f"{moved} a device, {transposed} of it transposes"),
+            ("at the chip's peaks", parts),
+        ]
+    seconds, origin = _step_seconds(program, options, bound)
+    at_most = "at most " if bound and not options.step_seconds else ""
+    return [
+        *rows,
+        ("time of a step", f"{seconds:.3g} s {origin}"),
+        ("speed", f"{at_most}{config.batch_size / seconds:,.0f} images/s"),
+    ]
+
+
+def least_seconds(program: Program, target: Target, dtype: str) -> dict[str, float]:
+    """What a step takes at least, for its bytes and for its FLOPs at the chip's peaks.
+
+    Exchanges, which may go on meanwhile, are not in it.
+    """
+    share = target.share(program.devices)
+    seconds = {"bytes": program.cost.moved / (share * target.chip.bandwidth)}
+    if dtype in target.chip.flops:
+        seconds["FLOPs"] = program.flops / (share * target.chip.flops[dtype])
+    return seconds
 
 
 def _exchanges(program: Program) -> Rows:
@@ -141,9 +200,11 @@ def _exchanges(program: Program) -> Rows:
     return [*rows, ("in all", f"{'':<24}  sends {in_words(sent):>9}")]
 
 
-def _input(config: ConfigDict, program: Program, options: PlanOptions) -> Rows:
+def _input(
+    config: ConfigDict, program: Program, options: PlanOptions, bound: dict[str, float] | None
+) -> Rows:
     hosts = options.hosts or math.ceil(options.devices / _DEVICES_PER_HOST)
-    seconds, _ = _step_seconds(program, options)
+    seconds, _ = _step_seconds(program, options, bound)
     decoded = config.batch_size * _decodes(config) / hosts
     crops = program.batch * options.devices / hosts
     return [
@@ -163,9 +224,13 @@ def _places(config: ConfigDict) -> int:
     return 2 + len(negative_weights(config.negatives))
 
 
-def _step_seconds(program: Program, options: PlanOptions) -> tuple[float, str]:
+def _step_seconds(
+    program: Program, options: PlanOptions, bound: dict[str, float] | None
+) -> tuple[float, str]:
     if options.step_seconds:
         return options.step_seconds, "(--plan_step_seconds)"
+    if bound:
+        return max(bound.values()), "at least: a bound, no estimate (--plan_step_seconds)"
     text = (
         f"of computation, if a device does {SUSTAINED_FLOPS / 1e12:.0f} TFLOP/s (a guess; "
         "--plan_step_seconds)"
@@ -189,7 +254,7 @@ def _notes(config: ConfigDict, program: Program, options: PlanOptions) -> list[s
             "so that devices repeat each other's work (see the FLOPs) and exchange float images"
         )
     elif groups % devices:
-        count = sum(c.times for c in program.collectives if c.kind == "all-reduce")
+        count = sum(c.times for c in program.cost.collectives if c.kind == "all-reduce")
         notes.append(
             f"{groups} batch-norm groups on {devices} devices: groups span devices, and a step has "
             f"{count} all-reduces, most of them one after another. With whole groups on a device "
@@ -201,7 +266,7 @@ def _notes(config: ConfigDict, program: Program, options: PlanOptions) -> list[s
         )
     crops = program.exchanges.get("crops")
     gradients = program.exchanges.get("gradients")
-    if crops and crops.sent > gradients.sent:
+    if crops and gradients and crops.sent > gradients.sent:
         notes.append(
             f"every device gets {in_words(crops.payload)} of crops, more to send than the "
             "gradients: moco.shuffle='data' loads them where they are needed, and decodes each "
@@ -219,6 +284,12 @@ def _notes(config: ConfigDict, program: Program, options: PlanOptions) -> list[s
         )
     if config.batch_size % hosts:
         notes.append(f"batch_size {config.batch_size} cannot be shared evenly by {hosts} hosts")
+    if program.cost.options.keys() >= WITHOUT_TUNING.keys():
+        named = ", ".join(f"--{name}={str(on).lower()}" for name, on in WITHOUT_TUNING.items())
+        notes.append(
+            f"the compiler asked for a card to tune matrix products on, so that this is the "
+            f"program of XLA_FLAGS={named}; where there is a card it may be another"
+        )
     if config.optimizer.schedule == "step":
         late = [m for m in config.optimizer.milestones if m >= config.epochs]
         if late:

@@ -12,7 +12,7 @@ def test_row_is_the_arithmetic_that_the_text_says():
         "gradients": Collective("all-reduce", (("", 4_000_000),), 8, 1),  # sends 7 MB
         "embeddings": Collective("all-gather", (("", 800),), 8, 1),  # sends 700 bytes
     }
-    program = Program(1, 1, 1, 1, 2_000_000_000, 1e12, [], exchanges, 0.0)
+    program = Program(1, 1, 1, 1, 2_000_000_000, 1e12, exchanges, None, 8)
     row = scaling.row(program, 8, "device", [1e9, 14e7], 50e12)
     assert row == [
         "8", "device", "2.0", "20", "7 MB", "7 MB", "700 B",

@@ -91,7 +91,7 @@ def test_flops_are_those_counted_by_hand(planned_and_used):
 def test_exchanges_have_their_meaning(values, float64):
     """Nothing but the metrics is left when each part has the size that the method gives it."""
     program = compile_for(tiny_config(**PLAIN | values), 8)
-    total = sum(c.payload for c in program.collectives)
+    total = sum(c.payload for c in program.cost.collectives)
     assert sum(c.payload for c in program.exchanges.values()) == total
     meanings = set(program.exchanges)
     rest = program.exchanges["metrics and the rest"].payload
