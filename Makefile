@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 DEMO := $(RUNS)/demo
 
-.PHONY: demo evaluation claim test slow lint format clean
+.PHONY: demo evaluation claim test slow accelerators accelerators-h100 accelerators-tpu lint format clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
@@ -34,6 +34,19 @@ test: lint
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
 
+# Compiles every program for accelerators that are not here, with the compilers of jax[cuda13] and
+# jax[tpu], each in an environment of its own (5 GB and 1 GB). H100_PYTHON and TPU_PYTHON are the
+# interpreters of environments that are there already; K chooses, as in K="h100 and tiny".
+accelerators: accelerators-h100 accelerators-tpu
+
+COMPILE = -m pytest tests/test_accelerators.py -k "$(or $(K),test)"
+
+accelerators-h100: $(if $(H100_PYTHON),,.venv-h100/installed)
+	$(or $(H100_PYTHON),.venv-h100/bin/python) $(COMPILE)
+
+accelerators-tpu: $(if $(TPU_PYTHON),,.venv-tpu/installed)
+	$(or $(TPU_PYTHON),.venv-tpu/bin/python) $(COMPILE)
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,11 +56,11 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv .venv-h100 .venv-tpu $(DEMO)
 
-.venv/bin/python:
+%/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $*
 
 .venv/installed: requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -56,4 +69,11 @@ clean:
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps corrupt-tta==0.1.7
+	touch $@
+
+.venv-h100/installed: EXTRA = cuda13
+.venv-tpu/installed: EXTRA = tpu
+.venv-h100/installed .venv-tpu/installed: .venv-%/installed: requirements.txt | .venv-%/bin/python
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check "jax[$(EXTRA)]" \
+	  -r requirements.txt "pytest>=9"
 	touch $@

@@ -60,10 +60,10 @@ class Step(NamedTuple):
     method: moco.MoCo
     state: moco.TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
-    lowered: jax.stages.Lowered
+    traced: jax.stages.Traced
 
 
-def lower_step(config: ConfigDict, devices: Mesh) -> Step:
+def trace_step(config: ConfigDict, devices: Mesh) -> Step:
     """The step of a config over the devices.
 
     Raises:
@@ -81,7 +81,7 @@ def lower_step(config: ConfigDict, devices: Mesh) -> Step:
     queue = (config.moco.queue_size, config.model.dim)
     state = state.replace(queue=jax.ShapeDtypeStruct(queue, state.queue.dtype))
     batch = abstract_batch(method, config.batch_size, config.data.image_size)
-    return Step(method, state, batch, compile_step(method, devices).lower(state, batch))
+    return Step(method, state, batch, compile_step(method, devices).trace(state, batch))
 
 
 def compile_for(config: ConfigDict, devices: int) -> Program:
@@ -115,16 +115,16 @@ def _compile_here(config: ConfigDict, target: Target) -> Iterator[Program]:
     if not program.flops:
         # compilers for GPUs do not count them; before any compiler there are as many, but for
         # those in loops
-        whole = lower_step(config, mesh.data_mesh(jax.devices("cpu")[:1]))
-        flops = whole.lowered.cost_analysis()["flops"] / program.devices
+        whole = trace_step(config, mesh.data_mesh(jax.devices("cpu")[:1]))
+        flops = whole.traced.lower().cost_analysis()["flops"] / program.devices
         program = program._replace(flops=flops)
     yield program
 
 
 def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Program:
     devices = split.size
-    step = lower_step(config, split)
-    cost = compile_and_read(step.lowered, options)
+    step = trace_step(config, split)
+    cost = compile_and_read(step.traced.lower(), options)
     state_bytes = _bytes_on_a_device(step.state, state_sharding(step.method, split), devices)
     batch_bytes = _bytes(step.batch) // devices
     exchanges = {}

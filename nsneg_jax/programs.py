@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from nsneg_jax import corruptions, evaluate, evaluation, features, knn, linear, mesh, probe
 from nsneg_jax.apart import run_apart
-from nsneg_jax.compiled_step import lower_step
+from nsneg_jax.compiled_step import trace_step
 from nsneg_jax.config import validate_evaluate, validate_features, validate_knn, validate_linear
 from nsneg_jax.cost import Cost, compile_and_read
 from nsneg_jax.errors import RunError, UsageError
@@ -96,7 +96,7 @@ def lower(
 ) -> Lowered:
     """The programs of a job over the devices, by name; see `costs`."""
     if program == "step":
-        yield "step", lower_step(config, devices).lowered
+        yield "step", trace_step(config, devices).traced.lower()
         return
     if program == "texture":
         yield "texture", _lower_synthesis(config, devices)
