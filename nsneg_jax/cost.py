@@ -105,7 +105,7 @@ def compile_and_read(
 
 
 def _refused(error: jax.errors.JaxRuntimeError) -> UsageError | RunError:
-    text = " ".join(str(error).split())[:_SHOWN]
+    text = " ".join(str(error).split())[:_SHOWN].rstrip(". ")
     if "RESOURCE_EXHAUSTED" in text:
         return UsageError(
             f"The program does not fit into the memory of a device. The compiler says: {text}. "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,12 @@ from test_collectives import PLAIN
 from tiny import tiny_config
 
 import main
-from nsneg_jax.compiled_step import compile_for
+from nsneg_jax import command_line
+from nsneg_jax.command_line import PlanOptions
+from nsneg_jax.compiled_step import Program, compile_for
+from nsneg_jax.cost import Cost
+from nsneg_jax.plan import least_seconds
+from nsneg_jax.targets import CHIPS, read_target
 
 ROOT = Path(main.__file__).parent
 TINY = f"--config={ROOT / 'configs' / 'patch.py'}:tiny"
@@ -155,6 +161,65 @@ def test_number_of_images_is_asked_for_where_it_is_not_known(capsys):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
+        (["--plan"], PlanOptions()),
+        (["--plan=cpu"], PlanOptions()),
+        (["--plan_devices=8"], PlanOptions(devices=8)),
+        (["--plan", "--plan_devices=8", "--plan_hosts=2"], PlanOptions(devices=8, hosts=2)),
+        (["--plan=h100:8"], PlanOptions(target="h100:8")),
+        (["-plan=v5e:4x8", "--plan_images=10"], PlanOptions(target="v5e:4x8", images=10)),
+    ],
+)
+def test_flags_of_a_plan(argv, expected):
+    assert command_line.parse(["main.py", TINY, *argv]).plan == expected
+
+
+def test_plan_for_a_target_without_its_compiler(monkeypatch, capsys):
+    """The CPU's program for as many devices, which says so; whether it fits is left open."""
+    monkeypatch.setitem(CHIPS, "h100", CHIPS["h100"]._replace(module="no_such_module_of_that_name"))
+    text = show(capsys, TINY, *FAST.split(), "--plan=h100:8")
+    assert "plan for h100:8, 8 devices: compiled on CPU" in text
+    assert f"pip install '{CHIPS['h100'].package}==" in text
+    assert "there is 80 GB (NVIDIA H100 SXM) computation" in text
+    assert "batch 96: 12 a device" in text
+
+
+def test_bound_is_the_arithmetic_that_the_text_says():
+    cost = Cost(*[0] * 5, 8 * 10**9, *[0] * 3, None, None, [], [], {})
+    program = Program(1, 1, 1, 1, 1, 10**12, {}, cost, 8)
+    target = read_target("v5e:2x4")
+    seconds = least_seconds(program, target, "bfloat16")
+    assert seconds == pytest.approx({"bytes": 8e9 / 819e9, "FLOPs": 1e12 / 197e12})
+    # two devices of a chip have half of its peaks each
+    halves = least_seconds(program, read_target("v4:2x2x1"), "bfloat16")
+    assert halves == pytest.approx({"bytes": 8e9 / 600e9, "FLOPs": 1e12 / 137.5e12})
+    # the data sheets of TPUs have no rate of float64
+    assert least_seconds(program, target, "float64").keys() == {"bytes"}
+
+
+def test_plan_by_the_compiler_of_an_accelerator(capsys):
+    for name in ("h100:8", "v5e:2x4"):
+        target = read_target(name)
+        if target.is_installed:
+            break
+    else:
+        pytest.skip("neither jax[cuda13] nor jax[tpu] is installed")
+    text = show(
+        capsys, f"{TINY}", *FAST.split(), f"--plan={name}", "--config.model.bn_groups=8",
+        "--config.negatives.kind=none", "--config.negatives.num=0", "--config.negatives.alpha=0",
+    )  # fmt: skip
+    assert f"plan for {name}, 8 devices" in text
+    assert re.search(r"there is \S+ GB \([\w ]+\): fits", text)
+    assert re.search(r"moves in memory \S+ .B a device, \S+ .?B of it transposes", text)
+    assert re.search(r"speed at most [\d,]+ images/s", text)
+    assert "crops all-gather 147 kB" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([TINY, "--plan=h100:8", "--plan_devices=8"], ["--plan=h100:8", "--plan_devices=8"]),
+        ([TINY, "--plan=h100"], ["'h100'", "h100:8"]),
+        ([TINY, "--plan=yes"], ["'yes'", "h100, v4"]),
         ([TINY, "--plan_devices=7"], ["batch_size", "96", "7"]),
         ([TINY, "--plan_devices=0"], ["--plan_devices is 0"]),
         ([TINY, "--plan_devices=96"], ["96 devices", "a process of its own"]),
