@@ -39,11 +39,11 @@ class Fusion:
 
     def written(self) -> list[int | None]:
         """Bytes written of each result; None where it is all of it."""
-        return [self._written(each) for each in self._results]
+        return [self._written(each, place) for each, place in self._results]
 
     def transposes(self) -> bool:
         """Whether a result is a transpose, or elementwise operations on one."""
-        waiting, seen = list(self._results), set()
+        waiting, seen = [each for each, _ in self._results], set()
         while waiting:
             instruction = waiting.pop()
             if instruction.name in seen:
@@ -58,12 +58,17 @@ class Fusion:
             waiting += [each for each in operands if each.elements == instruction.elements]
         return False
 
-    def _follow_results(self) -> Iterator[Instruction]:
-        """What computes each array of the result, through tuples and bitcasts."""
+    def _follow_results(self) -> Iterator[tuple[Instruction, int]]:
+        """For each array of the result what computes it, as which of its own."""
         root = root_of(self.computation)
-        names = root.operands if root.opcode == "tuple" else (root.name,)
-        for name in names:
-            yield self._through_bitcasts(self.computation[name])
+        parts = [root]
+        if root.opcode == "tuple":
+            parts = [self.computation[name] for name in root.operands]
+        for part in map(self._through_bitcasts, parts):
+            if part.opcode == "get-tuple-element":
+                yield self.computation[part.operands[0]], int(part.attribute("index"))
+            else:
+                yield from ((part, place) for place in range(len(part.result)))
 
     def _through_bitcasts(self, instruction: Instruction) -> Instruction:
         while instruction.opcode == "bitcast":
@@ -77,18 +82,15 @@ class Fusion:
         base = self.computation[instruction.operands[0]]
         return self._through_bitcasts(base).opcode == "parameter"
 
-    def _written(self, result: Instruction) -> int | None:
+    def _written(self, result: Instruction, place: int) -> int | None:
+        """Of the array at `place` of what an instruction computes."""
         if result.opcode == "parameter" or self._is_exchanged(result):
             return 0  # handed on
         if self._is_in_place(result):
-            return sum(
-                array.size
-                for place in update_operands(result)
-                for array in self.computation[result.operands[place]].result
-            )
+            update = result.operands[update_operands(result)[place]]
+            return self.computation[update].result[0].size
         if result.opcode == "fusion":
-            inner = Fusion(result.called()[0], self._module).written()
-            return inner[0] if len(inner) == 1 else None
+            return Fusion(result.called()[0], self._module).written()[place]
         return None
 
     def _is_exchanged(self, instruction: Instruction) -> bool:
@@ -102,7 +104,7 @@ class Fusion:
         demand = dict.fromkeys(self.computation, 0)
         root = root_of(self.computation)
         demand[root.name] = root.elements
-        in_place = {each.name for each in self._results if self._is_in_place(each)}
+        in_place = {each.name for each, _ in self._results if self._is_in_place(each)}
         for instruction in reversed(self.computation.values()):  # users before their operands
             needed = demand[instruction.name]
             if not needed or self._is_exchanged(instruction):
@@ -127,16 +129,11 @@ class Fusion:
             return 0  # handed on
         if opcode in TAKES and place == 0:
             return needed
-        if (
-            opcode in UPDATES
-            and instruction.name in in_place
-            and place not in (updates := update_operands(instruction))
-        ):
-            over = range(1 if opcode == "dynamic-update-slice" else len(updates))
-            if place in over:
-                added = opcode == "scatter"
+        if instruction.name in in_place:
+            updates = update_operands(instruction)
+            if place < len(updates):  # what is updated comes first
                 update = self.computation[instruction.operands[updates[place]]]
-                return update.elements if added else 0
+                return update.elements if opcode == "scatter" else 0
         if opcode == "fusion":
             return Fusion(instruction.called()[0], self._module).demanded(place)
         same = operand.elements == instruction.elements and opcode not in _NOT_ELEMENTWISE

@@ -155,7 +155,7 @@ class _Reader:
             read += size * fusion.demanded(place) // elements
         written = sum(
             array.size if size is None else size
-            for size, array in zip(fusion.written(), instruction.result, strict=False)
+            for size, array in zip(fusion.written(), instruction.result, strict=True)
             if array.space == 0
         )
         for collective in fusion.collectives:

@@ -134,6 +134,36 @@ def test_fusion_of_several_results():
     assert (move.read, move.written) == (KB, KB)
 
 
+def test_fusion_of_an_instruction_with_several_results():
+    fused = """fused:
+  %p = f32[256]{0} parameter(0)
+  %q = s32[256]{0} iota(), iota_dimension=0
+  %z = f32[] constant(0)
+  %y = s32[] constant(0)
+  ROOT %r = (f32[], s32[]) reduce(%p, %q, %z, %y), dimensions={0}, to_apply=%least
+"""
+    move = only("  ROOT %f = (f32[], s32[]) fusion(%a), kind=kInput, calls=%fused\n", fused)
+    assert (move.read, move.written) == (KB, 8)
+
+
+def test_results_of_a_fusion_in_a_fusion():
+    inner = """inner:
+  %p = f32[256]{0} parameter(0)
+  %x = f32[8]{0} slice(%p), slice={[0:8]}
+  ROOT %r = (f32[256]{0}, f32[8]{0}) tuple(%p, %x)
+"""
+    outer = """outer:
+  %p = f32[256]{0} parameter(0)
+  %f = (f32[256]{0}, f32[8]{0}) fusion(%p), kind=kLoop, calls=%inner
+  %x = f32[256]{0} get-tuple-element(%f), index=0
+  %y = f32[8]{0} get-tuple-element(%f), index=1
+  ROOT %r = (f32[8]{0}, f32[256]{0}) tuple(%y, %x)
+"""
+    entry = "  ROOT %f = (f32[8]{0}, f32[256]{0}) fusion(%a), kind=kOutput, calls=%outer\n"
+    move = only(entry, inner, outer)
+    assert (move.read, move.written) == (32, 32)
+
+
 def test_fusion_in_a_fusion():
     inner = (
         "inner:\n  %p = f32[256]{0} parameter(0)\n  ROOT %r = f32[8]{0} slice(%p), slice={[0:8]}\n"
