@@ -124,9 +124,8 @@ def test_step_compiles(name, target, compile_step):
 def test_other_programs_compile(program, variant, target, capsys):
     installed(target)
     config, model = OTHERS[program].get_config(variant), patch.get_config(variant).model
-    if program == "knn" or program == "probe":
-        config = config.copy_and_resolve_references()
-        config.batch_size = config.batch_size // 8 * 8  # of the tiny variant, for 8 devices
+    config = config.copy_and_resolve_references()
+    config.batch_size = config.batch_size // 8 * 8  # 100 of a tiny one, for 8 devices
     found = all_costs(capsys, program, config, target, f"{program}:{variant}", model)
     assert len(found) == {"probe": 3, "evaluate": len(found)}.get(program, 1)
     if program == "evaluate":
