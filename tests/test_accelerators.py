@@ -126,7 +126,7 @@ def test_other_programs_compile(program, variant, target, capsys):
     config, model = OTHERS[program].get_config(variant), patch.get_config(variant).model
     config = config.copy_and_resolve_references()
     config.batch_size = config.batch_size // 8 * 8  # 100 of a tiny one, for 8 devices
-    found = all_costs(capsys, program, config, target, f"{program}:{variant}", model)
+    found = all_costs(capsys, program, config, target, variant or "default", model)
     assert len(found) == {"probe": 3, "evaluate": len(found)}.get(program, 1)
     if program == "evaluate":
         names = {part.split()[1] for part in found}
