@@ -168,10 +168,9 @@ def test_recipe_exchanges_what_the_design_lists(target, compile_step):
     found = payload_by_kind(cost.collectives)
     assert found.keys() == {"all-gather", "all-reduce"}
     assert found["all-gather"] == crops + embeddings
-    if target == "h100:8":
-        assert found["all-reduce"] == sums
-    else:  # some of the sums over channels twice
-        assert sums <= found["all-reduce"] <= 1.002 * sums
+    # these compilers sum one number per channel and batch norm more than the CPU's
+    most = sums + bytes_of(step.state.stats_q) // 2
+    assert sums <= found["all-reduce"] <= most
 
 
 def bytes_of(tree) -> int:
