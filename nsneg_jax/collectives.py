@@ -15,6 +15,7 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
+_NO_ARRAYS = ("token", "opaque")
 _BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -133,10 +134,7 @@ def _collective(
     kind: str, result: str, line: str, times: int, devices: int, asynchronous: bool
 ) -> Collective:
     group = _group_size(kind, line, devices)
-    arrays = [
-        (dtype, math.prod(int(n) for n in shape.split(",") if n) * _bits(dtype) // 8)
-        for dtype, shape in _ARRAY.findall(_without_comments(result))
-    ]
+    arrays = _arrays(result)
     if asynchronous and kind == "collective-permute":
         arrays = arrays[1:2]  # operand, result, two contexts
     elif asynchronous and kind != "all-reduce":
@@ -144,6 +142,20 @@ def _collective(
     if kind == "reduce-scatter":
         arrays = [(dtype, size * group) for dtype, size in arrays]
     return Collective(kind, tuple(arrays), group, times)
+
+
+def array_bytes(shape: str) -> int:
+    """Bytes of an HLO shape's arrays, as of 'f32[8,2]{1,0}' or '(bf16[4], u8[0])'."""
+    return sum(size for _, size in _arrays(shape))
+
+
+def _arrays(shape: str) -> list[tuple[str, int]]:
+    """HLO's name of the dtype, and bytes, of each array of a shape."""
+    return [
+        (dtype, math.prod(int(n) for n in dims.split(",") if n) * _bits(dtype) // 8)
+        for dtype, dims in _ARRAY.findall(_without_comments(shape))
+        if dtype not in _NO_ARRAYS
+    ]
 
 
 def _without_comments(text: str) -> str:
