@@ -40,8 +40,10 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
         [N, ceil(H / stride), ceil(W / stride), D] of the dtype of x.
     """
     padding = (kernel.shape[0] - 1) // 2
-    # lowered later, when a context of `default_matmul_precision` may have ended
-    precision = jax.config.jax_default_matmul_precision
+    # Lowered later, when a context of `default_matmul_precision` may have ended. Products of half
+    # precision are exact.
+    wide = jnp.finfo(x.dtype).bits > 16
+    precision = jax.config.jax_default_matmul_precision if wide else None
     of = Convolution(
         x.shape, kernel.shape, stride, (padding, padding), precision, x.dtype, kernel.dtype
     )
