@@ -2,19 +2,38 @@
 
     python -m benchmarks.step --arch resnet50 --batch 16 --size 224 --dtype float32 --steps 5
     python -m benchmarks.step --arch resnet18 --batch 32 --size 64 --steps 20 --peer torch
+    python -m benchmarks.step --arch resnet50 --batch 512 --dtype bfloat16 --queue 16384 \
+        --groups 8 --steps 20 --profile --peer torch-compiled --peer torch-original
 
 Fields of the line:
 
 * `seconds_per_step`, `images_per_second`, `compile_seconds`, `program_bytes`: our whole jitted
   `train_step` from uint8 crops: augmentation, patch negatives, all passes, queue, SGD.
 * `method_...`: of `moco.update` alone, on views made beforehand.
-* `peer_...`: the original's step in PyTorch (benchmarks/torch_peer.py) on the same views, from the
-  same weights, with the same number of threads. `ratio` is peer_seconds_per_step divided by
-  method_seconds_per_step: above 1 we are faster; `ratio_range` has the smallest and the largest
-  ratio of a pair of neighbouring turns. `first_loss` and `peer_first_loss` show that both compute
-  the same.
+* `flops_per_step`, `bytes_per_step`, each also per second and as a share of the device's peak, and
+  the same under `method_...`: see benchmarks/hardware.py. The peak is that of bfloat16, whatever
+  --dtype; the share is null for devices that the file does not know.
+* `first_loss`: of our method on the first views.
 * `peak_memory_bytes`: of our programs; on CPU the process's largest resident size, compilation
-  included, before the peer takes its first step. `program_bytes`: XLA's own figure of one program.
+  included, before the peers take their first steps. `program_bytes`: XLA's own figure of one
+  program.
+* `profile`: with --profile, the most expensive kernels of our whole step (benchmarks/kernels.py).
+* `peers`: by name, the original's step in PyTorch (benchmarks/torch_peer.py) on the same views,
+  from the same weights, with the same number of threads. `torch` is tuned by hand, `torch-compiled`
+  runs its encoders through `torch.compile`, `torch-original` has the costs of the original's code
+  and computes in float32, whatever --dtype. Of each:
+  * `seconds_per_step`, `images_per_second`; `compile_seconds`: what its first step took longer;
+    `peak_memory_bytes`: on GPUs, what PyTorch had given out at most, during its first step.
+  * `ratio`: its time divided by our method's, above 1 we are faster; `ratio_range`: the smallest
+    and the largest ratio of neighbouring turns. `whole_ratio`, `whole_ratio_range`: the same
+    against our whole step, which makes the views too.
+  * `first_loss`: with our batch-norm groups, not compiled: both compute the same.
+    `timed_first_loss`: of the first step as it is timed, with `groups` groups, which are
+    --peer-groups: a user of PyTorch has one group per GPU, and several of them, one after another,
+    take longer. The timed loss of `torch-original` is in shuffled groups, where there are several.
+  * `batch`: the images per step, fewer than ours where PyTorch runs out of memory beside us; ratios
+    are then per image. `error`: why it could not be measured; the exit status is 1.
+* `peer`, `peer_first_loss`, `peer_seconds_per_step`, `ratio` and so on: figures of the first peer.
 
 Times are medians over the steps, without compilation. The programs take turns, one step each on
 CPU, so that load from elsewhere meets all of them alike.
@@ -36,6 +55,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks import kernels, peers
+from benchmarks.hardware import Work, rates, work_of
 from benchmarks.memory import peak_of
 from configs import base
 from nsneg_jax import mesh, moco
@@ -50,6 +71,7 @@ Figures = dict[str, Any]
 _STEPS_PER_TURN = 10
 # PyTorch's idle threads spin for some milliseconds before they sleep
 _PAUSE_BETWEEN_TURNS = 0.05
+_PROFILED_STEPS = 2
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -74,12 +96,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--separate-passes", action="store_true", help="key and negatives one after another"
     )
-    parser.add_argument("--peer", choices=("torch",), help="also measure this implementation")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        choices=peers.PEERS,
+        help="also measure this implementation; may be given several times",
+    )
+    parser.add_argument(
+        "--peer-groups", type=int, default=1, help="batch-norm groups of the peers' timed steps"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="name the most expensive kernels of our step"
+    )
     options = parser.parse_args(argv)
 
     def expect(name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise UsageError(f"--{name} is {getattr(options, name)}, but must be {expected}.")
+            value = getattr(options, name.replace("-", "_"))
+            raise UsageError(f"--{name} is {value}, but must be {expected}.")
 
     for name in ("batch", "steps", "groups"):
         expect(name, getattr(options, name) > 0, "at least 1")
@@ -91,6 +126,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         f"a multiple of --groups, {options.groups}",
     )
     expect("queue", options.queue >= options.batch, f"at least --batch, {options.batch}")
+    expect(
+        "peer-groups",
+        options.peer_groups > 0 and options.batch % options.peer_groups == 0,
+        f"a divisor of --batch, {options.batch}",
+    )
+    if "torch-original" in options.peer:
+        expect(
+            "queue",
+            options.queue % options.batch == 0,
+            f"a multiple of --batch, {options.batch}, as the original demands",
+        )
     return options
 
 
@@ -129,12 +175,16 @@ class OurPrograms:
             partial(moco.update, method), in_shardings=(whole, split), donate_argnums=0
         )
         self.figures: Figures = {}
+        self.work: dict[str, Work] = {}
+        self._config, self._devices = config, devices.size
         self._step = self._compile("", compile_step(method, devices), self.batch)
+        self.hlo = self._step.as_text()
         self._update = self._compile("method_", update, self.views)
 
     def _compile(self, prefix: str, function: Any, inputs: Any) -> Any:
         start = time.perf_counter()
-        compiled = function.lower(self.state, inputs).compile()
+        traced = function.trace(self.state, inputs)
+        compiled = traced.lower().compile()
         self.figures[prefix + "compile_seconds"] = time.perf_counter() - start
         memory = compiled.memory_analysis()
         self.figures[prefix + "program_bytes"] = memory and (
@@ -143,7 +193,17 @@ class OurPrograms:
             + memory.temp_size_in_bytes
             - memory.alias_size_in_bytes
         )
+        self.work[prefix] = work_of(traced, compiled, self._devices)
         return compiled
+
+    def start(self) -> peers.Start:
+        """What the peers start from: our state and views before the first step."""
+        return peers.Start(
+            self._config,
+            to_state_dict(self.state.params_q, self.state.stats_q),
+            np.asarray(self.state.queue),
+            tuple(np.asarray(view, np.float32) for view in self.views),
+        )
 
     def step(self) -> dict[str, jax.Array]:
         """The whole training step."""
@@ -165,61 +225,73 @@ def measure(options: argparse.Namespace) -> Figures:
     if options.peer:
         # two frameworks share the card: neither may take all its memory beforehand
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        torch = _import_torch()
-    # the peer is one process on one device
+        torch = peers.import_torch()
+    # a peer is one process on one device
     devices = mesh.data_mesh(jax.devices()[:1] if options.peer else None)
     if options.batch % devices.size:
         raise UsageError(
             f"--batch is {options.batch}, but must be a multiple of the {devices.size} devices."
         )
-    platform_name = devices.devices.flat[0].platform
+    device = devices.devices.flat[0]
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     config = benchmark_config(options)
 
     ours = OurPrograms(config, devices)
     if options.peer:
-        device = _torch_device(torch, platform_name)
-        peer = _start_peer(torch, config, ours, device, threads)
+        # here, because our next step takes over the memory of the state that all start from
+        torch_device = peers.prepare_torch(torch, device.platform, threads)
+        start = ours.start()
     first_loss = float(ours.update().loss.mean())
     jax.block_until_ready(ours.step())
     figures: Figures = {
         "benchmark": "step",
-        **{name: value for name, value in vars(options).items() if name != "peer"},
-        "device": devices.devices.flat[0].device_kind,
-        "platform": platform_name,
+        **{name: value for name, value in vars(options).items() if name not in ("peer", "profile")},
+        "device": device.device_kind,
+        "platform": device.platform,
         "devices": devices.size,
         "cpu_count": os.cpu_count(),
         "threads": threads,
         "versions": _versions(("jax", "jaxlib", "flax", *(["torch"] if options.peer else []))),
         **ours.figures,
-        "peak_memory_bytes": peak_of(devices.devices.flat[0]),
+        "peak_memory_bytes": peak_of(device),
         "first_loss": first_loss,
     }
     programs = [
         Program("", ours.step, jax.block_until_ready),
         Program("method_", ours.update, jax.block_until_ready),
     ]
-    if options.peer:
-        views = tuple(peer.images(np.asarray(view, np.float32)) for view in ours.views)
-        wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-        figures["peer"] = options.peer
-        figures["peer_first_loss"] = float(peer.step(*views).loss)
-        programs.append(Program("peer_", lambda: peer.step(*views), lambda _: wait()))
+    started = {}
+    for name in dict.fromkeys(options.peer):
+        peer = started[name] = peers.Peer(name, start, torch_device, options.peer_groups)
+        if "error" not in peer.figures:
+            programs.append(Program(name, peer.step, lambda _, peer=peer: peer.wait()))
 
-    per_turn = 1 if platform_name == "cpu" else _STEPS_PER_TURN
+    per_turn = 1 if device.platform == "cpu" else _STEPS_PER_TURN
     seconds = take_turns(programs, options.steps, per_turn)
-    for name, turns in seconds.items():
-        figures[name + "seconds_per_step"] = statistics.median(turns)
-        figures[name + "images_per_second"] = options.batch / statistics.median(turns)
-    if options.peer:
-        figures["ratio"] = figures["peer_seconds_per_step"] / figures["method_seconds_per_step"]
-        pairs = zip(seconds["peer_"], seconds["method_"], strict=True)
-        ratios = [theirs / our for theirs, our in pairs]
-        figures["ratio_range"] = [min(ratios), max(ratios)]
-        if device.type == "cuda":
-            figures["peer_peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    for prefix, work in ours.work.items():
+        median = statistics.median(seconds[prefix])
+        figures[prefix + "seconds_per_step"] = median
+        figures[prefix + "images_per_second"] = options.batch / median
+        achieved = rates(work, median, device.device_kind, devices.size)
+        figures |= {prefix + name: value for name, value in achieved.items()}
+    for name, peer in started.items():
+        if name in seconds:
+            peer.add_times(seconds[name], method=seconds["method_"], whole=seconds[""])
+    if started:
+        figures["peers"] = {name: peer.figures for name, peer in started.items()}
+        figures |= _of_first_peer(figures["peers"])
+    if options.profile:
+        figures["profile"] = kernels.profile(ours.step, _PROFILED_STEPS, ours.hlo)
     figures["load_average"] = os.getloadavg()[0]
     return figures
+
+
+def _of_first_peer(measured: dict[str, Figures]) -> Figures:
+    """The first peer's figures under names of their own."""
+    name, figures = next(iter(measured.items()))
+    ratios = {key: value for key, value in figures.items() if "ratio" in key}
+    others = {f"peer_{key}": value for key, value in figures.items() if key not in ratios}
+    return {"peer": name, **others, **ratios}
 
 
 def take_turns(
@@ -245,42 +317,6 @@ def take_turns(
     return seconds
 
 
-def _import_torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise UsageError(
-            f"--peer torch needs PyTorch, which cannot be imported here ({error}). Install it with "
-            "'pip install torch', or leave --peer out to measure our step alone."
-        ) from error
-    return torch
-
-
-def _start_peer(
-    torch: Any, config: ConfigDict, ours: OurPrograms, device: Any, threads: int
-) -> Any:
-    # here, because our next step takes over the memory of the state that both start from
-    from benchmarks.torch_peer import TorchMoCo
-
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = True
-    # JAX's default precision on a GPU is TensorFloat-32 too
-    torch.backends.cuda.matmul.allow_tf32 = True
-    state_dict = to_state_dict(ours.state.params_q, ours.state.stats_q)
-    return TorchMoCo(config, state_dict, np.asarray(ours.state.queue), device)
-
-
-def _torch_device(torch: Any, platform_name: str) -> Any:
-    if platform_name == "cpu":
-        return torch.device("cpu")
-    if platform_name in ("gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", 0)
-    raise UsageError(
-        f"JAX computes on {platform_name!r} here and PyTorch cannot, so there is nothing to "
-        "compare. Install a PyTorch for this device, or set JAX_PLATFORMS=cpu to compare on CPU."
-    )
-
-
 def _versions(packages: Sequence[str]) -> dict[str, str]:
     versions = {"python": platform.python_version()}
     return versions | {name: importlib.metadata.version(name) for name in packages}
@@ -295,13 +331,16 @@ def _rounded(value: Any) -> Any:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns the exit status: 0 done, 2 a mistake of the user's."""
+    """Returns the exit status: 0 done, 1 a peer failed, 2 a mistake of the user's."""
     try:
         figures = measure(parse(argv))
     except UsageError as error:
         return tell(error)
     print(json.dumps(_rounded(figures)))
-    return 0
+    failed = [name for name, peer in figures.get("peers", {}).items() if "error" in peer]
+    for name in failed:
+        print(f"error: {name}: {figures['peers'][name]['error']}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

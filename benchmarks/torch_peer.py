@@ -1,10 +1,12 @@
 """The original's training step in plain PyTorch, to be measured beside ours.
 
-Written as a competent user would run it: channels-last images, autocast for bfloat16, fused SGD,
-the momentum update over all parameters at once. Parameter names are torchvision's.
+`TorchMoCo` is what a user who cares for speed runs: channels-last images, autocast for bfloat16,
+fused SGD, the momentum update over all parameters at once, and `torch.compile` on request.
+`OriginalMoCo` has the costs of the original's code. Both run each pass (query, key, negatives) by
+itself, as the original does. Parameter names are torchvision's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +101,14 @@ class TorchMoCo:
         state_dict: initial entries of both encoders under torchvision's names.
         queue: [K, dim], the initial queue.
         device: to compute on.
+        groups: batch-norm groups, one after another in each pass; None = those of `config`.
+        compiled: `step` runs both encoders through `torch.compile`.
     """
+
+    memory_format = torch.channels_last
+    # of float32 matrix products on GPUs: TensorFloat-32, which is JAX's default precision there
+    allow_tf32 = True
+    fused_sgd: bool | None = True
 
     def __init__(
         self,
@@ -107,67 +116,119 @@ class TorchMoCo:
         state_dict: Mapping[str, np.ndarray],
         queue: np.ndarray,
         device: torch.device,
+        groups: int | None = None,
+        compiled: bool = False,
     ):
         self.config = config
         self.device = device
-        # autocast keeps float32 parameters and makes bfloat16 of them where it is safe
-        self.autocast = config.model.dtype == "bfloat16"
-        self.dtype = torch.float32 if self.autocast else getattr(torch, config.model.dtype)
+        self.groups = config.model.bn_groups if groups is None else groups
+        self.autocast, self.dtype = self._precision(config.model.dtype)
         self.encoder_q = self._encoder(state_dict)
         self.encoder_k = self._encoder(state_dict).requires_grad_(False)
-        self.queue = torch.tensor(np.asarray(queue), dtype=self.dtype, device=device)
+        self._forward_q, self._forward_k = self.encoder_q, self.encoder_k
+        if compiled:
+            self._forward_q = torch.compile(self.encoder_q, dynamic=False)
+            self._forward_k = torch.compile(self.encoder_k, dynamic=False)
+        self.queue = self._queue(torch.tensor(queue, dtype=self.dtype, device=device))
         self.pointer = 0
         self.optimizer = torch.optim.SGD(
             self.encoder_q.parameters(),
             config.optimizer.learning_rate,
             momentum=config.optimizer.momentum,
             weight_decay=config.optimizer.weight_decay,
-            fused=True,
+            fused=self.fused_sgd,
         )
 
-    def _encoder(self, state_dict: Mapping[str, np.ndarray]) -> ResNet:
-        model = self.config.model
-        encoder = ResNet(model.arch, model.dim, model.mlp, model.width).to(self.dtype)
-        tensors = {name: torch.tensor(np.asarray(array)) for name, array in state_dict.items()}
-        missing, unexpected = encoder.load_state_dict(tensors, strict=False)
-        if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
-            raise ValueError(f"missing {missing}, unexpected {unexpected}")
-        return encoder.to(self.device, memory_format=torch.channels_last).train()
+    @property
+    def queue_rows(self) -> torch.Tensor:
+        """The queue, [K, dim]."""
+        return self.queue
+
+    def views(
+        self, query: np.ndarray, key: np.ndarray, negatives: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+        """What `step` takes, on the device and laid out in memory as the encoders want it.
+
+        Args:
+            query: normalised images [N, S, S, 3]. key: likewise. negatives: [N, M, S, S, 3].
+        """
+        passes = range(negatives.shape[1])
+        each = tuple(self.images(negatives[:, place]) for place in passes)
+        return self.images(query), self.images(key), each
 
     def images(self, array: np.ndarray) -> torch.Tensor:
-        """Images [..., H, W, 3] on the device, [..., 3, H, W] with channels last in memory."""
+        """Images [N, H, W, 3] as a tensor [N, 3, H, W] on the device."""
         tensor = torch.from_numpy(np.array(array)).to(self.device, self.dtype)
-        return tensor.movedim(-1, -3)
+        return tensor.movedim(-1, 1).contiguous(memory_format=self.memory_format)
 
     def step(
         self,
         query: torch.Tensor,
         key: torch.Tensor,
-        negatives: torch.Tensor,
-        permutations: torch.Tensor | None = None,
+        negatives: Sequence[torch.Tensor],
+        permutations: Sequence[torch.Tensor] | None = None,
     ) -> Outputs:
         """One step.
 
         Args:
-            query: [N, 3, S, S]. key: likewise. negatives: [N, M, 3, S, S].
+            query: [N, 3, S, S]. key: likewise. negatives: M of them.
             permutations: int [1 + M, N], shuffling BN for the key and each negative pass: place i
                 takes sample permutations[p, i]. None leaves the order alone.
         """
+        encoders = self._forward_q, self._forward_k
+        outputs, logits, keys = self._losses(
+            encoders, self.groups, query, key, negatives, permutations
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        outputs.loss.backward()
+        self.optimizer.step()
+        self._enqueue(keys)
+        outputs = Outputs(*(tensor.detach() for tensor in outputs))
+        self._show(outputs.loss, logits.detach())
+        return outputs
+
+    @torch.no_grad()
+    def loss(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        negatives: Sequence[torch.Tensor],
+        groups: int,
+    ) -> float:
+        """The loss of a first step with so many batch-norm groups, not compiled.
+
+        Weights and queue stay; running statistics, which training does not read, go on.
+        """
+        encoders = self.encoder_q, self.encoder_k
+        return float(self._losses(encoders, groups, query, key, negatives, None)[0].loss)
+
+    def _losses(
+        self,
+        encoders: tuple[nn.Module, nn.Module],
+        groups: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        negatives: Sequence[torch.Tensor],
+        permutations: Sequence[torch.Tensor] | None,
+    ) -> tuple[Outputs, torch.Tensor, torch.Tensor]:
+        """Outputs, logits [N, 1 + K + M] and the keys' embeddings [N, dim]."""
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = self.allow_tf32
         temperature, alpha = self.config.moco.temperature, self.config.negatives.alpha
-        q = self._embed(self.encoder_q, query)
+        q = self._embed(encoders[0], query, groups)
         with torch.no_grad():
             self._momentum_update()
             t = []
-            for place, images in enumerate([key, *negatives.unbind(1)]):
+            for place, images in enumerate((key, *negatives)):
                 if permutations is None:
-                    t.append(self._embed(self.encoder_k, images))
+                    t.append(self._embed(encoders[1], images, groups))
                 else:
                     order = permutations[place]
-                    shuffled = self._embed(self.encoder_k, images[order])
+                    shuffled = self._embed(encoders[1], images[order], groups)
                     t.append(shuffled[order.argsort()])
             k, *t = t
         positive = (q * k).sum(dim=1, keepdim=True)
-        negative = q @ self.queue.T
+        negative = self._queue_similarities(q)
         logits = [positive, negative]
         nonsemantic = q.new_zeros(len(q), 0)
         if t:
@@ -176,21 +237,37 @@ class TorchMoCo:
         logits = torch.cat(logits, dim=1) / temperature
         labels = torch.zeros(len(q), dtype=torch.long, device=self.device)
         loss = functional.cross_entropy(logits, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self._enqueue(k)
-        outputs = loss, positive[:, 0], negative.mean(dim=1), nonsemantic
-        return Outputs(*(tensor.detach() for tensor in outputs))
+        return Outputs(loss, positive[:, 0], negative.mean(dim=1), nonsemantic), logits, k
 
-    def _embed(self, encoder: ResNet, images: torch.Tensor) -> torch.Tensor:
+    def _embed(self, encoder: nn.Module, images: torch.Tensor, groups: int) -> torch.Tensor:
         embeddings = []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            for group, part in enumerate(images.chunk(self.config.model.bn_groups)):
-                if self.config.model.bn_groups > 1:
+            for group, part in enumerate(images.chunk(groups)):
+                if groups > 1:
                     _set_bn_momentum(encoder, 0.1 if group == 0 else 0.0)
                 embeddings.append(encoder(part))
         return functional.normalize(torch.cat(embeddings).to(self.dtype), dim=1)
+
+    def _precision(self, dtype: str) -> tuple[bool, torch.dtype]:
+        """Whether to autocast to bfloat16, and the dtype of parameters and images."""
+        # autocast keeps float32 parameters and makes bfloat16 of them where it is safe
+        autocast = dtype == "bfloat16"
+        return autocast, torch.float32 if autocast else getattr(torch, dtype)
+
+    def _encoder(self, state_dict: Mapping[str, np.ndarray]) -> ResNet:
+        model = self.config.model
+        encoder = ResNet(model.arch, model.dim, model.mlp, model.width).to(self.dtype)
+        tensors = {name: torch.tensor(np.asarray(array)) for name, array in state_dict.items()}
+        missing, unexpected = encoder.load_state_dict(tensors, strict=False)
+        if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+            raise ValueError(f"missing {missing}, unexpected {unexpected}")
+        return encoder.to(self.device, memory_format=self.memory_format).train()
+
+    def _queue(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows
+
+    def _queue_similarities(self, q: torch.Tensor) -> torch.Tensor:
+        return q @ self.queue.T
 
     def _momentum_update(self) -> None:
         m = self.config.moco.momentum
@@ -203,8 +280,78 @@ class TorchMoCo:
         self.queue[rows] = keys
         self.pointer = (self.pointer + len(keys)) % len(self.queue)
 
+    def _show(self, loss: torch.Tensor, logits: torch.Tensor) -> None:
+        """What the training loop shows of a step; nothing, as ours keeps it on the device."""
 
-def _set_bn_momentum(encoder: ResNet, momentum: float) -> None:
+
+class OriginalMoCo(TorchMoCo):
+    """The same step with the costs of the original's code.
+
+    Images and weights are contiguous as NCHW; parameters are float32 and nothing is cast; on GPUs
+    convolutions compute in TensorFloat-32 and matrix products in float32, PyTorch's defaults; SGD
+    chooses its form by itself; the key encoder's parameters are replaced one by one; the queue
+    holds a key per column and is copied in each step; crops of keys and negatives are shuffled, of
+    one process too; loss, top-1 and top-5 accuracy are read by the host after each step.
+
+    What several processes exchange is left out, DistributedDataParallel's wrapper with it: one
+    process has nobody to exchange with. It would copy the gradients, at most.
+    """
+
+    memory_format = torch.contiguous_format
+    allow_tf32 = False
+    fused_sgd = None  # PyTorch chooses
+
+    @property
+    def queue_rows(self) -> torch.Tensor:
+        """The queue, [K, dim]."""
+        return self.queue.T
+
+    def step(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        negatives: Sequence[torch.Tensor],
+        permutations: Sequence[torch.Tensor] | None = None,
+    ) -> Outputs:
+        """As `TorchMoCo.step`; None draws the permutations.
+
+        Raises:
+            ValueError: the batch does not divide the queue, which the original demands.
+        """
+        if self.queue.shape[1] % len(query):
+            raise ValueError(f"a queue of {self.queue.shape[1]} is no multiple of {len(query)}")
+        if permutations is None:
+            passes = 1 + len(negatives)
+            permutations = [torch.randperm(len(query)).to(self.device) for _ in range(passes)]
+        return super().step(query, key, negatives, permutations)
+
+    def _precision(self, dtype: str) -> tuple[bool, torch.dtype]:
+        return False, torch.float64 if dtype == "float64" else torch.float32
+
+    def _queue(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.T.contiguous()
+
+    def _queue_similarities(self, q: torch.Tensor) -> torch.Tensor:
+        return q @ self.queue.clone()
+
+    def _momentum_update(self) -> None:
+        m = self.config.moco.momentum
+        pairs = zip(self.encoder_k.parameters(), self.encoder_q.parameters(), strict=True)
+        for ours, theirs in pairs:
+            ours.data = m * ours.data + (1 - m) * theirs.data
+
+    def _enqueue(self, keys: torch.Tensor) -> None:
+        end = self.pointer + len(keys)
+        self.queue[:, self.pointer : end] = keys.T
+        self.pointer = end % self.queue.shape[1]
+
+    def _show(self, loss: torch.Tensor, logits: torch.Tensor) -> None:
+        best = logits.topk(5, dim=1).indices == 0
+        for figure in (loss, best[:, :1].float().mean(), best.float().sum(dim=1).mean()):
+            figure.item()
+
+
+def _set_bn_momentum(encoder: nn.Module, momentum: float) -> None:
     # only the first group's statistics join the running ones, as under DistributedDataParallel
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -70,6 +70,9 @@ def pretraining(variant: str) -> ConfigDict:
                 "bn_groups": 8,  # batch-norm groups, the number of GPUs of the original
                 "bn_running": "first",  # running statistics of group 'first', or 'mean' of all
                 "dtype": "float32",  # of the computation: 'float32', 'bfloat16' or 'float64'
+                # of products of float32 numbers: 'float32', 'tensorfloat32' (GPUs: rounded to 11
+                # bits, as in PyTorch's convolutions) or 'default' (TPUs: to 8 bits)
+                "precision": "tensorfloat32",
             },
             "moco": {
                 "queue_size": 16384,

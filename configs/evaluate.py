@@ -52,6 +52,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "batch_size": 256,  # images a step, over all devices
             "seed": 0,  # of generated corruptions and bootstrap intervals
             "dtype": "float32",  # of the encoder: 'float32', 'bfloat16' or 'float64'
+            # of products of float32 numbers: 'float32', 'tensorfloat32' (11 bits on GPUs) or
+            # 'default' (8 bits on TPUs)
+            "precision": "float32",
             "data": {
                 "image_size": 224,  # pixels, side of a view
                 "tfds_dir": "",  # of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's default

@@ -33,6 +33,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "crop_scale": (0.08, 1.0),  # area of a training crop, as a fraction of the image
             "flip_probability": 0.5,
             "dtype": "float32",  # of the encoder: 'float32', 'bfloat16' or 'float64'
+            # of products of float32 numbers: 'float32', 'tensorfloat32' (11 bits on GPUs) or
+            # 'default' (8 bits on TPUs)
+            "precision": "float32",
             "data": {
                 # 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]' or
                 # 'shapes[/VERSION][:SIZE][@SEED]'

@@ -31,6 +31,7 @@ ABLATIONS = {
         ("moco", "patch2"),
         {"twice the learning rate": "--config.optimizer.learning_rate={twice_rate}"},
     ),
+    "dtype": (("moco", "patch2"), {"bfloat16": "--config.model.dtype=bfloat16"}),
     "patch_size": (
         ("patch2",),
         {

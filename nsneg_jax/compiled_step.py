@@ -19,6 +19,7 @@ from nsneg_jax.collectives import Collective, payload_by_kind
 from nsneg_jax.config import validate_pretraining
 from nsneg_jax.cost import Cost, compile_and_read
 from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.flops import flops_of
 from nsneg_jax.models.encoder import encoder_structure
 from nsneg_jax.pretrain import abstract_batch, build_method, compile_step, state_sharding
 from nsneg_jax.targets import Target
@@ -37,7 +38,8 @@ class Program(NamedTuple):
         state, batch: what each step takes.
         temporary: activations and all else that a step needs meanwhile.
         total: the most that is there at once, with the batch that waits.
-        flops: of one device in one step.
+        flops: of one device in one step, by the compiler, or where it counts none those of matrix
+            products and convolutions before it.
         exchanges: name -> collectives' part with that meaning, see `exchanges_by_meaning`.
         cost: what is read from the program.
         devices: how many there are of them.
@@ -111,14 +113,7 @@ def compile_for_target(config: ConfigDict, target: Target) -> Program:
 
 
 def _compile_here(config: ConfigDict, target: Target) -> Iterator[Program]:
-    program = _compile(config, mesh.data_mesh(target.devices()), {})
-    if not program.flops:
-        # compilers for GPUs do not count them; before any compiler there are as many, but for
-        # those in loops
-        whole = trace_step(config, mesh.data_mesh(jax.devices("cpu")[:1]))
-        flops = whole.traced.lower().cost_analysis()["flops"] / program.devices
-        program = program._replace(flops=flops)
-    yield program
+    yield _compile(config, mesh.data_mesh(target.devices()), {})
 
 
 def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Program:
@@ -137,7 +132,8 @@ def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Progra
         batch=batch_bytes,
         temporary=cost.total - state_bytes - batch_bytes,
         total=cost.total + _BATCHES_AHEAD * batch_bytes,
-        flops=cost.flops or 0.0,
+        # compilers for GPUs do not count them
+        flops=cost.flops or flops_of(step.traced.jaxpr) / devices,
         exchanges=exchanges,
         cost=cost,
         devices=devices,

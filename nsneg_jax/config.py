@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_json
 from nsneg_jax.input.source import is_files
+from nsneg_jax.models.encoder import PRECISIONS
 from nsneg_jax.models.resnet import ARCHS, STEMS
 from nsneg_jax.negatives import scaled_patch_range
 from nsneg_jax.views import ViewRecipe
@@ -30,6 +31,8 @@ _FREE_TO_CHANGE = (
     "checkpoint.every_steps",
     "checkpoint.keep",
 )
+# fields that config.json of an earlier version does not have, and what such a run did
+_ADDED = {"model.precision": "tensorfloat32", "precision": "float32"}
 _FREE_IN_PRETRAINING = (
     "knn_every_epochs",
     "data.eval_split",
@@ -64,13 +67,13 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     path = workdir / FILE_NAME
     if not path.exists():
         return
-    before = flatten(ConfigDict(json.loads(path.read_text())))
+    before = _ADDED | flatten(ConfigDict(json.loads(path.read_text())))
     now = flatten(ConfigDict(to_json(config)))
     free = _FREE_TO_CHANGE + (_FREE_IN_PRETRAINING if config.job == "pretrain" else ())
     differences = [
         f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and name not in free
+        if before.get(name) != now.get(name, _ADDED.get(name)) and name not in free
     ]
     if differences:
         raise UsageError(
@@ -240,6 +243,7 @@ def _check_frozen_encoder(
     check.positive("batch_size", "data.threads")
     check.not_negative("data.workers", "seed")
     check.one_of("dtype", DTYPES)
+    check.one_of("precision", PRECISIONS)
     check.image_size()
     check.divisible_batch(devices)
     return check
@@ -269,6 +273,7 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     check.one_of("model.stem", STEMS)
     check.one_of("model.bn_running", ("first", "mean"))
     check.one_of("model.dtype", DTYPES)
+    check.one_of("model.precision", PRECISIONS)
     check.one_of("optimizer.schedule", ("cosine", "step"))
     check.pair("views.crop_scale", 0, 1)
     view_recipe(config)

@@ -53,7 +53,7 @@ def evaluate(
     mesh.use_dtype(config.dtype)
     devices = mesh.data_mesh(devices)
     validate_evaluate(config, devices.size)
-    pretrained = load_pretrained(config.pretrained, config.dtype)
+    pretrained = load_pretrained(config.pretrained, config.dtype, config.precision)
     classes = _classes(config, pretrained)
     parts, missing = plan(config, classes)
     claim_workdir(config, workdir, resuming=False)
@@ -95,6 +95,7 @@ def evaluate(
         "encoder_seed": pretrained.encoder_seed,
         "classifier": pretrained.origin,
         "label": config.label,
+        **mesh.computation(devices, config.dtype, config.precision),
         "sets": summary.summarise(outputs, classes, config.seed),
         "missing": missing,
     }
@@ -218,7 +219,7 @@ def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
 def _key(config: ConfigDict, network: str, part: Part) -> str:
     """What a part's outputs depend on, but for the contents of the files."""
     names = hashlib.sha256("\n".join(part.names()).encode()).hexdigest()
-    settings = config.data.image_size, config.seed, config.dtype
+    settings = config.data.image_size, config.seed, config.dtype, config.precision
     return json.dumps([network, part.settings, names, *settings])
 
 

@@ -106,7 +106,7 @@ def write_features(
     devices = mesh.data_mesh(devices)
     validate_features(config, devices.size)
     source = open_split(config.data, config.data.eval_split)
-    pretrained = load_pretrained(config.pretrained, config.dtype)
+    pretrained = load_pretrained(config.pretrained, config.dtype, config.precision)
     claim_workdir(config, workdir, resuming=False)
     print(
         f"encoder  {pretrained.origin}\ndata     {source.name}: {len(source):,} images", flush=True

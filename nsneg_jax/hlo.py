@@ -13,7 +13,8 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
+_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
+_NO_ARRAYS = ("token", "opaque")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\(")
@@ -117,6 +118,11 @@ def read_module(text: str) -> Module:
     return Module(entry, computations, int(partitions[1]) if partitions else 1)
 
 
+def array_bytes(shape: str) -> int:
+    """Bytes of the arrays of a shape, such as 'f32[8,2]{1,0}' or '(bf16[4], u8[0])'."""
+    return sum(array.size for array in _arrays(shape))
+
+
 def root_of(computation: Computation) -> Instruction:
     """The instruction whose result the computation returns."""
     return next(each for each in computation.values() if each.is_root)
@@ -189,6 +195,7 @@ def _arrays(text: str) -> tuple[Array, ...]:
     return tuple(
         _array(dtype, shape, layout)
         for dtype, shape, layout in _ARRAY.findall(re.sub(r"/\*.*?\*/", "", text))
+        if dtype not in _NO_ARRAYS
     )
 
 

@@ -4,6 +4,7 @@ The label of a query is voted by its k nearest neighbours in cosine similarity s
 exp(s / temperature).
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,7 @@ def knn(
         open_split(config.data, split) for split in (config.data.split, config.data.eval_split)
     )
     check_same_classes(bank, queries)
-    pretrained = load_pretrained(config.pretrained, config.dtype)
+    pretrained = load_pretrained(config.pretrained, config.dtype, config.precision)
     claim_workdir(config, workdir, resuming=False)
     print(f"encoder  {pretrained.origin}")
     print(
@@ -70,6 +71,7 @@ def knn(
         "job": "knn",
         "encoder": pretrained.encoder_origin,
         "encoder_seed": pretrained.encoder_seed,
+        **mesh.computation(devices, config.dtype, config.precision),
     }
     if jax.process_index() == 0:
         write_json(workdir / RESULTS, about | results | {"validation_images": len(queries.labels)})
@@ -95,6 +97,7 @@ class Monitor:
     def __init__(self, config: ConfigDict, bank: Source, encoder: Encoder, devices: Mesh) -> None:
         self._sources = bank, open_split(config.data, config.data.eval_split)
         check_same_classes(*self._sources)
+        encoder = dataclasses.replace(encoder, precision="float32")
         self._extract = Extractor(
             encoder, config.data, config.batch_size, config.model.dtype, devices
         )

@@ -66,7 +66,7 @@ def linear(
             check_workdir(config, workdir)
         # the encoder is in the probe's checkpoint too: the run it came from may be gone by now
         pretrained = load_pretrained(
-            config.pretrained if resumed is None else workdir, config.dtype
+            config.pretrained if resumed is None else workdir, config.dtype, config.precision
         )
         method, state = build(config, pretrained, steps_per_epoch, len(training.classes))
         state = mesh.put(state, mesh.replicated(devices))
@@ -137,6 +137,7 @@ def linear(
         print(stopped(signals.received, done, total))
     else:
         results = _results(config, state, progress) | {"validation_images": len(validation)}
+        results |= mesh.computation(devices, config.dtype, config.precision)
         _finish(results, workdir)
     return state
 
@@ -192,7 +193,7 @@ def check_frozen(backbone: Tree, before: Tree) -> None:
 
 
 def _evaluate(config: ConfigDict, workdir: Path, devices: Mesh, validation: Source) -> None:
-    pretrained = load_pretrained(config.pretrained, config.dtype)
+    pretrained = load_pretrained(config.pretrained, config.dtype, config.precision)
     if pretrained.classifier is None:
         raise UsageError(
             f"{pretrained.origin} has no classifier to evaluate. Give the workdir of a linear "
@@ -218,6 +219,7 @@ def _evaluate(config: ConfigDict, workdir: Path, devices: Mesh, validation: Sour
         "encoder_seed": pretrained.encoder_seed,
         "validation_images": len(validation),
         **{name: _plain(values[0]) for name, values in figures.items()},
+        **mesh.computation(devices, config.dtype, config.precision),
     }
     _finish(results, workdir)
 

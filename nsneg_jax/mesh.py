@@ -26,6 +26,12 @@ def use_dtype(dtype: str) -> None:
         jax.config.update("jax_enable_x64", True)
 
 
+def computation(devices: Mesh, dtype: str, precision: str) -> dict[str, str]:
+    """What results were computed with, to be kept with them."""
+    device = devices.devices.flat[0].device_kind
+    return {"dtype": dtype, "precision": precision, "device": device}
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -321,20 +321,26 @@ def make_views(
         # for all orders
         return crops if order is None else moco.replicate(crops)[moco.split(order)]
 
+    query = view(batch["query"], QUERY_VIEW, None)
+    on_one_device = moco.devices is None or moco.devices.size == 1
+
     def negative(m, order):
         is_texture = moco.texture and m == len(moco.alphas) - 1
         if moco.loads_shuffled:
-            crops = batch["negatives"][:, m]
-        else:
-            crops = ordered(batch["texture" if is_texture else "query"], order)
-        # a texture gets the same draws as the query
-        seen = view(crops, QUERY_VIEW, order)
+            seen = view(batch["negatives"][:, m], QUERY_VIEW, order)
+        elif is_texture:  # gets the same draws as the query
+            seen = view(ordered(batch["texture"], order), QUERY_VIEW, order)
+        elif order is None:
+            seen = query
+        elif on_one_device:
+            seen = query[order]
+        else:  # crops are a fourth or half of what views would be to exchange
+            seen = view(ordered(batch["query"], order), QUERY_VIEW, order)
         if is_texture:
             return seen[:, None]
         draws = draw_patches(keys(NEGATIVE + m, order), 1, size, *moco.patch_range)
         return patch_negatives(seen, draws)
 
-    query = view(batch["query"], QUERY_VIEW, None)
     key_crops = batch["key"] if moco.loads_shuffled else ordered(batch["key"], orders[0])
     key = view(key_crops, KEY_VIEW, orders[0])
     none = jnp.zeros((n, 0, *query.shape[1:]), query.dtype)

@@ -117,15 +117,14 @@ def patch_negatives(query: jax.Array, draws: PatchDraws, method: Method | None =
         UsageError: for another method.
     """
     if method is None:
-        method = "matmul" if jax.default_backend() == "tpu" else "gather"
-    if method == "gather":
-        return _gather(query, draws)
-    if method == "matmul":
-        return _matmul(query, draws)
-    raise UsageError(
-        f"The method for patch negatives is {method!r}, but must be 'gather', 'matmul' or None. "
-        "None chooses by platform and suits everybody else."
-    )
+        # of the platform that the program is for, which need not be the one it is compiled on
+        return jax.lax.platform_dependent(query, draws, tpu=_matmul, default=_gather)
+    if method not in _METHODS:
+        raise UsageError(
+            f"The method for patch negatives is {method!r}, but must be 'gather', 'matmul' or "
+            "None. None chooses by platform and suits everybody else."
+        )
+    return _METHODS[method](query, draws)
 
 
 def _gather(query: jax.Array, draws: PatchDraws) -> jax.Array:
@@ -179,3 +178,6 @@ def _matmul(query: jax.Array, draws: PatchDraws) -> jax.Array:
     columns = jnp.arange(cells, dtype=jnp.int32)
     canvas, _ = jax.lax.scan(paste, jnp.zeros(shape, query.dtype), columns)
     return jnp.moveaxis(canvas, 3, 4)
+
+
+_METHODS = {"gather": _gather, "matmul": _matmul}

@@ -225,8 +225,14 @@ def shuffle_orders(method: moco.MoCo, batch_size: int) -> ShuffleOrders:
 def compile_step(method: moco.MoCo, devices: Mesh) -> Callable:
     """`moco.train_step` as one program over the devices; it takes over the state's memory."""
     state = state_sharding(method, devices)
+    method = dataclasses.replace(method, devices=devices)
+
+    def step(state: moco.TrainState, batch: moco.Batch):
+        with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
+            return moco.train_step(method, state, batch)
+
     return jax.jit(
-        partial(moco.train_step, dataclasses.replace(method, devices=devices)),
+        step,
         in_shardings=(state, mesh.split_batch(devices)),
         out_shardings=(state, mesh.replicated(devices)),
         donate_argnums=0,

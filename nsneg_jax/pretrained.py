@@ -12,7 +12,13 @@ from ml_collections import ConfigDict
 from nsneg_jax import checkpoint
 from nsneg_jax.config import DTYPES
 from nsneg_jax.errors import UsageError
-from nsneg_jax.models.encoder import Encoder, Tree, build_encoder, encoder_structure
+from nsneg_jax.models.encoder import (
+    PRECISIONS,
+    Encoder,
+    Tree,
+    build_encoder,
+    encoder_structure,
+)
 
 UNTRAINED = "untrained:"
 PRETRAINING, PROBE = "pre-training", "linear probe"  # kinds of checkpoints
@@ -46,7 +52,9 @@ class Pretrained:
     encoder_seed: int | None
 
 
-def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
+def load_pretrained(
+    path: str | Path, dtype: str = "float32", precision: str = "float32"
+) -> Pretrained:
     """Reads the encoder of a pre-training's or a linear probe's checkpoint.
 
     It may have been written with any number of devices; the run's config is not needed.
@@ -56,6 +64,7 @@ def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
             runs/patch/checkpoints/400, wherever it was copied to. With 'untrained:' before it,
             the same network with the initial weights of seed 0, to compare with.
         dtype: of the encoder's computation: 'float32', 'bfloat16' or 'float64'.
+        precision: of products in float32, see `nsneg_jax.models.encoder.PRECISIONS`.
 
     Raises:
         UsageError: no such folder, no checkpoint in it, one that cannot be read, or one that is
@@ -63,6 +72,11 @@ def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype is {dtype!r}, but must be one of {', '.join(map(repr, DTYPES))}.")
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"precision is {precision!r}, but must be one of {', '.join(map(repr, PRECISIONS))}."
+        )
+    computed = {"dim": 0, "dtype": dtype, "precision": precision}
     untrained = str(path).startswith(UNTRAINED)
     folder = checkpoint.find_checkpoint(str(path).removeprefix(UNTRAINED))
     state, progress = checkpoint.read_checkpoint(folder, "params_q", "stats_q", "backbone", "best")
@@ -74,14 +88,14 @@ def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
         )
     model = progress["model"]
     if untrained:
-        return _untrained(model, dtype, f"untrained, as {_origin(folder)}")
+        return _untrained(model, computed, f"untrained, as {_origin(folder)}")
     if kind == PRETRAINING:
         params, stats = dict(state["params_q"]), state["stats_q"]
         params.pop("fc", None)
     else:
         params, stats = state["backbone"]["params"], state["backbone"]["stats"]
     classifier = chosen_classifier(state, progress)
-    encoder, *like = backbone_structure(model, dtype)
+    encoder, *like = backbone_structure(model, dtype, precision)
     return Pretrained(
         encoder=encoder,
         params=_fitted(params, like[0], folder),
@@ -95,14 +109,17 @@ def load_pretrained(path: str | Path, dtype: str = "float32") -> Pretrained:
     )
 
 
-def backbone_structure(model: Mapping[str, Any], dtype: str) -> tuple[Encoder, Tree, Tree]:
+def backbone_structure(
+    model: Mapping[str, Any], dtype: str, precision: str
+) -> tuple[Encoder, Tree, Tree]:
     """An encoder without its head: its structure, and shapes of its params and stats.
 
     Args:
         model: the `model` section of the config it is trained with.
-        dtype: of its computation, whatever that of its training.
+        dtype, precision: of its computation, whatever those of its training.
     """
-    return encoder_structure(ConfigDict({**model, "dim": 0, "dtype": dtype}))
+    computed = {"dim": 0, "dtype": dtype, "precision": precision}
+    return encoder_structure(ConfigDict({**model, **computed}))
 
 
 def kind_of(state: Tree, folder: Path) -> str:
@@ -128,9 +145,9 @@ def chosen_classifier(state: Tree, progress: dict[str, Any]) -> dict[str, np.nda
     return {name: array[progress["chosen"]] for name, array in state["best"].items()}
 
 
-def _untrained(model: dict[str, Any], dtype: str, origin: str) -> Pretrained:
-    with jax.enable_x64(dtype == "float64"):
-        trees = build_encoder(ConfigDict({**model, "dim": 0, "dtype": dtype}), seed=0)
+def _untrained(model: dict[str, Any], computed: dict[str, Any], origin: str) -> Pretrained:
+    with jax.enable_x64(computed["dtype"] == "float64"):
+        trees = build_encoder(ConfigDict(model | computed), seed=0)
     encoder, params, stats = trees[0], *jax.tree.map(np.asarray, trees[1:])
     return Pretrained(encoder, params, stats, model, None, None, origin, origin, 0)
 

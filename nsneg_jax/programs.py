@@ -105,7 +105,7 @@ def lower(
     config = config.copy_and_resolve_references()
     config.pretrained = config.pretrained or "any"  # of shapes only
     _CHECKS[program](config, devices.size)
-    encoder, params, stats = backbone_structure(model, config.dtype)
+    encoder, params, stats = backbone_structure(model, config.dtype, config.precision)
     untrained = Pretrained(encoder, params, stats, dict(model), None, None, "", "", None)
     yield from _LOWER[program](config, untrained, devices, classes)
 

@@ -1,15 +1,14 @@
-"""Eight CPU devices for every test; float64 is switched on by the tests that need it."""
+"""Eight CPU devices for every test; float64 is switched on by the tests that need it.
 
+`--device default` leaves the choice to JAX, to run tests on an accelerator. Those that need more
+devices than there are must skip themselves: tests/test_parity.py does.
+"""
+
+import os
 from pathlib import Path
 
 import jax
 import pytest
-
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_platforms", "cpu")
-# most of the tests' time is compilation, and many compile the same
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def pytest_addoption(parser):
@@ -19,6 +18,23 @@ def pytest_addoption(parser):
         default=Path(__file__).parent / "golden",
         help="folder of reference trajectories for test_parity.py",
     )
+    parser.addoption(
+        "--device",
+        choices=("cpu", "default"),
+        default="cpu",
+        help="'cpu' = eight virtual CPU devices, 'default' = what JAX finds",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("device") == "cpu":
+        jax.config.update("jax_num_cpu_devices", 8)
+        jax.config.update("jax_platforms", "cpu")
+    # most of the tests' time is compilation, and many compile the same
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = Path(__file__).parents[1] / ".pytest_cache/jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture

@@ -336,3 +336,14 @@ def test_images_of_one_pixel_and_unknown_methods_are_refused():
 
 def test_range_bounds_may_be_numpy_integers():
     validate_patch_size(np.int64(2), np.int32(10), 32)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_the_form_is_that_of_the_platform_a_program_is_for(platform):
+    def negatives(query, keys):
+        return patch_negatives(query, draw_patches(keys, 1, 32, 2, 10))
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    traced = jax.jit(negatives).trace(jnp.zeros((2, 32, 32, 3)), keys)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("dot_general" in text) == (platform == "tpu")

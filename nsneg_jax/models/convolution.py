@@ -1,182 +1,214 @@
-"""Convolutions of residual networks, in forms that XLA is quick at.
+"""Convolutions of residual networks, in the form that suits the platform a program is lowered for.
 
-A 1x1 convolution is a matrix product everywhere. The others are XLA's convolutions, except where
-XLA on CPU takes several times as long for them as for matrix products of the same size
-(docs/benchmarks.md): on maps smaller than the kernel, and the gradients of those of large maps.
+GPUs and TPUs get XLA's own convolutions and gradients, with one exception: on GPUs the stem of an
+ImageNet network, whose three input channels would leave the matrix units idle, works on blocks of
+2x2 pixels (TPUs' compiler does that by itself). CPUs have forms of their own (`cpu`), because XLA
+takes several times as long there for some convolutions as for matrix products of the same size.
+
+A convolution y = conv(x, k) and its two gradients are one trilinear form <y, conv(x, k)>, asked for
+one of the three factors. That form is a JAX primitive here: its derivatives, of any order and in
+either mode, are the primitive again, and each platform has its own lowering. So a program that is
+compiled on one platform for another gets the forms of the platform it will run on.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import dataclasses
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 
-# Sides of the results from which the gradients as products are worth it on CPU; at 14 they are not.
-_LARGE = 28
+from nsneg_jax.models import cpu
+from nsneg_jax.models.trilinear import KERNEL, Convolution, X, Y, factor
+
+_STEM_CHANNELS = 4
+# convolutions of half precision want multiples of 8 channels
+_CHANNELS = 8
 
 
-def convolution(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    **options,
-) -> jax.Array:
-    """What `jax.lax.conv_general_dilated` returns, for flax's `Conv`.
+def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolves images with a kernel of odd size k, padded by (k - 1) / 2 on all sides.
 
     Args:
-        x: [N, H, W, C].
-        kernel: [k, k, C, D], k odd.
-        strides: the same two.
-        padding: (k - 1) / 2 on all sides.
-        options: of `conv_general_dilated`; no dilation and no groups.
+        x: [N, H, W, C]; the convolution is computed in its dtype.
+        kernel: [k, k, C, D], of the same or a wider dtype, in which its gradient is summed.
+        stride: in both directions.
 
     Returns:
-        [N, ceil(H / stride), ceil(W / stride), D].
+        [N, ceil(H / stride), ceil(W / stride), D] of the dtype of x.
     """
-    size, stride = kernel.shape[0], strides[0]
-    sides = x.shape[1:3]
-    if size == 1:
-        return _pointwise(x, kernel, stride, options.get("precision"))
-    if min(sides) < size:
-        return _small_map(x, kernel, stride, options.get("precision"))
-    convolve = partial(
-        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
+    padding = (kernel.shape[0] - 1) // 2
+    # Lowered later, when a context of `default_matmul_precision` may have ended. Products of half
+    # precision are exact.
+    wide = jnp.finfo(x.dtype).bits > 16
+    precision = jax.config.jax_default_matmul_precision if wide else None
+    of = Convolution(
+        x.shape, kernel.shape, stride, (padding, padding), precision, x.dtype, kernel.dtype
     )
-    if min(sides) < _LARGE * stride:
-        return convolve(x, kernel)
-    return _large_map(convolve, x, kernel, stride, options.get("precision"))
+    return _convolution_p.bind(x, kernel, of=of, wanted=Y)
 
 
-def _pointwise(
-    x: jax.Array, kernel: jax.Array, stride: int, precision: jax.lax.PrecisionLike
-) -> jax.Array:
-    """A 1x1 convolution as the matrix product it is."""
-    x = x[:, ::stride, ::stride]
-    # of two axes: the gradient of one with four would be transposed in memory
-    y = jnp.dot(x.reshape(-1, x.shape[3]), kernel[0, 0], precision=precision)
-    return y.reshape(*x.shape[:3], -1)
+def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The matrix product of x [N, C] and kernel [C, D], a convolution of images of one pixel.
 
-
-def _small_map(
-    x: jax.Array, kernel: jax.Array, stride: int, precision: jax.lax.PrecisionLike
-) -> jax.Array:
-    """A convolution as one matrix product of all taps.
-
-    XLA on CPU swaps the operands where the kernel is larger than the map.
+    Computed in the dtype of x; the kernel may be of a wider one, as in `convolution`.
     """
-    size = kernel.shape[0]
-    _, height, width, inputs = x.shape
-    pad = (size - 1) // 2
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    taps = [
-        x[:, i : i + height : stride, j : j + width : stride]
-        for i in range(size)
-        for j in range(size)
-    ]
-    kernel = kernel.reshape(1, 1, size * size * inputs, -1)
-    return _pointwise(jnp.concatenate(taps, axis=-1), kernel, 1, precision)
+    return convolution(x[:, None, None], kernel[None, None])[:, 0, 0]
 
 
-def _large_map(
-    convolve: Callable[[jax.Array, jax.Array], jax.Array],
-    x: jax.Array,
-    kernel: jax.Array,
-    stride: int,
-    precision: jax.lax.PrecisionLike,
-) -> jax.Array:
-    """A convolution whose gradients on CPU are made otherwise than XLA's."""
-
-    def of_convolution(x: jax.Array, kernel: jax.Array, cotangent: jax.Array):
-        return jax.vjp(convolve, x, kernel)[1](cotangent)
-
-    def on_cpu(x: jax.Array, kernel: jax.Array, cotangent: jax.Array):
-        return (
-            _input_gradient(convolve, x, kernel, cotangent, stride, precision),
-            _kernel_gradient(x, cotangent, kernel.shape[0], stride, precision),
-        )
-
-    def gradients(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array):
-        return jax.lax.platform_dependent(*kept, cotangent, cpu=on_cpu, default=of_convolution)
-
-    with_gradients = jax.custom_vjp(convolve)
-    with_gradients.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), gradients)
-    return with_gradients(x, kernel)
+_convolution_p = Primitive("residual_convolution")
 
 
-def _kernel_gradient(
-    x: jax.Array, cotangent: jax.Array, size: int, stride: int, precision: jax.lax.PrecisionLike
-) -> jax.Array:
-    """Gradient of the kernel, [size, size, C, D], as a matrix product for each row of taps.
+@lru_cache
+def _compiled(of: Convolution, wanted: int):
+    return jax.jit(partial(_convolution_p.bind, of=of, wanted=wanted))
 
-    A product has all columns of taps at once, from shifted copies of one of its factors: of the
-    narrower one, if there is a choice.
 
-    Args:
-        x: [N, H, W, C], what was convolved.
-        cotangent: [N, H', W', D], of the result.
+@_convolution_p.def_impl
+def _impl(*given: jax.Array, of: Convolution, wanted: int) -> jax.Array:
+    return _compiled(of, wanted)(*given)
+
+
+@_convolution_p.def_abstract_eval
+def _abstract_eval(*given, of: Convolution, wanted: int):
+    like = of.like(wanted)
+    return given[0].update(shape=like.shape, dtype=like.dtype, weak_type=False)
+
+
+def _transpose(place: int, cotangent, *given, of: Convolution, wanted: int) -> jax.Array:
+    """Of the two given factors that at `place` becomes the wanted one, and the wanted one given."""
+    places = [p for p in (X, KERNEL, Y) if p != wanted]
+    values = {wanted: cotangent, places[1 - place]: given[1 - place]}
+    in_order = [values[p] for p in sorted(values)]
+    if places[place] == KERNEL:
+        return _kernel_gradient(*in_order, of)
+    return _convolution_p.bind(*in_order, of=of, wanted=places[place])
+
+
+def _kernel_gradient(x: jax.Array, cotangent: jax.Array, of: Convolution) -> jax.Array:
+    """The gradient of the kernel, summed over the devices of the ambient mesh in its own dtype.
+
+    Left to the compiler, what each device has of a narrower dtype would be summed in that.
     """
-    rows, columns, outputs = cotangent.shape[1:]
-    inputs, pad = x.shape[3], (size - 1) // 2
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    gradient = partial(_convolution_p.bind, wanted=KERNEL)
+    mesh = jax.sharding.get_abstract_mesh()
+    split_here = mesh.size > 1 and mesh.are_all_axes_auto and of.x[0] % mesh.size == 0
+    if of.dtype == of.kernel_dtype or not split_here:
+        return gradient(x, cotangent, of=of)
+    local = dataclasses.replace(of, x=(of.x[0] // mesh.size, *of.x[1:]))
 
-    def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        """Over all axes but the last."""
-        return jax.lax.dot_general(
-            a.reshape(-1, a.shape[3]),
-            b.reshape(-1, b.shape[3]),
-            (((0,), (0,)), ((), ())),
-            precision=precision,
-            preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
-        )
+    def summed(x: jax.Array, cotangent: jax.Array) -> jax.Array:
+        return jax.lax.psum(gradient(x, cotangent, of=local), mesh.axis_names)
 
-    def strided(x: jax.Array, axis: int, first: int, count: int) -> jax.Array:
-        last = first + stride * (count - 1)
-        return jax.lax.slice_in_dim(x, first, last + 1, stride, axis)
-
-    if stride == 1 and outputs <= inputs:
-        wide, around = columns + size - 1, size - 1
-        cotangent = jnp.pad(cotangent, ((0, 0), (0, 0), (around, around), (0, 0)))
-        shifted = [cotangent[:, :, around - j : around - j + wide] for j in range(size)]
-        shifted = jnp.concatenate(shifted, axis=-1)
-        gradient = jnp.stack([product(strided(x, 1, i, rows), shifted) for i in range(size)])
-        gradient = gradient.reshape(size, inputs, size, outputs).swapaxes(1, 2)
-    else:
-        shifted = jnp.concatenate([strided(x, 2, j, columns) for j in range(size)], axis=-1)
-        gradient = [product(strided(shifted, 1, i, rows), cotangent) for i in range(size)]
-        gradient = jnp.stack(gradient).reshape(size, size, inputs, outputs)
-    return gradient.astype(x.dtype)
+    samples, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    # unchecked: the transposes made in lowering do not know of devices
+    summed = jax.shard_map(summed, in_specs=(samples, samples), out_specs=whole, check_vma=False)
+    return summed(x, cotangent)
 
 
-def _input_gradient(
-    convolve: Callable[[jax.Array, jax.Array], jax.Array],
-    x: jax.Array,
-    kernel: jax.Array,
-    cotangent: jax.Array,
-    stride: int,
-    precision: jax.lax.PrecisionLike,
-) -> jax.Array:
-    """Gradient of the input, [N, H, W, C], of a strided convolution without zeros between."""
-    if stride == 1:
-        return jax.vjp(lambda x: convolve(x, kernel), x)[1](cotangent)[0]
-    size, _, inputs, outputs = kernel.shape
-    taps = -(-size // stride)
-    missing = taps * stride - size
-    kernel = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))
-    kernel = kernel.reshape(taps, stride, taps, stride, inputs, outputs)
-    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, -1, outputs)
-    around = (taps - 1, taps - 1)
-    gradient = jax.lax.conv_general_dilated(
+ad.defbilinear(_convolution_p, partial(_transpose, 0), partial(_transpose, 1))
+
+
+def _batch(given, axes, **params):
+    """Under `vmap` the convolution is XLA's on every platform."""
+    return jax.vmap(partial(_for_most, **params), axes)(*given), 0
+
+
+batching.primitive_batchers[_convolution_p] = _batch
+
+
+def _for_most(*given: jax.Array, of: Convolution, wanted: int) -> jax.Array:
+    forms = {"output": of.output, "kernel_gradient": of.kernel_gradient}
+    if of.x[1:3] == (1, 1) and of.size == 1:
+        forms = {"output": partial(_dot, of), "kernel_gradient": partial(_dot_gradient, of)}
+    return factor(of, wanted, *given, **forms)
+
+
+def _dot(of: Convolution, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.dot(x[:, 0, 0], kernel[0, 0], precision=of.precision)[:, None, None]
+
+
+def _dot_gradient(of: Convolution, x: jax.Array, cotangent: jax.Array) -> jax.Array:
+    return jnp.einsum(
+        "nhwc,nhwd->hwcd",
+        x,
         cotangent,
-        kernel[::-1, ::-1].swapaxes(2, 3),
-        (1, 1),
-        (around, around),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
+        precision=of.precision,
+        preferred_element_type=of.kernel_dtype,
     )
-    n, rows, columns, _ = gradient.shape
-    gradient = gradient.reshape(n, rows, columns, stride, stride, inputs)
-    gradient = gradient.transpose(0, 1, 3, 2, 4, 5)
-    gradient = gradient.reshape(n, rows * stride, columns * stride, inputs)
-    pad = (size - 1) // 2
-    return gradient[:, pad : pad + x.shape[1], pad : pad + x.shape[2]]
+
+
+def _for_gpus(*given: jax.Array, of: Convolution, wanted: int) -> jax.Array:
+    if wanted == KERNEL and of.kernel_dtype != of.dtype:
+        # cuDNN has no such convolution with a wider result; XLA would widen what goes in
+        narrow = dataclasses.replace(of, kernel_dtype=of.dtype)
+        return _for_gpus(*given, of=narrow, wanted=wanted).astype(of.kernel_dtype)
+    _, height, width, channels = of.x
+    if channels > _STEM_CHANNELS or of.stride != 2 or height % 2 or width % 2:
+        return _for_most(*given, of=of, wanted=wanted)
+
+    blocks = _of_blocks(of)
+
+    def output(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return blocks.output(_blocks(x), _block_kernel(kernel, of))
+
+    def kernel_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
+        gradient = blocks.kernel_gradient(_blocks(x), cotangent)
+        to_blocks = partial(_block_kernel, of=of)
+        return jax.linear_transpose(to_blocks, of.like(KERNEL))(gradient)[0]
+
+    return factor(of, wanted, *given, output=output, kernel_gradient=kernel_gradient)
+
+
+for _platform, _lowered in {
+    None: _for_most,
+    "cpu": cpu.convolution,
+    "cuda": _for_gpus,
+    "rocm": _for_gpus,
+}.items():
+    mlir.register_lowering(
+        _convolution_p, mlir.lower_fun(_lowered, multiple_results=False), platform=_platform
+    )
+
+
+def _of_blocks(of: Convolution) -> Convolution:
+    """A convolution of stride 2 as one of stride 1 over blocks of 2x2 pixels.
+
+    The products and sums are the same: a block's pixels become channels, and what is added to fill
+    kernel and channels is zero.
+    """
+    n, height, width, channels = of.x
+    # the window of output i starts at pixel 2 i - padding, in block i - before
+    before = -(-of.padding[0] // 2)
+    taps = -(-(2 * before - of.padding[0] + of.size) // 2)
+    channels = -(-4 * channels // _CHANNELS) * _CHANNELS
+    return dataclasses.replace(
+        of,
+        x=(n, height // 2, width // 2, channels),
+        kernel=(taps, taps, channels, of.kernel[3]),
+        stride=1,
+        padding=(before, taps - 1 - before),
+    )
+
+
+def _blocks(x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, H / 2, W / 2, 4 C] and zeros, see `_of_blocks`."""
+    n, height, width, channels = x.shape
+    x = x.reshape(n, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(n, height // 2, width // 2, 4 * channels)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -x.shape[3] % _CHANNELS)))
+
+
+def _block_kernel(kernel: jax.Array, of: Convolution) -> jax.Array:
+    """[k, k, C, D] to that of `_of_blocks`."""
+    blocks = _of_blocks(of)
+    lead = 2 * blocks.padding[0] - of.padding[0]
+    around = (lead, 2 * blocks.size - lead - of.size)
+    kernel = jnp.pad(kernel, (around, around, (0, 0), (0, 0)))
+    kernel = kernel.reshape(blocks.size, 2, blocks.size, 2, *kernel.shape[2:])
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
+    kernel = kernel.reshape(blocks.size, blocks.size, -1, kernel.shape[5])
+    missing = blocks.kernel[2] - kernel.shape[2]
+    return jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0)))

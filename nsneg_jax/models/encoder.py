@@ -11,12 +11,20 @@ from nsneg_jax.models.resnet import ResNet
 
 Tree = dict  # a nested dict with arrays as leaves
 
+# How exact products of float32 numbers are at least, best first. By default GPUs round what they
+# multiply to TensorFloat-32 (11 bits) and TPUs to bfloat16 (8 bits); 'default' leaves them to it.
+PRECISIONS = ("float32", "tensorfloat32", "default")
+
 
 @dataclass(frozen=True)
 class Encoder:
-    """The structure of a network; parameters and statistics are passed to every call."""
+    """The structure of a network; parameters and statistics are passed to every call.
+
+    `precision` is that of the products of float32 numbers, see `PRECISIONS`.
+    """
 
     graphdef: nnx.GraphDef
+    precision: str = "float32"
 
     def __call__(
         self, params: Tree, stats: Tree, images: jax.Array, groups: int, passes: int = 1
@@ -27,19 +35,22 @@ class Encoder:
         """
         # copy: the variables of a merge under grad must belong to this trace
         network = nnx.merge(self.graphdef, params, stats, copy=True)
-        embeddings = network(images, groups=groups, passes=passes)
+        with jax.default_matmul_precision(self.precision):
+            embeddings = network(images, groups=groups, passes=passes)
         return embeddings, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
     def features(self, params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
         """Pooled features in inference mode, [N, num_features]."""
-        return nnx.merge(self.graphdef, params, stats, copy=True).features(images)
+        with jax.default_matmul_precision(self.precision):
+            return nnx.merge(self.graphdef, params, stats, copy=True).features(images)
 
 
 def build_encoder(config: ConfigDict, seed: int) -> tuple[Encoder, Tree, Tree]:
     """Builds the network of `config.model`.
 
     Args:
-        config: the `model` section: arch, dim, mlp, width, stem, bn_running, dtype.
+        config: the `model` section: arch, dim, mlp, width, stem, bn_running, dtype; precision,
+            where it is not to be 'float32'.
         seed: of the initialisation.
 
     Returns:
@@ -47,7 +58,7 @@ def build_encoder(config: ConfigDict, seed: int) -> tuple[Encoder, Tree, Tree]:
         whatever the dtype of the computation, but for 'float64'.
     """
     graphdef, params, stats = nnx.split(_network(config, seed), nnx.Param, nnx.BatchStat)
-    return Encoder(graphdef), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    return _encoder(graphdef, config), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
 def encoder_structure(config: ConfigDict) -> tuple[Encoder, Tree, Tree]:
@@ -56,7 +67,11 @@ def encoder_structure(config: ConfigDict) -> tuple[Encoder, Tree, Tree]:
     with jax.enable_x64(True):
         network = nnx.eval_shape(lambda: _network(config, seed=None))
     graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-    return Encoder(graphdef), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    return _encoder(graphdef, config), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def _encoder(graphdef: nnx.GraphDef, config: ConfigDict) -> Encoder:
+    return Encoder(graphdef, config.get("precision", "float32"))
 
 
 def _network(config: ConfigDict, seed: int | None) -> ResNet:

@@ -53,23 +53,33 @@ class GroupedBatchNorm(nnx.Module):
         if groups is None:
             return self._normalize(x, self.mean[...], self.var[...])
         rows, height, width, channels = x.shape
-        grouped = x.reshape(groups, rows // (groups * passes), passes, height * width, channels)
-        wide = grouped.astype(jnp.promote_types(x.dtype, self.scale[...].dtype))
-        mean = wide.mean(axis=(1, 3), keepdims=True)
-        # the variance does not change with what it is taken from at the mean: no gradient, no sum
-        centre = jax.lax.stop_gradient(mean)
-        var = jnp.square(wide - centre).mean(axis=(1, 3), keepdims=True)
-        count = grouped.shape[1] * grouped.shape[3]
-        self._update_running(
-            mean.reshape(groups, passes, channels),
-            var.reshape(groups, passes, channels) * (count / max(count - 1, 1)),
-        )
-        return self._normalize(grouped, mean, var).reshape(x.shape)
+        samples = rows // (groups * passes)
+        count = samples * height * width
+        # Distances from the running mean: close to zero, so that the mean of their squares can be
+        # taken in the same reading of x as their mean, with little lost in the difference.
+        shift = jax.lax.stop_gradient(self.mean[...])
+        distance = x.astype(jnp.promote_types(x.dtype, shift.dtype)) - shift
+
+        def mean_of(values: jax.Array) -> jax.Array:
+            """[N * passes, H, W, C] to [groups, passes, C]."""
+            # first within each image: grouped before, the whole of it would be laid out anew
+            sums = values.sum(axis=(1, 2)).reshape(groups, samples, passes, channels)
+            return sums.sum(axis=1) / count
+
+        def for_images(values: jax.Array) -> jax.Array:
+            """[groups, passes, C] to [N * passes, 1, 1, C]."""
+            shape = (groups, samples, passes, channels)
+            return jnp.broadcast_to(values[:, None], shape).reshape(rows, 1, 1, channels)
+
+        offset = mean_of(distance)
+        var = jnp.maximum(mean_of(jnp.square(distance)) - jnp.square(offset), 0)
+        mean = shift + offset
+        self._update_running(mean, var * (count / max(count - 1, 1)))
+        return self._normalize(x, for_images(mean), for_images(var))
 
     def _normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         factor = jax.lax.rsqrt(var + self.epsilon) * self.scale[...]
-        # of x, not of x - mean: the variance has that too, and XLA would keep it for both
-        return (x * factor + (self.bias[...] - mean * factor)).astype(self.dtype)
+        return ((x - mean) * factor + self.bias[...]).astype(self.dtype)
 
     def _update_running(self, mean: jax.Array, var: jax.Array) -> None:
         """Folds statistics [groups, passes, C] into the running ones, pass after pass."""

@@ -9,8 +9,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from nsneg_jax.models.convolution import convolution
+from nsneg_jax.models.layers import Conv, Linear
 from nsneg_jax.models.norm import GroupedBatchNorm
+from nsneg_jax.models.pooling import max_pool
 
 # block kind, blocks per stage
 ARCHS = {
@@ -21,71 +22,6 @@ ARCHS = {
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
 }
 STEMS = ("imagenet", "small", "small_stride2")
-
-
-# Initial values are drawn on the host: JAX's generator would compile a program for each of the
-# many shapes, ten seconds of them, and draw other values in float64.
-
-
-def _conv(
-    inputs: int,
-    outputs: int,
-    size: int,
-    stride: int = 1,
-    *,
-    rng: np.random.Generator | None,
-    **options,
-) -> nnx.Conv:
-    # He et al. 2015, fan-out: what torchvision gives its convolutions
-    std = (2 / (outputs * size * size)) ** 0.5
-
-    def normal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-        if rng is None:
-            return jnp.zeros(shape, dtype)
-        return jnp.asarray(rng.normal(0, std, shape), dtype)
-
-    # symmetric explicit padding: 'SAME' pads strided convolutions unlike PyTorch
-    pad = (size - 1) // 2
-    return nnx.Conv(
-        inputs,
-        outputs,
-        kernel_size=(size, size),
-        strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        use_bias=False,
-        kernel_init=normal,
-        conv_general_dilated=convolution,
-        **options,
-    )
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maxima at stride 2, padding 1, of x [N, H, W, C].
-
-    Of slices, because XLA on CPU takes three times as long for the gradient of a reduced window.
-    Equal values share it, where PyTorch gives it to the first; after a ReLU those are zeros, which
-    pass none on.
-    """
-    for axis in (1, 2):
-        pad = [(0, 0)] * 4
-        pad[axis] = (1, 1)
-        x = jnp.pad(x, pad, constant_values=-jnp.inf)
-        length = x.shape[axis]
-        taps = [jax.lax.slice_in_dim(x, i, length - 2 + i, 2, axis) for i in range(3)]
-        x = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
-    return x
-
-
-def _linear(inputs: int, outputs: int, *, rng: np.random.Generator | None, **options) -> nnx.Linear:
-    # PyTorch's default for nn.Linear, weight and bias alike
-    bound = inputs**-0.5
-
-    def uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-        if rng is None:
-            return jnp.zeros(shape, dtype)
-        return jnp.asarray(rng.uniform(-bound, bound, shape), dtype)
-
-    return nnx.Linear(inputs, outputs, kernel_init=uniform, bias_init=uniform, **options)
 
 
 class Shortcut(nnx.Module):
@@ -180,11 +116,10 @@ class ResNet(nnx.Module):
         kind, blocks_per_stage = ARCHS[arch]
         block = {"basic": BasicBlock, "bottleneck": Bottleneck}[kind]
         options = {"dtype": dtype, "param_dtype": param_dtype}
-        rngs = nnx.Rngs(0)  # asked for by the layers, not used by our initialisers
         rng = None if seed is None else np.random.default_rng((seed, 0))
-        conv = partial(_conv, rng=rng, rngs=rngs, **options)
+        conv = partial(Conv, rng=rng, **options)
         norm = partial(GroupedBatchNorm, running=running, **options)
-        linear = partial(_linear, rng=rng, rngs=rngs, **options)
+        linear = partial(Linear, rng=rng, **options)
 
         self.stem = stem
         self.conv1 = (
@@ -214,7 +149,7 @@ class ResNet(nnx.Module):
         batch = {"groups": groups, "passes": passes}
         x = nnx.relu(self.bn1(self.conv1(x), **batch))
         if self.stem == "imagenet":
-            x = _max_pool(x)
+            x = max_pool(x)
         for stage in range(self.stages):
             layer = getattr(self, f"layer{stage + 1}")
             for index in range(len(layer)):

@@ -133,3 +133,19 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     assert embeddings.dtype == "bfloat16"
     for leaf in jax.tree.leaves((params, stats, new_stats)):
         assert leaf.dtype == "float32"
+
+
+def test_forward_mode_through_training(float64):
+    """A tangent of the loss by forward mode is the gradient's product with the direction."""
+    encoder, params, stats = build_encoder(model(arch="resnet8", width=4, dtype="float64"), seed=0)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, 64, 64, 3))
+    direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
+
+    def loss(params):
+        return (encoder(params, stats, images, 2)[0] ** 3).sum()
+
+    _, tangent = jax.jvp(loss, (params,), (direction,))
+    gradient = jax.grad(loss)(params)
+    products = jax.tree.map(lambda g, d: (g * d).sum(), gradient, direction)
+    np.testing.assert_allclose(tangent, sum(jax.tree.leaves(products)), rtol=1e-9)

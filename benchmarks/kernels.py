@@ -1,0 +1,116 @@
+"""Where a program's time goes: its most expensive kernels, by JAX's profiler."""
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.profiler import ProfileData
+
+SHOWN = 20
+# they last as long as what they call, which has events of its own
+_CALLERS = re.compile(r"(while|conditional|call)\b")
+_NAMED = re.compile(r'^\s+(?:ROOT )?%?([\w.-]+) = .*\bop_name="([^"]*)"', re.MULTILINE)
+
+
+def profile(run: Callable[[], Any], steps: int, hlo: str) -> dict[str, Any]:
+    """Runs a compiled program under the profiler; returns what `summary` says of it.
+
+    Args:
+        run: starts a step and returns what to wait for.
+        steps: how many.
+        hlo: of the program, from `jax.stages.Compiled.as_text()`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        jax.profiler.start_trace(folder)
+        try:
+            for _ in range(steps):
+                result = run()
+            jax.block_until_ready(result)
+        finally:
+            jax.profiler.stop_trace()
+        return summary(Path(folder), steps, hlo)
+
+
+def summary(folder: Path, steps: int, hlo: str) -> dict[str, Any]:
+    """The most expensive kernels of a trace.
+
+    Args:
+        folder: of the trace.
+        steps: that were traced.
+        hlo: of the program.
+
+    Returns:
+        `steps`; `kernel_seconds_per_step`, the sum over all kernels (on CPU, over threads), and
+        `kernels`, the `SHOWN` most expensive ones: `name`, `seconds_per_step`, `calls_per_step`,
+        `share` of the sum and `operation`, what JAX calls it, None where it does not say.
+    """
+    seconds, calls, instructions = _totals(folder)
+    operations = {_as_kernel(name): operation for name, operation in _NAMED.findall(hlo)}
+    total = sum(seconds.values())
+    return {
+        "steps": steps,
+        "kernel_seconds_per_step": total / steps,
+        "kernels": [
+            {
+                "name": name,
+                "seconds_per_step": spent / steps,
+                "calls_per_step": calls[name] / steps,
+                "share": spent / total,
+                "operation": operations.get(instructions[name]) or operations.get(_as_kernel(name)),
+            }
+            for name, spent in seconds.most_common(SHOWN)
+        ],
+    }
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """What `profile` returns, as a Markdown table."""
+    rows = [
+        f"| {1e3 * each['seconds_per_step']:.3f} | {100 * each['share']:.1f} % "
+        f"| {each['calls_per_step']:g} | `{each['name'][:70]}` | {each['operation'] or ''} |"
+        for each in found["kernels"]
+    ]
+    total = f"All kernels: {1e3 * found['kernel_seconds_per_step']:.2f} ms per step."
+    head = ["| ms per step | share | calls | kernel | operation |", "|---|---|---|---|---|"]
+    return [total, "", *head, *rows]
+
+
+def _totals(folder: Path) -> tuple[Counter[str], Counter[str], dict[str, str]]:
+    """Seconds and calls of each kernel, and the instruction it belongs to."""
+    seconds, calls, instructions = Counter(), Counter(), {}
+    for path in sorted(folder.rglob("*.xplane.pb")):
+        for name, duration, instruction in _kernels(ProfileData.from_file(str(path))):
+            seconds[name] += duration
+            calls[name] += 1
+            instructions.setdefault(name, _as_kernel(instruction))
+    return seconds, calls, instructions
+
+
+def _kernels(data: ProfileData) -> Iterator[tuple[str, float, str]]:
+    """Name, seconds and HLO instruction of each kernel that ran.
+
+    A GPU has a plane with a line for each stream, a TPU a plane with a line of operations. On CPU
+    they are among the events of the host's threads, known by the instruction that they state; where
+    there is a device, such events are the host's part in starting them.
+    """
+    planes = list(data.planes)
+    devices = [plane for plane in planes if plane.name.startswith("/device:")]
+    for plane in devices or planes:
+        lines = list(plane.lines)
+        if devices:
+            streams = [line for line in lines if line.name.startswith("Stream")]
+            lines = streams or [line for line in lines if line.name == "XLA Ops"]
+        for line in lines:
+            for event in line.events:
+                instruction = str(dict(event.stats).get("hlo_op", ""))
+                if (devices or instruction) and not _CALLERS.match(event.name):
+                    yield event.name, event.duration_ns / 1e9, instruction
+
+
+def _as_kernel(instruction: str) -> str:
+    """An instruction's name as its kernel has it."""
+    return re.sub(r"[.-]", "_", instruction)
