@@ -169,10 +169,8 @@ def exchanges_by_meaning(
         dim, itemsize = state.queue.shape[1], state.queue.dtype.itemsize
         reduced["gradients of the embeddings"] = batch_size * dim * itemsize
     if spanned > 1:
-        # mean and variance of every pass forward; of the queries' two sums a channel backward,
-        # which are the gradients of scale and bias if there is one group
-        backward = 1 if method.groups > 1 else 0
-        reduced["statistics within groups"] = (passes + backward) * statistics
+        # mean and variance of every pass forward; of the queries' two sums a channel backward
+        reduced["statistics within groups"] = (passes + 1) * statistics
     whole = payload_by_kind(collectives)
     rest = whole.pop("all-reduce", 0) - sum(reduced.values())
     if rest < 0:  # summed up in bfloat16
