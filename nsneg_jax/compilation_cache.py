@@ -92,6 +92,7 @@ def keep_programs(where: str = "", shared: Path | None = None) -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    warnings.filterwarnings("always", _FAILURE.pattern)  # by default not twice for one name
     warnings.showwarning = _Mender(folder, warnings.showwarning, speaks)
     return folder
 

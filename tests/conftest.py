@@ -1,15 +1,18 @@
 """Eight CPU devices for every test; float64 is switched on by the tests that need it."""
 
+import os
 from pathlib import Path
+
+# Most of the tests' time is compilation, and many compile the same. By environment, for the
+# processes that tests start, which would write to the user's cache folder else.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/jax")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
-# most of the tests' time is compilation, and many compile the same
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def pytest_addoption(parser):
