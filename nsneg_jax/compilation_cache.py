@@ -15,10 +15,10 @@ JAX's persistent compilation cache does the work. What JAX 0.10 to 0.12 do, and 
 * `jax_compilation_cache_max_size` looks at all files for each program that is added, under a lock:
   35 ms with 1,000 files on a local disk, longer on a network's. Here one look at the start bounds
   the folder, without a lock.
-* Of several processes the first one writes. On GPUs the processes share the work of autotuning, so
-  one that loads a program would keep those waiting that compile it. A run of several processes
-  therefore keeps its programs in the workdir, which all of them see and no other run uses, under a
-  name that is the same on all hosts.
+* Of the processes of one run the first one writes. On CPUs the description of the devices differs
+  from process to process, so the others find nothing. On GPUs processes share the work of
+  autotuning, so one that loads a program would keep those waiting that compile it. Such a run keeps
+  programs only where it is asked to, in a folder that has the same name on all hosts.
 """
 
 import glob
@@ -45,14 +45,14 @@ _FOLDERS = "jaxlib-*"
 _FAILURE = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '(.+?)': ")
 
 
-def keep_programs(where: str = "", shared: Path | None = None) -> Path | None:
+def keep_programs(where: str = "", alone: bool = True) -> Path | None:
     """Makes JAX keep the programs that it compiles from now on; call it before the first one.
 
     Where JAX has a folder already (JAX_COMPILATION_CACHE_DIR), it keeps that and its settings.
 
     Args:
         where: a folder, or 'off' to keep nothing; '' for the user's cache folder.
-        shared: takes the place of the user's cache folder in a run of several processes.
+        alone: whether this is the only process of its run; of several none has a default folder.
 
     Returns:
         The folder with the programs, None if none are kept.
@@ -66,14 +66,15 @@ def keep_programs(where: str = "", shared: Path | None = None) -> Path | None:
         return None
     if not where and jax.config.jax_compilation_cache_dir:
         return Path(jax.config.jax_compilation_cache_dir)
+    if not where and not alone:
+        return None
     if "://" in where:
         raise UsageError(
             f"--compilation_cache is {where!r}, but must be a local folder or 'off'. For an object "
             "store set the environment variable JAX_COMPILATION_CACHE_DIR."
         )
-    speaks = shared is None or jax.process_index() == 0
-    root = Path(where).expanduser().absolute() if where else shared or user_cache() / "compiled"
-    folder = root / f"jaxlib-{jaxlib.__version__}{f'-{_processor()}' if shared is None else ''}"
+    root = Path(where).expanduser().absolute() if where else user_cache() / "compiled"
+    folder = root / f"jaxlib-{jaxlib.__version__}{f'-{_processor()}' if alone else ''}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -85,15 +86,14 @@ def keep_programs(where: str = "", shared: Path | None = None) -> Path | None:
                 f"--compilation_cache is {where!r}, where nothing can be written: {error}. Give "
                 "another folder, or 'off'."
             ) from error
-        if speaks:
-            _note(f"compiled programs are not kept: {error}. Set --compilation_cache=DIR or =off.")
+        _note(f"compiled programs are not kept: {error}. Set --compilation_cache=DIR or =off.")
         return None
     # the many small programs of a start take as long as a large one
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     warnings.filterwarnings("always", _FAILURE.pattern)  # by default not twice for one name
-    warnings.showwarning = _Mender(folder, warnings.showwarning, speaks)
+    warnings.showwarning = _Mender(folder, warnings.showwarning)
     return folder
 
 
@@ -131,10 +131,10 @@ def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
 class _Mender:
     """Takes the place of `warnings.showwarning`: removes the files that JAX warns about."""
 
-    def __init__(self, folder: Path, show: Any, speaks: bool) -> None:
+    def __init__(self, folder: Path, show: Any) -> None:
         self._folder = folder
         self._show = show
-        self._speaks = speaks
+        self._has_spoken = False
 
     def __call__(self, message: Any, *others: Any, **named: Any) -> None:
         failure = _FAILURE.match(str(message))
@@ -147,8 +147,8 @@ class _Mender:
                 path.unlink(missing_ok=True)
             except OSError:
                 break  # the folder has become read-only
-        if self._speaks:
-            self._speaks = False
+        if not self._has_spoken:
+            self._has_spoken = True
             reason = str(message)[failure.end() :]
             _note(f"{self._folder} failed ({reason}); the run compiles what it cannot load.")
 

@@ -75,7 +75,7 @@ def joined(
         try:
             _check_alike(config)
             _check_shared(workdir, hosts)
-            keep_programs(compilation_cache, shared=workdir / "compiled")
+            keep_programs(compilation_cache, alone=False)
             connect_devices()
             print(_summary(hosts), flush=True)
             yield

@@ -140,12 +140,12 @@ def test_processes_of_a_run_have_one_folder_on_all_processors(tmp_path, monkeypa
     for machine in ("x86_64", "aarch64"):
         monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
         jax.config.update("jax_compilation_cache_dir", None)
-        alone = keep_programs()
+        assert keep_programs(alone=False) is None
+        folders.append([keep_programs(str(tmp_path / "asked"), alone) for alone in (True, False)])
         jax.config.update("jax_compilation_cache_dir", None)
-        folders.append((alone, keep_programs(shared=tmp_path / "workdir" / "compiled")))
     (alone, shared), (alone_elsewhere, shared_elsewhere) = folders
     assert alone != alone_elsewhere
-    assert shared == shared_elsewhere and shared.parent == tmp_path / "workdir" / "compiled"
+    assert shared == shared_elsewhere and shared.parent == tmp_path / "asked"
 
 
 @pytest.mark.parametrize(
