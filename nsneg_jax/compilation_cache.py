@@ -17,7 +17,7 @@ JAX's persistent compilation cache does the work. What JAX 0.10 to 0.12 do, and 
   the folder, without a lock.
 * Of the processes of one run the first one writes. On CPUs the description of the devices differs
   from process to process, so the others find nothing. On GPUs processes share the work of
-  autotuning, so one that loads a program would keep those waiting that compile it. Such a run keeps
+  autotuning, so one that loads a program might keep those waiting that compile it. Such a run keeps
   programs only where it is asked to, in a folder that has the same name on all hosts.
 """
 
@@ -88,7 +88,7 @@ def keep_programs(where: str = "", alone: bool = True) -> Path | None:
             ) from error
         _note(f"compiled programs are not kept: {error}. Set --compilation_cache=DIR or =off.")
         return None
-    # the many small programs of a start take as long as a large one
+    # a start has about 60 programs, most of them small
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_compilation_cache_dir", str(folder))
