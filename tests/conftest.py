@@ -9,8 +9,9 @@ from pathlib import Path
 
 # Most of the tests' time is compilation, and many compile the same. By environment, for the
 # processes that tests start, which would write to the user's cache folder else.
-_CACHE = Path(__file__).parents[1] / ".pytest_cache/jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/jax")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax
