@@ -36,7 +36,9 @@ slow: .venv/installed-dev
 
 # Compiles every program for accelerators that are not here, with the compilers of jax[cuda13] and
 # jax[tpu], each in an environment of its own (5 GB and 1 GB). H100_PYTHON and TPU_PYTHON are the
-# interpreters of environments that are there already; K chooses, as in K="h100 and tiny".
+# interpreters of environments that are there already; K chooses, as in K="h100 and tiny". The
+# budgets that are tested are of this version's compilers.
+JAX ?= 0.10.2
 accelerators: accelerators-h100 accelerators-tpu
 
 COMPILE = -m pytest tests/test_accelerators.py -k "$(or $(K),test)"
@@ -74,6 +76,6 @@ clean:
 .venv-h100/installed: EXTRA = cuda13
 .venv-tpu/installed: EXTRA = tpu
 .venv-h100/installed .venv-tpu/installed: .venv-%/installed: requirements.txt | .venv-%/bin/python
-	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check "jax[$(EXTRA)]" \
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check "jax[$(EXTRA)]==$(JAX)" \
 	  -r requirements.txt "pytest>=9"
 	touch $@

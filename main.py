@@ -7,6 +7,7 @@ import importlib
 import sys
 
 from nsneg_jax import command_line, hosts
+from nsneg_jax.compilation_cache import keep_programs
 from nsneg_jax.errors import RunError, UsageError, tell
 
 JOBS = {
@@ -22,10 +23,11 @@ def run(command: command_line.Command) -> None:
     if command.config.job not in JOBS:
         raise UsageError(f"job is {command.config.job!r}, but must be one of {', '.join(JOBS)}.")
     if command.plan is not None:
+        keep_programs(command.compilation_cache)
         importlib.import_module("nsneg_jax.plan").show(command.config, command.plan)
         return
     # imported only here, so that a mistake in the command is told before JAX has started
-    with hosts.joined(command.launch, command.config, command.workdir):
+    with hosts.joined(command.launch, command.config, command.workdir, command.compilation_cache):
         module, job = JOBS[command.config.job].split(":")
         getattr(importlib.import_module(module), job)(command.config, command.workdir)
 

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from nsneg_jax.compilation_cache import keep_programs
 from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.files import write_whole
 from nsneg_jax.input.decode import UnreadableImage
@@ -63,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(arguments)
         if options.distributed:
+            # OUT need not be one folder for all, so there is no place for what is compiled
             jax.distributed.initialize()
+        else:
+            keep_programs(options.compilation_cache)
         return run(options)
     except UsageError as error:
         return tell(error)
@@ -101,6 +105,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--exemplars", type=int, default=2, help="the central one included")
     parser.add_argument("--exemplar-size", type=int, default=96, help="side in pixels")
     parser.add_argument("--size", type=int, default=recipe.output_size, help="of the textures")
+    parser.add_argument(
+        "--compilation_cache",
+        default="",
+        metavar="DIR",
+        help="for compiled programs, or 'off'; '' is the user's cache folder",
+    )
     options = parser.parse_args(arguments)
     shard = re.fullmatch(r"(\d+)/(\d+)", options.shard)
     if not shard or int(shard[1]) >= int(shard[2]):

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,8 +103,8 @@ def _advance(worker: _Worker, waiting: list[list[Link]], environment: Mapping[st
 
 def _start(link: Link, cores: set[int] | None, environment: Mapping[str, str]) -> subprocess.Popen:
     link.log.parent.mkdir(parents=True, exist_ok=True)
-    with link.log.open("ab") as log:
-        process = subprocess.Popen(
+    with link.log.open("ab") as log, _on(cores):
+        return subprocess.Popen(
             link.command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -112,9 +113,20 @@ def _start(link: Link, cores: set[int] | None, environment: Mapping[str, str]) -
             # a terminal's Ctrl-C would reach it twice, and the second time means at once
             start_new_session=True,
         )
-    if cores is not None:
-        os.sched_setaffinity(process.pid, cores)  # before it has other threads
-    return process
+
+
+@contextmanager
+def _on(cores: set[int] | None) -> Iterator[None]:
+    """This thread on `cores`; a command that it starts is there from its beginning."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _stop(workers: Sequence[_Worker]) -> None:

@@ -56,9 +56,7 @@ def claim(arguments: argparse.Namespace) -> None:
         stopped = chains.run(
             [[stage.link for stage in of_run] for of_run in stages.values()],
             processes,
-            # compiled programs are the same in all runs
-            {"JAX_COMPILATION_CACHE_DIR": str((arguments.workdir / "compiled").resolve())}
-            | _KEEP_MEMORY,
+            _KEEP_MEMORY,
             display.look,
         )
     if stopped:

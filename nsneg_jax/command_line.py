@@ -38,6 +38,7 @@ class Command(NamedTuple):
     workdir: Path | None  # None where a plan is asked for
     launch: Launch = Launch()
     plan: PlanOptions | None = None
+    compilation_cache: str = ""  # a folder or 'off'; '' for the user's cache folder
 
 
 def parse(argv: list[str]) -> Command:
@@ -61,6 +62,7 @@ def parse(argv: list[str]) -> Command:
     flags.DEFINE_integer("num_processes", None, "", flag_values=values)
     flags.DEFINE_integer("process_id", None, "", flag_values=values)
     flags.DEFINE_integer("cpu_devices", 0, "", flag_values=values)
+    flags.DEFINE_string("compilation_cache", "", "", flag_values=values)
     try:
         rest = values(argv)
         if values["config"].value is not None:
@@ -86,7 +88,8 @@ def parse(argv: list[str]) -> Command:
             raise UsageError(f"--{name} is missing. {USAGE}")
     workdir = Path(values["workdir"].value) if values["workdir"].value else None
     launch = Launch(**{name: values[name].value for name in Launch._fields})
-    return Command(values["config"].value, workdir, launch, planned)
+    cache = values["compilation_cache"].value
+    return Command(values["config"].value, workdir, launch, planned, cache)
 
 
 def _unknown_field(argv: list[str]) -> str:

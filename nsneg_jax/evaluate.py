@@ -71,7 +71,7 @@ def evaluate(
     print(f"parts       {len(parts)} of {sets} sets, {done} done before", flush=True)
     with StopSignals() as signals, Progress(len(parts), done, unit="part") as display:
         for part in waiting:
-            outputs = classify(part)
+            outputs = classify(part, display)
             if jax.process_index() == 0:
                 key = np.array(keys[part.title])
                 write_npz(_path(workdir, part), outputs | {"key": key})
@@ -138,12 +138,23 @@ class Classifier:
         backbone = {"params": pretrained.params, "stats": pretrained.stats}
         self._network = mesh.put((backbone, pretrained.classifier), mesh.replicated(devices))
         self._classify = compile_classifier(pretrained.encoder, config.dtype, devices)
+        self._is_compiled = False
 
-    def __call__(self, part: Part) -> dict[str, np.ndarray]:
+    def __call__(self, part: Part, display: Progress) -> dict[str, np.ndarray]:
         """Arrays [n] in the order of the part's source: 'top1', 'top5' bool, 'confidence' float32,
         'valid' bool (False for images that cannot be read), 'names'; of cue conflicts also
         'probabilities' [n, C]."""
-        outputs = list(one_late(self._of_batch(part, batch) for batch in self._batches(part)))
+        outputs = []
+        if not self._is_compiled:
+            display.compiling("the classifier")
+        for output in one_late(self._of_batch(part, batch) for batch in self._batches(part)):
+            outputs.append(output)
+            if not self._is_compiled:
+                display.first("batch")
+                self._is_compiled = True
+            elif display.is_due():
+                images = min(len(outputs) * self._config.batch_size, len(part.source))
+                display.note(f"{part.title}  {images:,} of {len(part.source):,} images")
         joined = {
             name: np.concatenate([output[name] for output in outputs])[: len(part.source)]
             for name in outputs[0]

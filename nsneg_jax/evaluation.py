@@ -13,6 +13,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.input import labelled
 from nsneg_jax.input.pipeline import prefetch_to_devices
 from nsneg_jax.input.source import Source, open_source
+from nsneg_jax.metrics import Progress
 from nsneg_jax.models.encoder import Tree
 
 
@@ -113,13 +114,25 @@ class Evaluation:
         self._whole = mesh.replicated(devices)
         self._step = compile_evaluation_step(method, devices)
         self._batches = partial(central_batches, data, batch_size, source, devices)
+        self._total = labelled.steps_per_pass(len(source), batch_size)
+        self._is_compiled = False
 
     def __call__(self, backbone: Tree, classifier: Tree) -> probe.Sums:
         """The sums over all images, as NumPy arrays; arguments as in `probe.ProbeState`."""
         rates = len(classifier["bias"])
         sums = mesh.put(probe.zero_sums(rates, classifier["bias"].dtype), self._whole)
-        for batch in self._batches():
-            sums = self._step(backbone, classifier, sums, batch)
+        with Progress(self._total, 0, unit="batch") as display:
+            if not self._is_compiled:
+                display.compiling("the evaluation")
+            for done, batch in enumerate(self._batches(), 1):
+                sums = self._step(backbone, classifier, sums, batch)
+                if not self._is_compiled:
+                    jax.block_until_ready(sums)
+                    display.first("batch")
+                    self._is_compiled = True
+                display.advance(done)
+                if display.is_due():
+                    display.show(done, "of the evaluation")
         return jax.device_get(sums)
 
 

@@ -49,6 +49,7 @@ class Extractor:
         self._features = compile_features(encoder, dtype, devices)
         self._batches = partial(central_batches, data, batch_size, devices=devices)
         self._batch_size = batch_size
+        self._is_compiled = False
 
     def __call__(self, params: Tree, stats: Tree, source: Source) -> Features:
         """The features of `source`, every process has all of them.
@@ -60,14 +61,19 @@ class Extractor:
         batch, total = self._batch_size, steps_per_pass(len(source), self._batch_size)
         found = None
         with Progress(total, 0, unit="batch") as display:
+            if not self._is_compiled:
+                display.compiling("the features")
             batches = self._batches(source=source)
             running = (self._features(params, stats, each["image"]) for each in batches)
             for done, features in enumerate(one_late(running)):
+                if not self._is_compiled:
+                    display.first("batch")
+                    self._is_compiled = True
                 if found is None:
                     found = np.empty((total * batch, features.shape[1]), np.float32)
                 found[done * batch : (done + 1) * batch] = features
                 display.advance(done + 1)
-                if (done + 1) % _BATCHES_A_LINE == 0:
+                if (done + 1) % _BATCHES_A_LINE == 0 or display.is_due():
                     display.show(done + 1, f"{(done + 1) * batch:,} images")
         return Features(found[: len(source)], np.asarray(source.labels))
 

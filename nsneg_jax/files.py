@@ -9,6 +9,14 @@ from typing import Any
 import numpy as np
 
 
+def user_cache() -> Path:
+    """Folder for files that can be made again: $XDG_CACHE_HOME/nsneg_jax or ~/.cache/nsneg_jax."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # of a user without a home "~" stays as it is, and must not become a folder right here
+    root = given if given.is_absolute() else Path("/", os.path.expanduser("~"), ".cache")
+    return root / "nsneg_jax"
+
+
 def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> None:
     """Makes the file at `path` by `write`, which is given another path in the same folder.
 

@@ -22,6 +22,7 @@ import jaxlib
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from nsneg_jax.compilation_cache import keep_programs
 from nsneg_jax.config import flatten, to_json
 from nsneg_jax.errors import RunError, UsageError, exit_status, paragraph
 from nsneg_jax.input.source import Source, fingerprint
@@ -38,7 +39,9 @@ _MOST_DIFFERENCES = 8
 
 
 @contextmanager
-def joined(launch: Launch, config: ConfigDict, workdir: Path) -> Iterator[None]:
+def joined(
+    launch: Launch, config: ConfigDict, workdir: Path, compilation_cache: str = ""
+) -> Iterator[None]:
     """Encloses a run: joins its processes if there are several, and has them end together.
 
     Of several, process 0 alone writes to the standard output; an error of one, or its death, ends
@@ -48,6 +51,7 @@ def joined(launch: Launch, config: ConfigDict, workdir: Path) -> Iterator[None]:
         launch: the command line's flags.
         config: must be the same everywhere.
         workdir: must be one folder for all.
+        compilation_cache: as `where` of `keep_programs`.
 
     Raises:
         UsageError: wrong flags, or the processes have not the same config, code or workdir.
@@ -57,11 +61,10 @@ def joined(launch: Launch, config: ConfigDict, workdir: Path) -> Iterator[None]:
     if launch.cpu_devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", launch.cpu_devices)
-    if arguments is None:
-        yield
-        return
-    _initialize(arguments, stoppable=config.job in _STOPPABLE)
-    if jax.process_count() == 1:
+    if arguments is not None:
+        _initialize(arguments, stoppable=config.job in _STOPPABLE)
+    if arguments is None or jax.process_count() == 1:
+        keep_programs(compilation_cache)
         yield
         return
     index = jax.process_index()
@@ -72,6 +75,7 @@ def joined(launch: Launch, config: ConfigDict, workdir: Path) -> Iterator[None]:
         try:
             _check_alike(config)
             _check_shared(workdir, hosts)
+            keep_programs(compilation_cache, alone=False)
             connect_devices()
             print(_summary(hosts), flush=True)
             yield

@@ -21,6 +21,7 @@ from nsneg_jax.evaluation import check_same_classes, open_split
 from nsneg_jax.features import Extractor, Features
 from nsneg_jax.files import write_json
 from nsneg_jax.input.source import Source
+from nsneg_jax.metrics import Progress
 from nsneg_jax.moco import l2_normalize
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.pretrained import load_pretrained
@@ -156,13 +157,19 @@ def nearest(
     ]
     # labels from 1: a blank row of the last block has 0
     marked = bank.labels.astype(np.int32) + 1
-    for start in range(0, len(bank.features), BANK_BLOCK):
-        part = rows(bank.features, start, BANK_BLOCK, whole)
-        labels = rows(marked, start, BANK_BLOCK, whole)
-        found = [
-            merge(query, part, labels, so_far) for query, so_far in zip(blocks, found, strict=True)
-        ]
-        jax.block_until_ready(found)  # else the blocks of the bank would queue up in memory
+    starts = range(0, len(bank.features), BANK_BLOCK)
+    with Progress(len(starts), 0, unit="block") as display:
+        for done, start in enumerate(starts, 1):
+            part = rows(bank.features, start, BANK_BLOCK, whole)
+            labels = rows(marked, start, BANK_BLOCK, whole)
+            found = [
+                merge(query, part, labels, so_far)
+                for query, so_far in zip(blocks, found, strict=True)
+            ]
+            jax.block_until_ready(found)  # else the blocks of the bank would queue up in memory
+            display.advance(done)
+            if display.is_due():
+                display.show(done, "of the bank searched")
     found = jax.jit(lambda parts: parts, out_shardings=whole)(found)
     similarity, labels = (
         np.concatenate([np.asarray(part[i]) for part in found])[: len(queries)] for i in range(2)

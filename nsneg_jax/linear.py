@@ -107,9 +107,13 @@ def linear(
         train_step, end_epoch = compile_steps(method, devices)
         evaluate = Evaluation(method, config.data, config.batch_size, validation, devices)
         with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
+            if done < total:
+                display.compiling("the step")
             while done < total:
                 state = train_step(state, next(batches))
                 done += 1
+                if done == start + 1:
+                    display.first("step", f"loss {_losses(means(state.sums))}")
                 display.advance(done)
                 stop = signals.stop_after(done)
                 epoch, rest = divmod(done, steps_per_epoch)
@@ -129,6 +133,9 @@ def linear(
                     display.show(done, _status(epoch, config.epochs, figures))
                     if epoch in (1, config.epochs):
                         check_frozen(state.backbone, frozen)
+                elif display.is_due():
+                    losses = _losses(means(state.sums))
+                    display.show(done, f"epoch {epoch + 1}/{config.epochs}  loss {losses}")
                 if rest == 0 or stop:
                     checkpoints.save(done, state, progress)
                 if stop:
@@ -287,8 +294,12 @@ def _by_rate(figures: dict[str, list[float]], rates: Sequence[float]) -> dict[st
 def _status(epoch: int, epochs: int, figures: dict[str, dict[str, list[float]]]) -> str:
     train, val = figures["train"], figures["val"]
     accuracies = "/".join(f"{value:.1f}" for value in val["accuracy_top1"])
-    losses = "/".join(f"{value:.3f}" for value in train["loss"])
-    return f"epoch {epoch}/{epochs}  loss {losses}  validation top-1 {accuracies} %"
+    return f"epoch {epoch}/{epochs}  loss {_losses(train)}  validation top-1 {accuracies} %"
+
+
+def _losses(figures: dict[str, list[float]]) -> str:
+    """The loss at each learning rate."""
+    return "/".join(f"{value:.3f}" for value in figures["loss"])
 
 
 def _plain(value: float) -> float | None:

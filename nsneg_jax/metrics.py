@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from nsneg_jax.files import write_text
 
 FILE_NAME = "metrics.jsonl"
+_SILENCE = 60.0  # seconds at most without a line
 
 
 class Window:
@@ -40,10 +40,14 @@ class Window:
 
     def take(self) -> dict[str, float]:
         """The means; the window is empty after."""
-        self._settle()
-        means = {name: total / self._steps for name, total in self._sums.items()}
+        means = self.means()
         self._sums, self._steps = {}, 0
         return means
+
+    def means(self) -> dict[str, float]:
+        """The means so far."""
+        self._settle()
+        return {name: total / self._steps for name, total in self._sums.items()}
 
     def totals(self) -> dict:
         """What `Window(**totals)` goes on from."""
@@ -93,15 +97,20 @@ class Stopwatch:
         self._steps += 1
 
     def take(self) -> dict[str, float]:
-        """images_per_second and input_wait_fraction; nothing if no step was counted."""
+        """As `figures`; starts anew."""
+        figures = self.figures()
+        self.restart()
+        return figures
+
+    def figures(self) -> dict[str, float]:
+        """images_per_second and input_wait_fraction so far; nothing if no step was counted."""
+        if not self._steps:
+            return {}
         elapsed = time.monotonic() - self._start
-        figures = {
+        return {
             "images_per_second": self._steps * self._batch_size / elapsed,
             "input_wait_fraction": self._waited / elapsed,
         }
-        counted = self._steps > 0
-        self.restart()
-        return figures if counted else {}
 
 
 class MetricWriter:
@@ -123,9 +132,7 @@ class MetricWriter:
         self._path = workdir / FILE_NAME
         self._drop_after(step)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=True
-        )
+        self._board = _summary_writer()(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -157,8 +164,21 @@ class MetricWriter:
         write_text(self._path, "".join(kept))
 
 
+def _summary_writer() -> type:
+    """tensorboardX's writer, without PyTorch, which it would import where it is installed."""
+    sys.modules.setdefault("torch", None)  # None makes the import fail; one that is there stays
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if sys.modules["torch"] is None:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
 class Progress:
-    """A progress bar on a terminal; elsewhere (a log file) one line each time figures come.
+    """A progress bar on a terminal; elsewhere (a log file) a line each time figures come.
+
+    A loop that asks `is_due` in each turn is never silent for longer than a minute and a turn.
 
     Args:
         total: steps of the whole run.
@@ -170,9 +190,12 @@ class Progress:
         self._total = total
         self._unit = unit
         self._first: tuple[int, float] | None = None
+        self._said = self._begun = time.monotonic()
         self._bar = None
         if sys.stderr.isatty() and jax.process_index() == 0:
-            self._bar = tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True)
+            # of a bar within another nothing is left
+            options = {"dynamic_ncols": True, "leave": None}
+            self._bar = tqdm(total=total, initial=done, unit=unit, **options)
 
     def __enter__(self) -> "Progress":
         return self
@@ -188,8 +211,31 @@ class Progress:
         if self._bar is not None:
             self._bar.update()
 
+    def compiling(self, what: str) -> None:
+        """Says why nothing will be seen for a while; `first` ends it."""
+        self.note(f"compiling {what} ...")
+        self._begun = time.monotonic()
+
+    def first(self, what: str, figures: str = "") -> None:
+        """Says that the first `what` since `compiling` is done, and its figures."""
+        seconds = time.monotonic() - self._begun
+        self.note(f"first {what} after {seconds:.1f} s" + (f": {figures}" if figures else ""))
+
+    def is_due(self) -> bool:
+        """Whether nothing was said for a minute."""
+        return time.monotonic() - self._said >= _SILENCE
+
+    def note(self, text: str) -> None:
+        """Says something that belongs to no step."""
+        self._said = time.monotonic()
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
     def show(self, step: int, text: str) -> None:
         """Shows the figures of `step`."""
+        self._said = time.monotonic()
         if self._bar is not None:
             self._bar.set_postfix_str(text)
             return

@@ -110,6 +110,8 @@ def pretrain(
         try:
             with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
                 stopwatch = Stopwatch(config.batch_size)
+                if done < total:
+                    display.compiling("the step")
                 while done < total:
                     with stopwatch.waiting():
                         batch = next(batches)
@@ -123,7 +125,7 @@ def pretrain(
                     state, metrics = train_step(state, batch)
                     done += 1
                     if done == start + 1:
-                        jax.block_until_ready(metrics)
+                        display.first("step", f"loss {jax.device_get(metrics['loss']):.3f}")
                         stopwatch.restart()  # compilation is no part of the speed
                     else:
                         stopwatch.count_step()
@@ -135,6 +137,9 @@ def pretrain(
                     if last or done % config.log_every_steps == 0:
                         figures = window.take() | stopwatch.take()
                         writer.write(done, "train", figures)
+                        display.show(done, _status(done, steps_per_epoch, config.epochs, figures))
+                    elif display.is_due():
+                        figures = window.means() | stopwatch.figures()
                         display.show(done, _status(done, steps_per_epoch, config.epochs, figures))
                     if steps_per_knn and done % steps_per_knn == 0:
                         with stopwatch.paused():

@@ -7,6 +7,13 @@ devices than there are must skip themselves: tests/test_parity.py does.
 import os
 from pathlib import Path
 
+# Most of the tests' time is compilation, and many compile the same. By environment, for the
+# processes that tests start, which would write to the user's cache folder else.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
 import jax
 import pytest
 
@@ -30,11 +37,6 @@ def pytest_configure(config):
     if config.getoption("device") == "cpu":
         jax.config.update("jax_num_cpu_devices", 8)
         jax.config.update("jax_platforms", "cpu")
-    # most of the tests' time is compilation, and many compile the same
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = Path(__file__).parents[1] / ".pytest_cache/jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture

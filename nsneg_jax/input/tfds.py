@@ -11,14 +11,13 @@ import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import write_npz
+from nsneg_jax.files import user_cache, write_npz
 from nsneg_jax.input.classes import Choice
 from nsneg_jax.input.decode import decode_image, unreadable
 
@@ -226,7 +225,7 @@ def _labels_and_files(
     examples = builder.info.splits[split].num_examples
     key = [str(builder.data_path), split, examples, info.stat().mtime]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-    cache = _cache_folder() / f"labels-{builder.name}-{digest}.npz"
+    cache = user_cache() / f"labels-{builder.name}-{digest}.npz"
     try:
         with np.load(cache) as kept:
             labels, files = kept["labels"], bytes(kept["files"]).decode().split("\n")
@@ -246,11 +245,6 @@ def _labels_and_files(
     except OSError as error:
         print(f"the labels are not kept: {error}", file=sys.stderr)
     return labels, files
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(root) / "nsneg_jax"
 
 
 def _scan(records: Any, name: str) -> tuple[np.ndarray, list[str]]:

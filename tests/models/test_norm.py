@@ -59,7 +59,7 @@ def test_one_value_in_a_group_is_finite():
 @pytest.mark.parametrize(
     ("offset", "steps", "bound"),
     # in standard deviations; before the first step the running mean is zero
-    [(0, 0, 1e-6), (1, 0, 1e-6), (10, 0, 1e-4), (100, 0, 3e-2), (100, 50, 1e-4), (1000, 50, 2e-3)],
+    [(0, 0, 2e-6), (1, 0, 2e-6), (10, 0, 3e-4), (100, 0, 3e-2), (100, 50, 1e-5), (1000, 50, 1e-4)],
 )
 def test_float32_with_activations_far_from_zero(offset, steps, bound):
     """The variance is taken about the running mean, and is safe once that has come close."""
@@ -70,8 +70,7 @@ def test_float32_with_activations_far_from_zero(offset, steps, bound):
     for _ in range(steps):
         train(norm, x)
     expected, _, _ = reference(x.astype(np.float64), 2, 1, 1, 0, "first")
-    # what the rounding of x itself gives
-    assert np.abs(train(norm, x) - expected).max() < bound + 1e-6 * offset
+    assert np.abs(train(norm, x) - expected).max() < bound
 
 
 def test_equal_activations_are_finite():
