@@ -232,12 +232,12 @@ def compile_step(method: moco.MoCo, devices: Mesh) -> Callable:
     state = state_sharding(method, devices)
     method = dataclasses.replace(method, devices=devices)
 
-    def step(state: moco.TrainState, batch: moco.Batch):
+    def train_step(state: moco.TrainState, batch: moco.Batch):
         with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
             return moco.train_step(method, state, batch)
 
     return jax.jit(
-        step,
+        train_step,
         in_shardings=(state, mesh.split_batch(devices)),
         out_shardings=(state, mesh.replicated(devices)),
         donate_argnums=0,

@@ -12,6 +12,7 @@ from nsneg_jax import checkpoint, official, torch_file
 from nsneg_jax.errors import UsageError
 from nsneg_jax.metrics import Window
 from nsneg_jax.moco import TrainState, queue_pointer
+from nsneg_jax.models.encoder import PRECISIONS
 from nsneg_jax.models.torch_names import from_state_dict, from_torch_layout
 from nsneg_jax.official import KEY, QUERY, RECORD, Found
 from nsneg_jax.optimizer import sgd
@@ -59,6 +60,9 @@ def import_file(
         before = _fields(record.get("model")).get(name)
         if type(before) is type(found.model[name]):
             found.model[name] = before
+    precision = _fields(record.get("model")).get("precision")
+    if precision in PRECISIONS:
+        found.model["precision"] = precision
     epoch = _whole(around.get("epoch", 0), f"'epoch' in {path}", 0)
     origin = {
         "file": path.name,
