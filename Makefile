@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
 	@$(MAKE) --no-print-directory evaluation ENCODER=patch PRETRAINED=$(DEMO)/patch
 	@$(MAKE) --no-print-directory evaluation ENCODER=untrained PRETRAINED=untrained:$(DEMO)/patch
-	$(BIN)/python -m nsneg_jax.report $(DEMO)/*-knn $(DEMO)/*-linear $(DEMO)/*-eval \
+	$(BIN)/python -m nsneg_jax.report.command $(DEMO)/*-knn $(DEMO)/*-linear $(DEMO)/*-eval \
 	  --out $(DEMO)/table.md --corruptions $(DEMO)/corruptions.png
 	@echo "This table is in $(DEMO)/table.md, its corruptions one by one in $(DEMO)/corruptions.png,"
 	@echo "and what the encoder was trained on in $(DEMO)/patch/pictures/views.png."
@@ -26,7 +26,7 @@ evaluation:
 
 # MoCo against MoCo with patch negatives, 3 seeds; FULL=1: all variants, 5 seeds
 claim: .venv/installed
-	$(BIN)/python -m nsneg_jax.claim --workdir=$(RUNS)/claim $(if $(FULL),--full)
+	$(BIN)/python -m experiments.claim --workdir=$(RUNS)/claim $(if $(FULL),--full)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
@@ -41,7 +41,7 @@ slow: .venv/installed-dev
 JAX ?= 0.10.2
 accelerators: accelerators-h100 accelerators-tpu
 
-COMPILE = -m pytest tests/test_accelerators.py -k "$(or $(K),test)"
+COMPILE = -m pytest tests/planning/test_accelerators.py -k "$(or $(K),test)"
 
 accelerators-h100: $(if $(H100_PYTHON),,.venv-h100/installed)
 	$(or $(H100_PYTHON),.venv-h100/bin/python) $(COMPILE)

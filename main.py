@@ -6,16 +6,17 @@ With --plan in place of --workdir it only says what a pre-training will need (do
 import importlib
 import sys
 
-from nsneg_jax import command_line, hosts
-from nsneg_jax.compilation_cache import keep_programs
 from nsneg_jax.errors import RunError, UsageError, tell
+from nsneg_jax.jobs import command_line
+from nsneg_jax.parallel import hosts
+from nsneg_jax.parallel.compilation_cache import keep_programs
 
 JOBS = {
-    "pretrain": "nsneg_jax.pretrain:pretrain",
-    "linear": "nsneg_jax.linear:linear",
-    "knn": "nsneg_jax.knn:knn",
-    "evaluate": "nsneg_jax.evaluate:evaluate",
-    "features": "nsneg_jax.features:write_features",
+    "pretrain": "nsneg_jax.jobs.pretrain:pretrain",
+    "linear": "nsneg_jax.jobs.linear:linear",
+    "knn": "nsneg_jax.evaluation.neighbours:knn",
+    "evaluate": "nsneg_jax.jobs.evaluate:evaluate",
+    "features": "nsneg_jax.evaluation.features:write_features",
 }
 
 
@@ -24,7 +25,7 @@ def run(command: command_line.Command) -> None:
         raise UsageError(f"job is {command.config.job!r}, but must be one of {', '.join(JOBS)}.")
     if command.plan is not None:
         keep_programs(command.compilation_cache)
-        importlib.import_module("nsneg_jax.plan").show(command.config, command.plan)
+        importlib.import_module("nsneg_jax.planning.plan").show(command.config, command.plan)
         return
     # imported only here, so that a mistake in the command is told before JAX has started
     with hosts.joined(command.launch, command.config, command.workdir, command.compilation_cache):

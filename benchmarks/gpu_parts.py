@@ -73,7 +73,7 @@ def _step(setting: Setting) -> list[Command]:
 
 def _golden(setting: Setting) -> list[Command]:
     def test(trajectory: str) -> Command:
-        node = f"tests/test_parity.py::test_float64[{trajectory}-merged-1]"
+        node = f"tests/methods/test_parity.py::test_float64[{trajectory}-merged-1]"
         report = setting.work / "golden" / f"{trajectory}.xml"
         flags = ("--device", "default", "-p", "no:cacheprovider", "-q", f"--junitxml={report}")
         return _module(trajectory, "pytest", node, *flags)
@@ -112,7 +112,7 @@ def _demo(setting: Setting) -> list[Command]:
     jobs = ("knn", "linear", "eval")
     runs = [folder / f"{encoder}-{job}" for job in jobs for encoder in DEMO_ENCODERS]
     pictures = ("--out", folder / "table.md", "--corruptions", folder / "corruptions.png")
-    return [*commands, _module("report", "nsneg_jax.report", *runs, *pictures)]
+    return [*commands, _module("report", "nsneg_jax.report.command", *runs, *pictures)]
 
 
 def batch_of_job(small: bool) -> int:

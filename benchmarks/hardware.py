@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import jax
 
-from nsneg_jax.flops import flops_of
-from nsneg_jax.hlo import array_bytes
+from nsneg_jax.planning.flops import flops_of
+from nsneg_jax.planning.hlo import array_bytes
 
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\(([^)]*)\)")
 _OPERAND = re.compile(r"%([\w.-]+)")

@@ -31,10 +31,10 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.input.crops import sample_crop
-from nsneg_jax.input.folder import Folder
 from nsneg_jax.input.pipeline import pretrain_batches
-from nsneg_jax.input.source import Source, open_source
-from nsneg_jax.views import IMAGENET_MEAN, IMAGENET_STD
+from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.source import Source, open_source
+from nsneg_jax.methods.views import IMAGENET_MEAN, IMAGENET_STD
 
 _TURNS = 5
 _PATCH_RANGE = (16 / 224, 72 / 224)

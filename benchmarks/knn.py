@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from benchmarks.memory import peak_of_process
-from nsneg_jax import mesh
-from nsneg_jax.features import Features
-from nsneg_jax.knn import TEMPERATURE, accuracies
+from nsneg_jax.evaluation.features import Features
+from nsneg_jax.evaluation.neighbours import TEMPERATURE, accuracies
+from nsneg_jax.parallel import mesh
 
 _ROWS_AT_ONCE = 8192  # drawn, so that drawing does not set the peak of memory
 _CLASSES = 100

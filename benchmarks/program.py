@@ -45,10 +45,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import patch
-from nsneg_jax.cost import Cost
 from nsneg_jax.errors import RunError, UsageError, tell
-from nsneg_jax.programs import PROGRAMS, costs
-from nsneg_jax.targets import Target, read_target
+from nsneg_jax.planning.cost import Cost
+from nsneg_jax.planning.programs import PROGRAMS, costs
+from nsneg_jax.planning.targets import Target, read_target
 
 
 class Options(NamedTuple):

@@ -22,11 +22,12 @@ import numpy as np
 import optax
 
 from configs import base
-from nsneg_jax import mesh, moco
 from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.jobs.pretrain import build_method
+from nsneg_jax.methods import moco
 from nsneg_jax.models.encoder import Tree, build_encoder
 from nsneg_jax.models.resnet import ARCHS
-from nsneg_jax.pretrain import build_method
+from nsneg_jax.parallel import mesh
 
 DTYPES = ("float64", "float32", "bfloat16")
 

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from nsneg_jax.compiled_step import Program, compile_for
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.plan import in_words
+from nsneg_jax.planning.compile import Program, compile_for
+from nsneg_jax.planning.plan import in_words
 
 QUEUE_SIZE = 65536  # holds the keys of a step on 512 devices
 

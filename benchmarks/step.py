@@ -59,11 +59,12 @@ from benchmarks import kernels, peers
 from benchmarks.hardware import Work, rates, work_of
 from benchmarks.memory import peak_of
 from configs import base
-from nsneg_jax import mesh, moco
 from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.jobs.pretrain import build, compile_step
+from nsneg_jax.methods import moco
 from nsneg_jax.models.resnet import ARCHS
-from nsneg_jax.models.torch_names import to_state_dict
-from nsneg_jax.pretrain import build, compile_step
+from nsneg_jax.parallel import mesh
+from nsneg_jax.pytorch.names import to_state_dict
 
 Figures = dict[str, Any]
 

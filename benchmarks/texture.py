@@ -24,8 +24,8 @@ import numpy as np
 from benchmarks.memory import peak_of
 from benchmarks.step import _rounded, _versions
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.mesh import data_mesh
-from nsneg_jax.texture import (
+from nsneg_jax.parallel.mesh import data_mesh
+from nsneg_jax.textures.synthesis import (
     TextureRecipe,
     compiled_synthesis,
     cut_exemplars,

@@ -27,8 +27,14 @@ from PIL import Image
 from skimage import data
 
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.input.folder import Folder
-from nsneg_jax.texture import TextureRecipe, cut_exemplars, mosaic, random_generator, synthesise
+from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.textures.synthesis import (
+    TextureRecipe,
+    cut_exemplars,
+    mosaic,
+    random_generator,
+    synthesise,
+)
 
 _SAMPLES = ("brick", "grass", "gravel", "coffee", "cat", "astronaut")
 _WINDOW = 7

@@ -19,7 +19,7 @@ from nsneg_jax.models.resnet import ARCHS
 
 
 class Outputs(NamedTuple):
-    """Mean `loss` of a step and its cosine similarities, per sample: see `nsneg_jax.moco`."""
+    """Mean `loss` of a step and its cosine similarities: `nsneg_jax.methods.moco`."""
 
     loss: torch.Tensor
     positive: torch.Tensor

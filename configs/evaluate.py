@@ -15,7 +15,7 @@ that adds to `sets`.
 from ml_collections import ConfigDict
 
 from configs import base
-from nsneg_jax.released_sets import RELEASED
+from nsneg_jax.evaluation.released import RELEASED
 
 VARIANTS = ("", "paper", "tfds", "tiny")
 

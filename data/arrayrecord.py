@@ -28,8 +28,10 @@ from tqdm import tqdm
 
 from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.files import write_whole
-from nsneg_jax.input import storage
-from nsneg_jax.input.arrayrecord import (
+from nsneg_jax.input.crops import resize_short
+from nsneg_jax.input.decode import decode_image
+from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources.packed import (
     INDEX,
     NAMES,
     Index,
@@ -39,9 +41,7 @@ from nsneg_jax.input.arrayrecord import (
     read_index,
     records_digest,
 )
-from nsneg_jax.input.crops import resize_short
-from nsneg_jax.input.decode import decode_image
-from nsneg_jax.input.source import FileSource, class_names, of_files, open_files
+from nsneg_jax.input.sources.source import FileSource, class_names, of_files, open_files
 
 # ImageNet makes 1024 shards of 1251 images, some 140 MB each
 _IMAGES_A_SHARD, _MOST_SHARDS = 1000, 1024

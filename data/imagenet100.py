@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from data.devkit import validation_wnids
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.input.folder import IMAGE_ENDINGS
-from nsneg_jax.input.source import class_names
+from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
+from nsneg_jax.input.sources.source import class_names
 
 CLASS_LIST = Path(__file__).parent / "imagenet100.tsv"
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}

@@ -26,13 +26,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nsneg_jax.compilation_cache import keep_programs
 from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.files import write_whole
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.source import FileSource, class_names, of_files, open_files
-from nsneg_jax.mesh import data_mesh
-from nsneg_jax.texture import (
+from nsneg_jax.input.sources.source import FileSource, class_names, of_files, open_files
+from nsneg_jax.parallel.compilation_cache import keep_programs
+from nsneg_jax.parallel.mesh import data_mesh
+from nsneg_jax.textures.synthesis import (
     TextureRecipe,
     compiled_synthesis,
     cut_exemplars,

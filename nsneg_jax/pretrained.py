@@ -9,16 +9,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from nsneg_jax import checkpoint
-from nsneg_jax.config import DTYPES
 from nsneg_jax.errors import UsageError
-from nsneg_jax.models.encoder import (
-    PRECISIONS,
-    Encoder,
-    Tree,
-    build_encoder,
-    encoder_structure,
-)
+from nsneg_jax.jobs.validation import DTYPES
+from nsneg_jax.models.encoder import PRECISIONS, Encoder, Tree, build_encoder, encoder_structure
+from nsneg_jax.training import checkpoint
 
 UNTRAINED = "untrained:"
 PRETRAINING, PROBE = "pre-training", "linear probe"  # kinds of checkpoints

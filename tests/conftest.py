@@ -1,7 +1,7 @@
 """Eight CPU devices for every test; float64 is switched on by the tests that need it.
 
 `--device default` leaves the choice to JAX, to run tests on an accelerator. Those that need more
-devices than there are must skip themselves: tests/test_parity.py does.
+devices than there are must skip themselves: tests/methods/test_parity.py does.
 """
 
 import os

@@ -17,7 +17,7 @@ import simplejpeg
 from PIL import Image
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input import storage
+from nsneg_jax.input.sources import storage
 
 # Image.open loads the rarer formats on first need, and while one thread does so another may be
 # told that its file is of no known format.

@@ -15,7 +15,7 @@ import numpy as np
 from nsneg_jax.input.crops import resize_short, resized_crop, sample_crop
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.pipeline import Sample, load_batches, mixed_seed, place_generator
-from nsneg_jax.input.source import Source
+from nsneg_jax.input.sources.source import Source
 
 FIELDS = ("image", "label", "valid")
 _BLANK = -1

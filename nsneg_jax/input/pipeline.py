@@ -21,7 +21,7 @@ from absl import flags
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.crops import relative_crop, resized_crop, sample_crop
 from nsneg_jax.input.shuffle import ShuffleOrders
-from nsneg_jax.input.source import Source
+from nsneg_jax.input.sources.source import Source
 
 Sample = dict[str, np.ndarray]
 

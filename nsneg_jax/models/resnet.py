@@ -85,7 +85,7 @@ class ResNet(nnx.Module):
     """Encoder of MoCo: a ResNet whose `fc` is the projection head.
 
     Parameter names follow torchvision (`conv1`, `bn1`, `layer1` ... `downsample`, `fc`), so that
-    checkpoints translate by name (`nsneg_jax.models.torch_names`).
+    checkpoints translate by name (`nsneg_jax.pytorch.names`).
 
     Args:
         arch: a key of `ARCHS`. 'resnet8' has three stages of one basic block.

@@ -6,12 +6,12 @@ import tarfile
 
 import numpy as np
 import pytest
+from devkits import WNIDS, devkit, meta
 from PIL import Image
-from test_devkit import WNIDS, devkit, meta
 
 from data import imagenet100
-from nsneg_jax.input.folder import Folder
-from nsneg_jax.input.source import class_names
+from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.source import class_names
 
 CLASSES = WNIDS[:3]
 

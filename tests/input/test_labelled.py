@@ -11,7 +11,7 @@ from nsneg_jax.input.labelled import (
     steps_per_pass,
     training_batches,
 )
-from nsneg_jax.input.shapes import Shapes
+from nsneg_jax.input.shapes.source import Shapes
 
 IMAGES, BATCH, SIZE = 27, 8, 16
 STEPS = 4

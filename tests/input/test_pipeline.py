@@ -12,13 +12,13 @@ from PIL import Image
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.crops import resized_crop, sample_crop
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.folder import Folder
 from nsneg_jax.input.pipeline import (
     load_batches,
     prefetch_to_devices,
     pretrain_batches,
     sample_order,
 )
+from nsneg_jax.input.sources.folder import Folder
 
 IMAGES, BATCH, STEPS = 27, 8, 8  # 3 steps an epoch, 3 images left out
 CROPS = ("query", "key")

@@ -13,8 +13,9 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input import shape_textures, shapes
-from nsneg_jax.input.shapes import CLASSES, SPLITS, VERSIONS, PictureCache, Shapes
+from nsneg_jax.input.shapes import fills as shape_textures
+from nsneg_jax.input.shapes import source as shapes
+from nsneg_jax.input.shapes.source import CLASSES, SPLITS, VERSIONS, PictureCache, Shapes
 
 
 def pictures(split="train", *, size=60, image_size=32, **rest):
@@ -99,7 +100,7 @@ def test_same_pictures_in_threads_in_any_order_and_in_another_process():
     count = 80
     program = f"""
 import hashlib
-from nsneg_jax.input.shapes import VERSIONS, Shapes
+from nsneg_jax.input.shapes.source import (VERSIONS, Shapes)
 digest = hashlib.sha256()
 for version in VERSIONS:
     source = Shapes(image_size=40, size={count}, seed=77, version=version)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from nsneg_jax import moco
 from nsneg_jax.input.pipeline import pretrain_batches
-from nsneg_jax.input.shapes import Shapes
-from nsneg_jax.pretrain import build, shuffle_orders
+from nsneg_jax.input.shapes.source import Shapes
+from nsneg_jax.jobs.pretrain import build, shuffle_orders
+from nsneg_jax.methods import moco
 
 N, STEPS = 8, 3
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.models.encoder import build_encoder
 from nsneg_jax.models.resnet import ARCHS
-from nsneg_jax.models.torch_names import from_state_dict, to_state_dict
+from nsneg_jax.pytorch.names import from_state_dict, to_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

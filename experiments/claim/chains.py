@@ -1,0 +1,160 @@
+"""Several chains of commands side by side, each command after the one before it in its chain."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nsneg_jax.errors import RunError
+from nsneg_jax.training.checkpoint import StopSignals
+
+_LOOK_EVERY = 0.2  # seconds
+_TAIL = 12  # lines of a failed command's log that are shown
+
+
+@dataclass(frozen=True)
+class Link:
+    """A command of a chain.
+
+    Attributes:
+        name: for messages.
+        command: program and arguments.
+        log: file that its output is added to.
+        done: whether it has finished before; it is not started then.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    done: Callable[[], bool]
+
+
+@dataclass
+class _Worker:
+    """A place for one command at a time, with the cores it may use (None: all)."""
+
+    cores: set[int] | None
+    links: list[Link] = field(default_factory=list)
+    process: subprocess.Popen | None = None
+
+
+def run(
+    chains: Sequence[Sequence[Link]],
+    processes: int,
+    environment: Mapping[str, str] | None = None,
+    look: Callable[[], None] = lambda: None,
+) -> str | None:
+    """Runs the chains to their ends, `processes` of them at a time.
+
+    The machine's cores are shared out, so that the commands do not take them from each other. A
+    signal to stop is handed on to the commands, which are waited for.
+
+    Args:
+        chains: in the order they are begun.
+        processes: at least 1.
+        environment: variables for the commands, besides this process's.
+        look: called several times a second.
+
+    Returns:
+        The signal that stopped it, None at the end.
+
+    Raises:
+        RunError: a command failed, which is shown with the end of its log; the others have been
+            stopped.
+    """
+    waiting = [[link for link in chain if not link.done()] for chain in chains]
+    waiting = [chain for chain in waiting if chain]
+    workers = [_Worker(cores) for cores in _shares(processes)]
+    environment = os.environ | dict(environment or {})
+    with StopSignals() as signals:
+        try:
+            while True:
+                for worker in workers:
+                    _advance(worker, waiting, environment)
+                if not any(worker.process for worker in workers):
+                    return None
+                if signals.received:
+                    return signals.received
+                look()
+                time.sleep(_LOOK_EVERY)
+        finally:
+            _stop(workers)
+
+
+def _advance(worker: _Worker, waiting: list[list[Link]], environment: Mapping[str, str]) -> None:
+    """Starts the worker's next command if it has none running."""
+    if worker.process is not None:
+        status = worker.process.poll()
+        if status is None:
+            return
+        link = worker.links.pop(0)
+        worker.process = None
+        if status != 0 or not link.done():
+            raise RunError(_failure(link, status))
+    if not worker.links and waiting:
+        worker.links = waiting.pop(0)
+    if worker.links:
+        worker.process = _start(worker.links[0], worker.cores, environment)
+
+
+def _start(link: Link, cores: set[int] | None, environment: Mapping[str, str]) -> subprocess.Popen:
+    link.log.parent.mkdir(parents=True, exist_ok=True)
+    with link.log.open("ab") as log, _on(cores):
+        return subprocess.Popen(
+            link.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            # a terminal's Ctrl-C would reach it twice, and the second time means at once
+            start_new_session=True,
+        )
+
+
+@contextmanager
+def _on(cores: set[int] | None) -> Iterator[None]:
+    """This thread on `cores`; a command that it starts is there from its beginning."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    running = [worker.process for worker in workers if worker.process is not None]
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    for process in running:
+        process.wait()
+
+
+def _shares(processes: int) -> list[set[int] | None]:
+    """Which cores each of the processes may use."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [None] * processes
+    cores = sorted(os.sched_getaffinity(0))
+    if processes == 1 or processes > len(cores):
+        return [None] * processes
+    return [set(cores[i::processes]) for i in range(processes)]
+
+
+def _failure(link: Link, status: int) -> str:
+    lines = link.log.read_text(errors="replace").splitlines()[-_TAIL:]
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    if status == 0:
+        how = "was stopped before its end"
+    return (
+        f"{link.name} {how}. The end of its log, {link.log}, is: "
+        + " / ".join(line.strip() for line in lines if line.strip())
+        + ". When its cause is mended, the same command goes on from there."
+    )

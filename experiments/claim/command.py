@@ -1,0 +1,145 @@
+"""The paper's claim on the built-in shapes: python -m experiments.claim --workdir=DIR.
+
+Pre-trains each variant of configs/claim.py with each seed, probes and evaluates it, and compares
+the variants with MoCo, seed by seed: DIR/claim.md and pictures. Finished parts are kept, so that
+the same command goes on where it was stopped, also with more seeds or variants.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from experiments.claim import chains
+from experiments.claim import report as claim_report
+from experiments.claim.progress import ClaimProgress
+from experiments.claim.runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, runs_of, stages_of
+from nsneg_jax.errors import RunError, UsageError, tell
+
+# XLA on CPU allocates its temporary arrays in each step. glibc would give them back to the system
+# every time, which takes a tenth of these runs (docs/benchmarks.md).
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+
+
+def _accelerator() -> str:
+    """What JAX would compute on; asked in a process of its own, which gives the memory back."""
+    program = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='\\t')"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if found.returncode:
+        raise RunError(f"JAX does not start here: {found.stderr.strip().splitlines()[-1]}")
+    platform, kind = found.stdout.strip().splitlines()[-1].split("\t")
+    return "" if platform == "cpu" else kind
+
+
+def claim(arguments: argparse.Namespace) -> None:
+    """Runs what is not finished, and writes the report.
+
+    Raises:
+        UsageError: a run in the workdir has another config.
+        RunError: a command failed.
+    """
+    for needed in (MAIN, CONFIGS / "claim.py"):
+        if not needed.exists():
+            raise UsageError(f"There is no {needed} here. Run this in the project's folder.")
+    kind = _accelerator() if arguments.setting == "auto" else ""
+    large = arguments.setting == "large" or bool(kind)
+    runs = runs_of(arguments.variants, arguments.seeds, arguments.ablate)
+    setting = Setting(arguments.workdir, large, arguments.data_seed, arguments.epochs)
+    stages = {run.name: stages_of(run, setting) for run in runs}
+    processes = arguments.processes or (1 if large else min(len(runs), os.cpu_count() or 1))
+    print(f"setting  {setting.about}{f', found {kind}' if kind else ''}")
+    print(f"runs     {len(runs)}, {processes} at a time; logs are in {arguments.workdir}/*/log.txt")
+    with ClaimProgress(stages, processes) as display:
+        stopped = chains.run(
+            [[stage.link for stage in of_run] for of_run in stages.values()],
+            processes,
+            _KEEP_MEMORY,
+            display.look,
+        )
+    if stopped:
+        print(f"stopped by {stopped}, with everything saved; the same command goes on from there")
+        return
+    text = claim_report.write(runs, arguments.workdir)
+    print(text)
+    print(f"done: {arguments.workdir}/claim.md and pictures beside it")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line of `python -m experiments.claim`."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.claim", description=__doc__)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/claim"), help="(%(default)s)")
+    parser.add_argument(
+        "--variants",
+        type=_names(LABELS),
+        default=["moco", "patch2"],
+        help="of configs/claim.py, with commas (moco,patch2)",
+    )
+    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="with commas (0,1,2)")
+    parser.add_argument(
+        "--full", action="store_true", help="all variants, seeds 0 to 4, instead of the above"
+    )
+    parser.add_argument(
+        "--ablate",
+        type=_names(ABLATIONS),
+        default=[],
+        help=f"the variants with a change besides: {','.join(ABLATIONS)}",
+    )
+    parser.add_argument(
+        "--setting",
+        choices=("auto", "small", "large"),
+        default="auto",
+        help="small: minutes a run on a core; large: for a GPU; auto: large where JAX finds one",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=0, help="runs at a time; by default one a core"
+    )
+    parser.add_argument(
+        "--epochs", type=int, help="of pre-training; by default those of configs/claim.py"
+    )
+    parser.add_argument(
+        "--data_seed",
+        type=int,
+        help="of the pictures; by default those that no setting was chosen on",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.full:
+        arguments.variants, arguments.seeds = list(LABELS), list(range(5))
+    return arguments
+
+
+def _names(known):
+    def names(text: str) -> list[str]:
+        given = text.split(",")
+        wrong = [name for name in given if name not in known]
+        if wrong or len(set(given)) < len(given):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be names out of {','.join(known)}, each once, with commas"
+            )
+        return given
+
+    return names
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        numbers = [-1]
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers, each once, with commas")
+    return numbers
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit status, as main.py."""
+    arguments = parse(argv)
+    jax.config.update("jax_platforms", "cpu")  # the accelerator is for the runs
+    try:
+        claim(arguments)
+    except (UsageError, RunError) as error:
+        return tell(error)
+    return 0

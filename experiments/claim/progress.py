@@ -1,0 +1,130 @@
+"""One view of the progress of many runs, out of the files that they write."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from experiments.claim.chains import Link
+from nsneg_jax.training.metrics import FILE_NAME, duration
+
+_SHOW_EVERY = 20.0  # seconds between the lines of a log file
+_LAST_BYTES = 4096  # of metrics.jsonl that are read for its last lines
+
+
+class Stage(NamedTuple):
+    """A command of a run and what it is measured by.
+
+    Attributes:
+        link: the command.
+        workdir: it writes into.
+        share: of the run's time.
+        total: steps or epochs of the whole; None where it has no metrics.jsonl.
+    """
+
+    link: Link
+    workdir: Path
+    share: float
+    total: int | None
+
+    def fraction(self) -> float:
+        """How much of it is done."""
+        if self.link.done():
+            return 1.0
+        latest = last_figures(self.workdir / FILE_NAME)
+        if self.total is None or not latest:
+            return 0.0
+        return min(1.0, latest.get("epoch", latest["step"]) / self.total)
+
+    def status(self) -> str:
+        """What it is at, in few words."""
+        latest = last_figures(self.workdir / FILE_NAME)
+        words = [self.link.name]
+        if latest and self.total is not None:
+            words.append(f"{round(100 * self.fraction())} %")
+        if "loss" in latest:
+            words.append(f"loss {latest['loss']:.2f}")
+        if "knn_20" in latest:
+            words.append(f"kNN {latest['knn_20']:.1f} %")
+        return " ".join(words)
+
+
+def last_figures(path: Path) -> dict[str, Any]:
+    """The latest value of each name in the last lines of a metrics.jsonl; {} if there are none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LAST_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    figures = {}
+    for line in lines:
+        try:
+            figures |= json.loads(line)
+        except (ValueError, TypeError):  # the first and the last may be cut off
+            continue
+    return figures
+
+
+class ClaimProgress:
+    """A progress bar over all runs on a terminal; elsewhere a line now and then.
+
+    Args:
+        stages: of each run, by name.
+        processes: runs at a time.
+    """
+
+    def __init__(self, stages: Mapping[str, Sequence[Stage]], processes: int) -> None:
+        self._stages = stages
+        self._processes = processes
+        self._start = time.monotonic()
+        self._before = self._fraction()
+        self._shown = self._start
+        self._bar = None
+        if sys.stderr.isatty():
+            form = "{percentage:3.0f}% |{bar}| {postfix}"
+            self._bar = tqdm(total=1.0, bar_format=form, dynamic_ncols=True)
+
+    def __enter__(self) -> "ClaimProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def look(self) -> None:
+        """Shows what is new, if the last time is long enough ago."""
+        now = time.monotonic()
+        if now - self._shown < (1.0 if self._bar is not None else _SHOW_EVERY):
+            return
+        self._shown = now
+        fraction = self._fraction()
+        text = "; ".join(stage.status() for stage in self._running())
+        gained = fraction - self._before
+        if gained > 0.002:
+            left = (now - self._start) * (1 - fraction) / gained
+            text = f"{duration(left)} left  {text}"
+        if self._bar is not None:
+            self._bar.n = fraction
+            self._bar.set_postfix_str(text)
+            return
+        print(f"{100 * fraction:.0f} %  {text}", flush=True)
+
+    def _running(self) -> list[Stage]:
+        begun = [
+            next(stage for stage in stages if not stage.link.done())
+            for stages in self._stages.values()
+            if not all(stage.link.done() for stage in stages)
+        ]
+        return begun[: self._processes]
+
+    def _fraction(self) -> float:
+        shares = [
+            sum(stage.share * stage.fraction() for stage in stages)
+            for stages in self._stages.values()
+        ]
+        return sum(shares) / len(shares)

@@ -1,0 +1,131 @@
+"""Shape or texture: what classifiers decide by where the two disagree.
+
+Geirhos et al., "ImageNet-trained CNNs are biased towards texture", ICLR 2019: images with the shape
+of one category and the texture of another. Decisions for either are counted, all others ignored.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from nsneg_jax.errors import UsageError
+
+CATEGORIES_FILE = Path(__file__).parent / "geirhos16.tsv"
+CATEGORIES = (
+    *("airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat"),
+    *("chair", "clock", "dog", "elephant", "keyboard", "knife", "oven", "truck"),
+)
+
+# 'cat7-elephant1.png'; model-vs-human also reads '..._cat7-elephant1.png', with a trial's name.
+_NAME = re.compile(r"(?:.*_)?([a-z]+)\d+-([a-z]+)\d+")
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a classifier decided by.
+
+    Attributes:
+        shape, texture: number of images classified as the category of their shape, and of their
+            texture.
+        images: number of images counted, those with another decision included.
+        categories: names of the categories to decide between, sorted.
+        restricted: the classifier lacks some of the classes that the categories are made of.
+    """
+
+    shape: int
+    texture: int
+    images: int
+    categories: tuple[str, ...]
+    restricted: bool
+
+    @property
+    def shape_bias(self) -> float | None:
+        """Share of the shape decisions among shape and texture decisions; None without any."""
+        either = self.shape + self.texture
+        return self.shape / either if either else None
+
+
+def decisions(
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    shape: Sequence[str],
+    texture: Sequence[str],
+    categories: Mapping[str, str],
+) -> Decisions:
+    """Counts shape and texture decisions by the rules of the original and of model-vs-human.
+
+    The decision is the category whose classes have the largest mean probability, the first of equal
+    ones. Images whose shape and texture are of the same category are no conflict and are left out.
+    A classifier that has no class of some category decides between the others, and images with the
+    shape or the texture of such a category are left out too.
+
+    Args:
+        probabilities: [N, C], the softmax over all classes of the classifier.
+        classes: names of its C classes, ImageNet's wnids for the released images.
+        shape, texture: categories of each image, see `cues_of`.
+        categories: of each class that belongs to one, see `read_categories`; a data set whose
+            classes are the categories themselves has {name: name}.
+
+    Raises:
+        UsageError: the classifier has classes of fewer than two categories.
+    """
+    if probabilities.shape != (len(shape), len(classes)) or len(shape) != len(texture):
+        raise ValueError(
+            f"probabilities of shape {probabilities.shape} with {len(classes)} classes, "
+            f"{len(shape)} shapes and {len(texture)} textures"
+        )
+    indices: dict[str, list[int]] = {}
+    for index, name in enumerate(classes):
+        if name in categories:
+            indices.setdefault(categories[name], []).append(index)
+    known = tuple(sorted(indices))
+    if len(known) < 2:
+        raise UsageError(
+            f"The classifier has classes of {len(known)} of the {len(set(categories.values()))} "
+            f"categories of the cue-conflict images (its classes: {', '.join(classes[:3])}, ...), "
+            "but needs two at least to decide between. Evaluate one whose class folders are named "
+            "by ImageNet's wnids, or leave this set out."
+        )
+    means = np.stack([probabilities[:, indices[name]].mean(axis=1) for name in known], axis=1)
+    decided = np.array(known)[means.argmax(axis=1)]
+    shape, texture = np.array(shape, str), np.array(texture, str)
+    counted = (shape != texture) & np.isin(shape, known) & np.isin(texture, known)
+    return Decisions(
+        shape=int((counted & (decided == shape)).sum()),
+        texture=int((counted & (decided == texture)).sum()),
+        images=int(counted.sum()),
+        categories=known,
+        restricted=not set(categories) <= set(classes),
+    )
+
+
+def cues_of(path: str) -> tuple[str, str]:
+    """Categories of shape and texture from the name of a released image.
+
+    Args:
+        path: ends in 'SHAPE12-TEXTURE3.png', e.g. 'cat/cat7-elephant1.png'.
+
+    Raises:
+        UsageError: another name.
+    """
+    match = _NAME.fullmatch(PurePath(path).stem)
+    if match is None or not set(match.groups()) <= set(CATEGORIES):
+        raise UsageError(
+            f"The cue-conflict image {path} is not named SHAPE12-TEXTURE3.png, as in "
+            f"cat7-elephant1.png, with two of {', '.join(CATEGORIES)}. Give the folder of the "
+            "released images, and remove what else is in it."
+        )
+    return match.group(1), match.group(2)
+
+
+def read_categories(path: Path = CATEGORIES_FILE) -> dict[str, str]:
+    """Category of each ImageNet wnid that has one; 207 of the 1000 have.
+
+    Args:
+        path: of a file with a wnid and a category a line; lines that begin with '#' are skipped.
+    """
+    lines = path.read_text().splitlines()
+    return dict(line.split() for line in lines if line.strip() and not line.startswith("#"))

@@ -1,0 +1,246 @@
+"""Nearest-neighbour classification of features: Wu et al. (2018), section 3.4.
+
+The label of a query is voted by its k nearest neighbours in cosine similarity s, each with weight
+exp(s / temperature).
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from nsneg_jax.evaluation.features import Extractor, Features
+from nsneg_jax.evaluation.passes import check_same_classes, open_split
+from nsneg_jax.files import write_json
+from nsneg_jax.input.sources.source import Source
+from nsneg_jax.jobs.validation import claim_workdir, validate_knn
+from nsneg_jax.methods.moco import l2_normalize
+from nsneg_jax.models.encoder import Encoder, Tree
+from nsneg_jax.parallel import mesh
+from nsneg_jax.pretrained import load_pretrained
+from nsneg_jax.report.command import RESULTS
+from nsneg_jax.training.metrics import Progress
+
+TEMPERATURE = 0.07  # Wu et al.'s
+
+# rows of the bank and of the queries that are compared at once
+BANK_BLOCK = 8192
+_QUERY_BLOCK = 1024
+
+
+def knn(
+    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+) -> dict[str, float]:
+    """The kNN job: accuracy on `data.eval_split` with `data.split` as the bank.
+
+    Args:
+        config: of the job; see configs/linear.py.
+        workdir: for results.json and config.json.
+        devices: to split the work over, by default all there are.
+
+    Returns:
+        'knn_K', the accuracy in percent with K neighbours, for each K of `knn.k`.
+
+    Raises:
+        UsageError: the config, the encoder or the data do not fit.
+    """
+    mesh.use_dtype(config.dtype)
+    devices = mesh.data_mesh(devices)
+    validate_knn(config, devices.size)
+    bank, queries = (
+        open_split(config.data, split) for split in (config.data.split, config.data.eval_split)
+    )
+    check_same_classes(bank, queries)
+    pretrained = load_pretrained(config.pretrained, config.dtype, config.precision)
+    claim_workdir(config, workdir, resuming=False)
+    print(f"encoder  {pretrained.origin}")
+    print(
+        f"data     {bank.name}: {len(bank):,} images; {queries.name}: {len(queries):,}", flush=True
+    )
+    extract = Extractor(pretrained.encoder, config.data, config.batch_size, config.dtype, devices)
+    bank, queries = (
+        extract(pretrained.params, pretrained.stats, source) for source in (bank, queries)
+    )
+    results = accuracies(bank, queries, config.knn.k, config.knn.temperature, devices)
+    about = {
+        "job": "knn",
+        "encoder": pretrained.encoder_origin,
+        "encoder_seed": pretrained.encoder_seed,
+        **mesh.computation(devices, config.dtype, config.precision),
+    }
+    if jax.process_index() == 0:
+        write_json(workdir / RESULTS, about | results | {"validation_images": len(queries.labels)})
+    for k in config.knn.k:
+        print(f"{k} nearest: {results[f'knn_{k}']:.2f} %")
+    print(f"done: {len(queries.labels):,} images counted; {workdir / RESULTS}")
+    return results
+
+
+class Monitor:
+    """The kNN accuracy of an encoder while it is trained.
+
+    Args:
+        config: of a pre-training job; `data.split` is the bank, `data.eval_split` is classified.
+        bank: the source trained on.
+        encoder: the network.
+        devices: to split the work over.
+
+    Raises:
+        UsageError: the split to classify is not there.
+    """
+
+    def __init__(self, config: ConfigDict, bank: Source, encoder: Encoder, devices: Mesh) -> None:
+        self._sources = bank, open_split(config.data, config.data.eval_split)
+        check_same_classes(*self._sources)
+        encoder = dataclasses.replace(encoder, precision="float32")
+        self._extract = Extractor(
+            encoder, config.data, config.batch_size, config.model.dtype, devices
+        )
+        self._devices = devices
+
+    def __call__(self, params: Tree, stats: Tree) -> dict[str, float]:
+        """'knn_20' and 'knn_200' in percent."""
+        bank, queries = (self._extract(params, stats, source) for source in self._sources)
+        return accuracies(bank, queries, (20, 200), TEMPERATURE, self._devices)
+
+
+def accuracies(
+    bank: Features, queries: Features, ks: Sequence[int], temperature: float, devices: Mesh
+) -> dict[str, float]:
+    """Percent of the queries that are voted right, as 'knn_K' for each K."""
+    classes = int(max(bank.labels.max(), queries.labels.max())) + 1
+    similarity, labels = nearest(bank, queries.features, max(ks), devices)
+    voted = vote(similarity, labels, ks, temperature, classes)
+    return {
+        f"knn_{k}": float(100 * (labels == queries.labels).mean())
+        for k, labels in zip(ks, voted, strict=True)
+    }
+
+
+def nearest(
+    bank: Features, queries: np.ndarray, k: int, devices: Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows of the bank that are nearest to each query, nearest first.
+
+    The bank goes to the devices in blocks and stays in the host's memory, so what the search needs
+    beyond it depends on the queries only: their features and their neighbours so far.
+
+    Args:
+        bank: features [n, F] and labels [n].
+        queries: float32 [m, F].
+        k: how many; all of the bank where it has fewer.
+        devices: the queries are split over them.
+
+    Returns:
+        Cosine similarities float32 [m, k] and labels int32 [m, k].
+    """
+    k = min(k, len(bank.features))
+    block = query_block(devices)
+    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    merge = compile_search(k, devices)
+
+    def rows(array: np.ndarray, start: int, size: int, sharding) -> jax.Array:
+        part = array[start : start + size]
+        padded = np.pad(part, ((0, size - len(part)), *[(0, 0)] * (part.ndim - 1)))
+        return mesh.put(padded, sharding)
+
+    blocks = [rows(queries, start, block, split) for start in range(0, len(queries), block)]
+    found = [
+        mesh.put((np.full((block, k), -np.inf, np.float32), np.zeros((block, k), np.int32)), split)
+        for _ in blocks
+    ]
+    # labels from 1: a blank row of the last block has 0
+    marked = bank.labels.astype(np.int32) + 1
+    starts = range(0, len(bank.features), BANK_BLOCK)
+    with Progress(len(starts), 0, unit="block") as display:
+        for done, start in enumerate(starts, 1):
+            part = rows(bank.features, start, BANK_BLOCK, whole)
+            labels = rows(marked, start, BANK_BLOCK, whole)
+            found = [
+                merge(query, part, labels, so_far)
+                for query, so_far in zip(blocks, found, strict=True)
+            ]
+            jax.block_until_ready(found)  # else the blocks of the bank would queue up in memory
+            display.advance(done)
+            if display.is_due():
+                display.show(done, "of the bank searched")
+    found = jax.jit(lambda parts: parts, out_shardings=whole)(found)
+    similarity, labels = (
+        np.concatenate([np.asarray(part[i]) for part in found])[: len(queries)] for i in range(2)
+    )
+    return similarity, labels - 1
+
+
+def query_block(devices: Mesh) -> int:
+    """Queries that are compared at once, a multiple of the devices."""
+    return -(-_QUERY_BLOCK // devices.size) * devices.size
+
+
+def compile_search(k: int, devices: Mesh) -> Callable:
+    """The program that goes on with the search in a block of the bank.
+
+    It takes queries [m, F], a block [b, F] of the bank, its labels int32 [b], from 1, 0 of blank
+    rows, and (similarities float32, labels int32) [m, k] found before, whose memory it takes over.
+    """
+    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    return jax.jit(
+        partial(_merge, k=k),
+        in_shardings=(split, whole, whole, split),
+        out_shardings=split,
+        donate_argnums=3,
+    )
+
+
+def _merge(
+    queries: jax.Array,
+    bank: jax.Array,
+    labels: jax.Array,
+    found: tuple[jax.Array, jax.Array],
+    k: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The k nearest of those found before and a block of the bank."""
+    similarity = jnp.einsum(
+        "qf,bf->qb",
+        l2_normalize(queries),
+        l2_normalize(bank),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    similarity = jnp.where(labels > 0, similarity, -jnp.inf)
+    top, places = jax.lax.top_k(similarity, min(k, bank.shape[0]))
+    everything = jnp.concatenate([found[0], top], axis=1)
+    owners = jnp.concatenate([found[1], labels[places]], axis=1)
+    top, places = jax.lax.top_k(everything, k)
+    return top, jnp.take_along_axis(owners, places, axis=1)
+
+
+def vote(
+    similarity: np.ndarray,
+    labels: np.ndarray,
+    ks: Sequence[int],
+    temperature: float,
+    classes: int,
+) -> list[np.ndarray]:
+    """The labels voted by the first k neighbours, int [m] for each k.
+
+    Args:
+        similarity: [m, K], nearest first; labels: int [m, K] of the neighbours.
+        ks: how many vote; all where there are fewer.
+        temperature: of the weights.
+        classes: number of classes.
+    """
+    # relative to the nearest: exp(1 / 0.01) is too large for float32
+    weights = np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)
+    queries = np.arange(len(labels))[:, None]
+
+    def voted(k: int) -> np.ndarray:
+        votes = np.zeros((len(labels), classes))
+        np.add.at(votes, (queries, labels[:, :k]), weights[:, :k])
+        return votes.argmax(axis=1)
+
+    return [voted(k) for k in ks]

@@ -1,0 +1,261 @@
+"""Image files packed into a few large ones, which network file systems and object stores can read.
+
+`python -m data.arrayrecord` makes them. ROOT/SPLIT holds
+
+    00000-of-00016.array_record ...   the images, a record each: the bytes of an image file
+    names.txt                         the images' paths in the order of the records, a line each
+    index.json                        an `Index`
+
+so that classes, labels and names are known without reading a record.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.decode import decode_image, unreadable
+from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources.classes import Choice
+
+INDEX, NAMES = "index.json", "names.txt"
+FORMAT = "nsneg_jax images, version 1"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of records.
+
+    Attributes:
+        file: its name.
+        images: number of records.
+        bytes: size of the file.
+        sha256: of its records one after another, each after its length in 8 bytes (little-endian).
+    """
+
+    file: str
+    images: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is known of a split.
+
+    Attributes:
+        source: name of the data set it was made from.
+        resize_short: longest shorter side of an image in pixels; None: files as they were.
+        quality: of the JPEGs made by resizing; None where nothing was to be resized.
+        classes: names of the classes, sorted.
+        images: number of images.
+        names_sha256: of names.txt.
+        shard_count: number of shards to be made.
+        shards: of those in order; empty until all are made.
+        format: of the files.
+    """
+
+    source: str
+    resize_short: int | None
+    quality: int | None
+    classes: tuple[str, ...]
+    images: int
+    names_sha256: str
+    shard_count: int
+    shards: tuple[Shard, ...] = ()
+    format: str = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_index(folder: str) -> Index | None:
+    """The index in a folder, None if there is none.
+
+    Raises:
+        UsageError: it is damaged, or of another version.
+    """
+    path = storage.join(folder, INDEX)
+    if not storage.exists(path):
+        return None
+    try:
+        fields: dict[str, Any] = json.loads(storage.read_bytes(path))
+        if fields.get("format") != FORMAT:
+            raise ValueError(f"its format is {fields.get('format')!r}, not {FORMAT!r}")
+        fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+        fields["classes"] = tuple(fields["classes"])
+        return Index(**fields)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise UsageError(
+            f"{path} is no index of packed images: {error}. Make the set anew with "
+            "`python -m data.arrayrecord`."
+        ) from error
+
+
+class ArrayRecord:
+    """One split of packed images as a `Source`, in the same order as the folder it was made from.
+
+    Args:
+        root: folder with the splits, local or as 'gs://BUCKET/FOLDER'.
+        split: name of one of them; '.' where index.json lies directly in `root`.
+        classes, partial: as of `Folder`.
+
+    Attributes:
+        present: as of `Folder`.
+
+    Raises:
+        UsageError: no such split, one that is not finished or not whole; or as `Folder`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        classes: Sequence[str] | None = None,
+        partial: bool = False,
+    ) -> None:
+        self.name = f"arrayrecord:{root} [{split}]"
+        self._folder = storage.join(root, split)
+        index = read_index(self._folder)
+        if index is None:
+            raise UsageError(_no_index(root, split))
+        _check_whole(self._folder, index)
+        self._paths = _read_names(self._folder, index)
+        labels = _labels(self._folder, index.classes, self._paths)
+        choice = Choice(self._folder, index.classes, labels, self._paths, classes, partial)
+        self.classes, self.labels, self.present = choice.classes, choice.labels, choice.present
+        self._records = choice.records
+        self._data = open_shards(self._folder, index.shards)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._records)
+
+    def path(self, index: int) -> str:
+        """Path of image `index` below ROOT/SPLIT of the folder it came from: 'CLASS/NAME.JPEG'."""
+        return self._paths[self._records[index]]
+
+    def encoded(self, index: int) -> bytes:
+        """The image file `index`.
+
+        Raises:
+            UnreadableImage: its record is damaged.
+        """
+        try:
+            return self._data[self._records[index]]
+        except RuntimeError as error:
+            raise unreadable(f"{self._folder}/{self.path(index)}", str(error)) from error
+
+    def image(self, index: int) -> np.ndarray:
+        """Image `index` as uint8 [H, W, 3], see `decode_image`.
+
+        Raises:
+            UnreadableImage: its record is damaged, or holds no image.
+        """
+        return decode_image(self.encoded(index), f"{self._folder}/{self.path(index)}")
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    """All of a shard, as `ArrayRecordDataSource` is told without having to open it."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
+def open_shards(folder: str, shards: Sequence[Shard]) -> Any:
+    """Random access to the records of all shards, as bytes; safe to use in threads.
+
+    A damaged record raises RuntimeError when it is read.
+    """
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    if storage.is_remote(folder) and not folder.startswith("gs://"):
+        raise UsageError(
+            f"Packed images are read from local folders and gs://, but this is {folder}. Copy them "
+            "to one of these, or mount the store."
+        )
+    return ArrayRecordDataSource(
+        [
+            _Instruction(storage.join(folder, shard.file), 0, shard.images, shard.images)
+            for shard in shards
+        ]
+    )
+
+
+def records_digest() -> Any:
+    """A digest of records, for `add_record`."""
+    return hashlib.sha256()
+
+
+def add_record(digest: Any, record: bytes) -> None:
+    digest.update(len(record).to_bytes(8, "little"))
+    digest.update(record)
+
+
+def _no_index(root: str, split: str) -> str:
+    make = f"Make it with `python -m data.arrayrecord --source FOLDER --out {root}`."
+    if not storage.is_folder(root):
+        return f"There are no packed images at {root}. {make}"
+    there = [
+        name
+        for name in storage.folders(root)
+        if storage.exists(storage.join(storage.join(root, name), INDEX))
+    ]
+    return (
+        f"There is no {INDEX} in {storage.join(root, split)}. Splits of packed images in {root}: "
+        f"{', '.join(there) or 'none'}. Set the split to one of them. {make}"
+    )
+
+
+def _check_whole(folder: str, index: Index) -> None:
+    if len(index.shards) != index.shard_count:
+        raise UsageError(
+            f"The packed images in {folder} are not finished. Run the command that makes them, "
+            "`python -m data.arrayrecord`, again with the same options."
+        )
+    for shard in index.shards:
+        path = storage.join(folder, shard.file)
+        try:
+            size = storage.size(path)
+        except OSError as error:
+            raise UsageError(f"{path} is missing: {error}. Copy it again, or {_ANEW}.") from error
+        if size != shard.bytes:
+            raise UsageError(
+                f"{path} has {size:,} bytes where {shard.bytes:,} were written. Copy it again, or "
+                f"{_ANEW}."
+            )
+
+
+_ANEW = "remove it and run `python -m data.arrayrecord` again with the same options"
+
+
+def _read_names(folder: str, index: Index) -> list[str]:
+    path = storage.join(folder, NAMES)
+    try:
+        data = storage.read_bytes(path)
+    except OSError as error:
+        raise UsageError(f"{path} is missing: {error}. Copy it again, or {_ANEW}.") from error
+    if hashlib.sha256(data).hexdigest() != index.names_sha256:
+        raise UsageError(
+            f"{path} is not the list that belongs to {INDEX} beside it. Copy both again, or "
+            f"{_ANEW}."
+        )
+    return data.decode().split("\n")[:-1]
+
+
+def _labels(folder: str, classes: Sequence[str], paths: Sequence[str]) -> np.ndarray:
+    numbers = {name: label for label, name in enumerate(classes)}
+    try:
+        return np.array([numbers[path.partition("/")[0]] for path in paths], np.int64)
+    except KeyError as error:
+        raise UsageError(
+            f"{folder}/{NAMES} has an image of the class {error}, which {INDEX} beside it does not "
+            f"know. Copy both again, or {_ANEW}."
+        ) from error

@@ -1,0 +1,192 @@
+"""Texture negatives on the host: which texture belongs to which image."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.files import write_whole
+from nsneg_jax.input.sources.source import FileSource, Source, open_files
+from nsneg_jax.parallel import hosts, mesh
+from nsneg_jax.textures.recipe import TextureRecipe
+from nsneg_jax.textures.synthesis import compiled_synthesis, cut_exemplars, mosaic, random_generator
+
+# of the published textures: exemplars of 96 px for 224
+EXEMPLARS, _EXEMPLAR_SHARE = 2, 96 / 224
+_SMALLEST_EXEMPLAR = 6  # of neighbourhoods of 3 pixels
+_LARGE_EXEMPLAR = 80  # enough for the recipe of photographs
+_BATCH = 128
+
+
+class Subset:
+    """Some images of a source, as a `Source`."""
+
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self._source = source
+        self._indices = np.asarray(indices)
+        self.name = f"{source.name}, {len(indices)} of {len(source)} images"
+        self.classes = source.classes
+        self.labels = np.asarray(source.labels)[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def image(self, index: int) -> np.ndarray:
+        return self._source.image(int(self._indices[index]))
+
+
+def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[Source, Source]:
+    """The images of a pre-training's config and their textures, in the same order.
+
+    Args:
+        config: of the job.
+        images: of `data.source`; of files unless the textures are 'made'.
+        workdir: where those that are made are kept.
+
+    Raises:
+        UsageError: see `pair_folders` and `MadeTextures`.
+    """
+    settings = config.negatives
+    if settings.texture_source == "made":
+        path = workdir / "textures.npy"
+        return images, MadeTextures(images, config.data.image_size, path, config.seed)
+    textures = open_files(settings.texture_source, config.data.split, images.classes, partial=True)
+    hosts.agree_on_files(textures)
+    return pair_folders(images, textures, settings.missing)
+
+
+def pair_folders(
+    images: FileSource, textures: FileSource, missing: str = "error"
+) -> tuple[Source, Source]:
+    """Images and their textures in the same order.
+
+    They belong together by class folder and name, whatever their endings: 'CLASS/NAME.JPEG' and
+    'CLASS/NAME.png', as `python -m data.texture` makes them.
+
+    Args:
+        images: what is trained on.
+        textures: made of them.
+        missing: 'error', or 'skip' to leave out images that have no texture.
+
+    Raises:
+        UsageError: two textures of one name; images without a texture, unless these are skipped;
+            or no pair at all.
+    """
+    stems = [os.path.splitext(textures.path(i))[0] for i in range(len(textures))]
+    places = dict(zip(stems, range(len(stems)), strict=True))
+    if len(places) < len(stems):
+        (name, count), *_ = Counter(stems).most_common(1)
+        raise UsageError(
+            f"{textures.name} has {count} textures named {name} that differ in their endings only. "
+            "Remove all but one."
+        )
+    found = [places.get(os.path.splitext(images.path(i))[0], -1) for i in range(len(images))]
+    kept = [i for i, place in enumerate(found) if place >= 0]
+    lacking = len(found) - len(kept)
+    if lacking and (missing != "skip" or not kept):
+        first = images.path(found.index(-1))
+        raise UsageError(
+            f"{lacking} of {len(images)} images of {images.name} have no texture in "
+            f"{textures.name}; the first is {first}. Make them with `python -m data.texture`, or "
+            "leave these images out with --config.negatives.missing=skip."
+        )
+    paired = Subset(textures, [found[i] for i in kept])
+    return (Subset(images, kept) if lacking else images), paired
+
+
+class MadeTextures:
+    """Textures of the images of a source, made once and kept in a file, as a `Source`.
+
+    For small pictures such as the built-in ones; those of photographs are made by
+    `python -m data.texture`.
+
+    Args:
+        images: what they are made of.
+        image_size: side of the textures in pixels; exemplars have 96/224 of it.
+        path: of the file, uint8 [n, S, S, 3] as npy; made if it is not there, by process 0 for all.
+        seed: of the synthesis.
+
+    Raises:
+        UsageError: the file is of other images.
+    """
+
+    def __init__(self, images: Source, image_size: int, path: Path, seed: int = 0) -> None:
+        self.name = f"textures of {images.name}"
+        self.classes, self.labels = images.classes, images.labels
+        if jax.process_index() == 0 and not path.exists():
+            made = make_textures(images, image_size, seed)
+            write_whole(path, lambda partial: _save(partial, made))
+        hosts.wait_for_file(path)
+        self._textures = np.load(path, mmap_mode="r")
+        shape = (len(images), image_size, image_size, 3)
+        if self._textures.shape != shape:
+            raise UsageError(
+                f"The textures in {path} have the shape {self._textures.shape}, but {shape} is "
+                "expected for these images. Remove the file to have it made again."
+            )
+
+    def __len__(self) -> int:
+        return len(self._textures)
+
+    def image(self, index: int) -> np.ndarray:
+        return self._textures[index]
+
+
+def make_textures(images: Source, image_size: int, seed: int) -> np.ndarray:
+    """A texture of each image, uint8 [n, image_size, image_size, 3]."""
+    recipe, side = small_recipe(image_size)
+    shape = (EXEMPLARS, side, side)
+    devices = mesh.data_mesh(jax.local_devices())
+    synthesise = compiled_synthesis(recipe, devices)
+    batch = made_at_once(devices)
+    made = np.empty((len(images), image_size, image_size, 3), np.uint8)
+    for start in range(0, len(images), batch):
+        # the last batch is filled up with its first image
+        members = [i if i < len(images) else start for i in range(start, start + batch)]
+        exemplars, mosaics = [], []
+        for i in members:
+            rng = random_generator(seed, str(i))
+            exemplars.append(cut_exemplars(rng, images.image(i), EXEMPLARS, side))
+            mosaics.append(mosaic(rng, shape, recipe))
+        textures = synthesise(np.stack(exemplars), np.stack(mosaics)).image
+        made[start : start + batch] = np.asarray(textures)[: len(images) - start]
+    return made
+
+
+def made_at_once(devices: Mesh) -> int:
+    """Textures that `make_textures` makes in a call, a multiple of the devices."""
+    return -(-_BATCH // devices.size) * devices.size
+
+
+def small_recipe(image_size: int) -> tuple[TextureRecipe, int]:
+    """The synthesis at `image_size`, and the side of its exemplars in pixels.
+
+    At 224 pixels those of the paper. Smaller pictures have smaller exemplars, on which fewer levels
+    and smaller neighbourhoods fit.
+    """
+    side = max(_SMALLEST_EXEMPLAR, round(image_size * _EXEMPLAR_SHARE))
+    recipe = TextureRecipe(output_size=image_size)
+    factor = 2 ** (len(recipe.passes) - 1)
+    if is_photograph(side):
+        return recipe, side // factor * factor
+    levels = (side // _SMALLEST_EXEMPLAR).bit_length()
+    recipe = replace(recipe, passes=(2,) * levels, neighbourhood=3, cell=3, similar=1)
+    factor = 2 ** (levels - 1)
+    return recipe, side // factor * factor
+
+
+def is_photograph(side: int) -> bool:
+    """Whether exemplars of that side get the recipe of photographs."""
+    return side >= _LARGE_EXEMPLAR
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # by name, save would add an ending
+        np.save(file, array)

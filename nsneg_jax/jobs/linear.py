@@ -1,0 +1,311 @@
+"""The linear-probe job: classifiers on the frozen features of a trained encoder."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.evaluation.passes import Evaluation, check_same_classes, means, open_split
+from nsneg_jax.files import write_json
+from nsneg_jax.input import labelled
+from nsneg_jax.input.pipeline import prefetch_to_devices
+from nsneg_jax.input.sources.source import Source, check_same_data
+from nsneg_jax.jobs.validation import check_workdir, claim_workdir, validate_linear
+from nsneg_jax.methods import probe
+from nsneg_jax.methods.optimizer import learning_rate_schedule, sgd
+from nsneg_jax.models.encoder import Tree
+from nsneg_jax.parallel import hosts, mesh
+from nsneg_jax.pretrained import Pretrained, load_pretrained
+from nsneg_jax.report.command import RESULTS
+from nsneg_jax.training.checkpoint import Checkpoints, StopSignals, stopped
+from nsneg_jax.training.metrics import MetricWriter, Progress
+
+
+def linear(
+    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+) -> probe.ProbeState | None:
+    """Trains (or, with `evaluate_only`, evaluates) the probe of `config` in `workdir`.
+
+    Goes on from the workdir's latest checkpoint if it has one. metrics.jsonl gets a line a split
+    and epoch, results.json the final figures.
+
+    Args:
+        config: of the job; see configs/linear.py.
+        workdir: for checkpoints, metrics.jsonl, results.json and TensorBoard events.
+        devices: to split the batch over, by default all there are.
+
+    Returns:
+        The state at the end, or where a signal stopped the run; None of `evaluate_only`.
+
+    Raises:
+        UsageError: the config, the encoder, the data or the earlier run do not fit.
+        RunError: a value of the backbone has changed, no classifier's loss is finite, or a
+            checkpoint cannot be read.
+    """
+    mesh.use_dtype(config.dtype)
+    devices = mesh.data_mesh(devices)
+    validate_linear(config, devices.size)
+    validation = open_split(config.data, config.data.eval_split)
+    if config.evaluate_only:
+        _evaluate(config, workdir, devices, validation)
+        return None
+    training = open_split(config.data, config.data.split)
+    check_same_classes(training, validation)
+    steps_per_epoch = labelled.steps_per_pass(len(training), config.batch_size)
+    total = config.epochs * steps_per_epoch
+
+    with Checkpoints(workdir, keep=1) as checkpoints, StopSignals() as signals:
+        resumed = hosts.of_first(checkpoints.latest_step())
+        if resumed is not None:
+            check_workdir(config, workdir)
+        # the encoder is in the probe's checkpoint too: the run it came from may be gone by now
+        pretrained = load_pretrained(
+            config.pretrained if resumed is None else workdir, config.dtype, config.precision
+        )
+        method, state = build(config, pretrained, steps_per_epoch, len(training.classes))
+        state = mesh.put(state, mesh.replicated(devices))
+        progress = {
+            "model": pretrained.model,
+            "classes": list(training.classes),
+            "encoder": pretrained.encoder_origin,
+            "encoder_seed": pretrained.encoder_seed,
+            "images": len(training),
+            "chosen": 0,
+            "last": {},
+        }
+        if resumed is not None:
+            state, progress = checkpoints.restore(resumed, state)
+            check_same_data(training, progress["images"], workdir)
+        claim_workdir(config, workdir, resuming=resumed is not None)
+        frozen = jax.device_get(state.backbone)
+        done = start = resumed or 0
+        sizes = f"{len(training):,} training and {len(validation):,} validation images"
+        print(f"encoder  {progress['encoder']}: {_described(pretrained.model)}, frozen")
+        print(f"data     {training.name}: {sizes}, {len(training.classes):,} classes")
+        print(f"steps    {total:,}, {steps_per_epoch:,} an epoch", flush=True)
+
+        batches = labelled.training_batches(
+            training,
+            batch_size=config.batch_size,
+            image_size=config.data.image_size,
+            crop_scale=config.crop_scale,
+            seed=config.seed,
+            start_step=start,
+            total_steps=total,
+            threads=config.data.threads,
+            workers=config.data.workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        batches = prefetch_to_devices(batches, mesh.split_batch(devices), labelled.FIELDS)
+        train_step, end_epoch = compile_steps(method, devices)
+        evaluate = Evaluation(method, config.data, config.batch_size, validation, devices)
+        with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
+            if done < total:
+                display.compiling("the step")
+            while done < total:
+                state = train_step(state, next(batches))
+                done += 1
+                if done == start + 1:
+                    display.first("step", f"loss {_losses(means(state.sums))}")
+                display.advance(done)
+                stop = signals.stop_after(done)
+                epoch, rest = divmod(done, steps_per_epoch)
+                if rest == 0:
+                    figures = {
+                        "train": means(state.sums),
+                        "val": means(evaluate(state.backbone, state.classifier)),
+                    }
+                    _check_some_finite(figures["train"]["loss"], config.learning_rates, done)
+                    accuracy = np.array(figures["val"]["accuracy_top1"])
+                    state = end_epoch(state, accuracy, epoch)
+                    progress["chosen"] = int(np.argmax(state.best_accuracy))
+                    progress["last"] = figures["val"]
+                    for split, values in figures.items():
+                        values = _by_rate(values, config.learning_rates)
+                        writer.write(done, split, {"epoch": epoch} | values)
+                    display.show(done, _status(epoch, config.epochs, figures))
+                    if epoch in (1, config.epochs):
+                        check_frozen(state.backbone, frozen)
+                elif display.is_due():
+                    losses = _losses(means(state.sums))
+                    display.show(done, f"epoch {epoch + 1}/{config.epochs}  loss {losses}")
+                if rest == 0 or stop:
+                    checkpoints.save(done, state, progress)
+                if stop:
+                    break
+    if done < total:
+        print(stopped(signals.received, done, total))
+    else:
+        results = _results(config, state, progress) | {"validation_images": len(validation)}
+        results |= mesh.computation(devices, config.dtype, config.precision)
+        _finish(results, workdir)
+    return state
+
+
+def build(
+    config: ConfigDict, pretrained: Pretrained, steps_per_epoch: int, classes: int
+) -> tuple[probe.Probe, probe.ProbeState]:
+    """The probe of a validated config and its initial state."""
+    factor = learning_rate_schedule(config.optimizer, 1.0, steps_per_epoch, config.epochs)
+    method = probe.Probe(
+        encoder=pretrained.encoder,
+        optimizer=probe.classifier_optimizer(config.learning_rates, sgd(config.optimizer, factor)),
+        flip_probability=config.flip_probability,
+        dtype=config.dtype,
+        seed=config.seed,
+    )
+    backbone = {"params": pretrained.params, "stats": pretrained.stats}
+    size = config.data.image_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    features = jax.eval_shape(
+        partial(probe.frozen_features, pretrained.encoder, config.dtype), backbone, image
+    )
+    rates = len(config.learning_rates)
+    return method, probe.init_state(method, backbone, rates, features.shape[1], classes)
+
+
+def compile_steps(method: probe.Probe, devices: Mesh) -> tuple[Callable, Callable]:
+    """`probe.train_step` and `probe.end_epoch` over the devices; they take over the state."""
+    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    train_step = jax.jit(
+        partial(probe.train_step, method),
+        in_shardings=(whole, split),
+        out_shardings=whole,
+        donate_argnums=0,
+    )
+    return train_step, jax.jit(probe.end_epoch, out_shardings=whole, donate_argnums=0)
+
+
+def check_frozen(backbone: Tree, before: Tree) -> None:
+    """Compares every value of the backbone, to the bit, with what it was.
+
+    Raises:
+        RunError: naming the first entry that differs.
+    """
+    now = jax.tree.leaves(jax.device_get(backbone))
+    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), now, strict=True):
+        if np.asarray(old).tobytes() != np.asarray(new).tobytes():
+            raise RunError(
+                f"The backbone's entry {jax.tree_util.keystr(path, simple=True, separator='.')} "
+                "has changed while the probe was trained. A probe is one of a frozen encoder, so "
+                "its figures would be worth nothing, and the run stopped without saving them."
+            )
+
+
+def _evaluate(config: ConfigDict, workdir: Path, devices: Mesh, validation: Source) -> None:
+    pretrained = load_pretrained(config.pretrained, config.dtype, config.precision)
+    if pretrained.classifier is None:
+        raise UsageError(
+            f"{pretrained.origin} has no classifier to evaluate. Give the workdir of a linear "
+            "probe with --config.pretrained=DIR, or leave out evaluate_only to train one."
+        )
+    classes = len(pretrained.classifier["bias"])
+    known = pretrained.classes or validation.classes
+    if classes != len(validation.classes) or tuple(known) != validation.classes:
+        raise UsageError(
+            f"The classifier of {pretrained.origin} has {classes} classes, but {validation.name} "
+            f"has {len(validation.classes)}, or others. Choose those of the classifier with "
+            "--config.data.classes."
+        )
+    claim_workdir(config, workdir, resuming=False)
+    method, state = build(config, pretrained, 1, classes)
+    state = mesh.put(state, mesh.replicated(devices))
+    evaluate = Evaluation(method, config.data, config.batch_size, validation, devices)
+    classifier = jax.tree.map(lambda leaf: np.asarray(leaf)[None], pretrained.classifier)
+    figures = means(evaluate(state.backbone, classifier))
+    results = {
+        "job": "linear",
+        "encoder": pretrained.encoder_origin,
+        "encoder_seed": pretrained.encoder_seed,
+        "validation_images": len(validation),
+        **{name: _plain(values[0]) for name, values in figures.items()},
+        **mesh.computation(devices, config.dtype, config.precision),
+    }
+    _finish(results, workdir)
+
+
+def _check_some_finite(losses: list[float], rates: Sequence[float], done: int) -> None:
+    if not any(map(math.isfinite, losses)):
+        raise RunError(
+            f"After step {done} the loss is not finite at any learning rate "
+            f"({', '.join(f'{rate:g}' for rate in rates)}), so the run stopped without saving it. "
+            "Set lower ones with --config.learning_rates=..., and another --workdir."
+        )
+
+
+def _results(config: ConfigDict, state: probe.ProbeState, progress: dict) -> dict:
+    best = jax.device_get((state.best_accuracy, state.best_epoch))
+    probes = [
+        {
+            "learning_rate": rate,
+            **{name: _plain(values[i]) for name, values in progress["last"].items()},
+            "best_accuracy_top1": round(float(best[0][i]), 4),
+            "best_epoch": int(best[1][i]),
+        }
+        for i, rate in enumerate(config.learning_rates)
+    ]
+    chosen = probes[progress["chosen"]]
+    return {
+        "job": "linear",
+        "encoder": progress["encoder"],
+        "encoder_seed": progress.get("encoder_seed"),
+        "accuracy_top1": chosen["accuracy_top1"],
+        "accuracy_top5": chosen["accuracy_top5"],
+        "best_accuracy_top1": chosen["best_accuracy_top1"],
+        "learning_rate": chosen["learning_rate"],
+        "probes": probes,
+    }
+
+
+def _finish(results: dict, workdir: Path) -> None:
+    if jax.process_index() == 0:
+        write_json(workdir / RESULTS, results)
+    for each in results.get("probes", [results]):
+        rate = f"lr {each['learning_rate']:g}: " if "learning_rate" in each else ""
+        best = (
+            f", best {each['best_accuracy_top1']:.2f} % in epoch {each['best_epoch']}"
+            if "best_epoch" in each
+            else ""
+        )
+        print(
+            f"{rate}top-1 {each['accuracy_top1']:.2f} %, top-5 {each['accuracy_top5']:.2f} %{best}"
+        )
+    print(f"done: {results['validation_images']:,} images counted; {workdir / RESULTS}")
+
+
+def _by_rate(figures: dict[str, list[float]], rates: Sequence[float]) -> dict[str, float]:
+    """Names for metrics.jsonl: plain ones of a single rate, else with the rate at the end."""
+    if len(rates) == 1:
+        return {name: values[0] for name, values in figures.items()}
+    return {
+        f"{name}/lr_{rate:g}": value
+        for name, values in figures.items()
+        for rate, value in zip(rates, values, strict=True)
+    }
+
+
+def _status(epoch: int, epochs: int, figures: dict[str, dict[str, list[float]]]) -> str:
+    train, val = figures["train"], figures["val"]
+    accuracies = "/".join(f"{value:.1f}" for value in val["accuracy_top1"])
+    return f"epoch {epoch}/{epochs}  loss {_losses(train)}  validation top-1 {accuracies} %"
+
+
+def _losses(figures: dict[str, list[float]]) -> str:
+    """The loss at each learning rate."""
+    return "/".join(f"{value:.3f}" for value in figures["loss"])
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _described(model: dict) -> str:
+    return model["arch"] + (f" of width {model['width']}" if model["width"] != 64 else "")

@@ -1,0 +1,54 @@
+"""Pictures of what a run trains on."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from nsneg_jax.methods.moco import Views
+from nsneg_jax.methods.views import denormalise
+
+_SMALLEST_TILE = 96  # pixels; smaller views are enlarged by a whole factor
+_GAP = 4
+_TITLE = 16
+
+
+def save_views(views: Views, path: Path) -> None:
+    """Writes a PNG with a row a sample: query, key and its negatives.
+
+    Args:
+        views: normalised images.
+        path: of the PNG; its folder is made if missing.
+    """
+    columns = {"query": views.query, "key": views.key}
+    for m in range(views.negatives.shape[1]):
+        columns[f"negative {m + 1}"] = views.negatives[:, m]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid({title: to_uint8(images) for title, images in columns.items()}).save(path)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Normalised views [..., 3] as uint8 pictures."""
+    pixels = np.asarray(denormalise(images), np.float32)
+    return np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
+
+
+def grid(columns: dict[str, np.ndarray]) -> Image.Image:
+    """Pictures side by side under their titles.
+
+    Args:
+        columns: title -> uint8 [N, S, S, 3], all of one shape.
+    """
+    rows, side = next(iter(columns.values())).shape[:2]
+    scale = max(1, -(-_SMALLEST_TILE // side))
+    tile = side * scale
+    width = _GAP + len(columns) * (tile + _GAP)
+    sheet = Image.new("RGB", (width, _TITLE + _GAP + rows * (tile + _GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, (title, pictures) in enumerate(columns.items()):
+        left = _GAP + column * (tile + _GAP)
+        draw.text((left, _GAP), title, "black")
+        for row, picture in enumerate(pictures):
+            enlarged = Image.fromarray(picture).resize((tile, tile), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (left, _TITLE + _GAP + row * (tile + _GAP)))
+    return sheet

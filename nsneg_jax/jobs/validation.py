@@ -1,0 +1,341 @@
+"""Checks of a config before any data or device is touched, and its copy in the workdir."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.files import write_json
+from nsneg_jax.input.sources.source import is_files
+from nsneg_jax.methods.negatives import scaled_patch_range
+from nsneg_jax.methods.views import ViewRecipe
+from nsneg_jax.models.encoder import PRECISIONS
+from nsneg_jax.models.resnet import ARCHS, STEMS
+
+FILE_NAME = "config.json"
+
+DTYPES = ("float32", "bfloat16", "float64")
+
+# what may change when a run goes on: it alters how the work is done or when it ends, and nothing
+# of what a step does (the schedule follows `epochs`)
+_FREE_TO_CHANGE = (
+    "total_steps",
+    "data.tfds_dir",
+    "data.threads",
+    "data.workers",
+    "log_every_steps",
+    "pictures",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+)
+# fields that config.json of an earlier version does not have, and what such a run did
+_ADDED = {"model.precision": "tensorfloat32", "precision": "float32"}
+_FREE_IN_PRETRAINING = (
+    "knn_every_epochs",
+    "data.eval_split",
+    "data.resize",
+    "moco.shuffle",
+    "moco.shard_queue",
+)
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """The fields of a config by dotted name, in order."""
+    fields = {}
+    for name, value in config.items(preserve_field_references=False):
+        if isinstance(value, ConfigDict):
+            fields |= {f"{name}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            fields[name] = value
+    return fields
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain nested dicts and lists."""
+    return json.loads(config.to_json())
+
+
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Checks that the run in `workdir`, if it left a config.json, has the same config.
+
+    Raises:
+        UsageError: it has other values, which the message lists.
+    """
+    path = workdir / FILE_NAME
+    if not path.exists():
+        return
+    before = _ADDED | flatten(ConfigDict(json.loads(path.read_text())))
+    now = flatten(ConfigDict(to_json(config)))
+    free = _FREE_TO_CHANGE + (_FREE_IN_PRETRAINING if config.job == "pretrain" else ())
+    differences = [
+        f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name, _ADDED.get(name)) and name not in free
+    ]
+    if differences:
+        raise UsageError(
+            f"The run in {workdir} was started with another config: "
+            + "; ".join(differences)
+            + ". Give the same values to go on with it, or another --workdir for a new run."
+        )
+
+
+def claim_workdir(config: ConfigDict, workdir: Path, resuming: bool) -> None:
+    """Writes config.json into `workdir`, or checks that the run there has the same config.
+
+    Args:
+        config: the run's config.
+        workdir: made if missing.
+        resuming: whether there is a checkpoint to go on from.
+
+    Raises:
+        UsageError: the run there has other values, which the message lists, or did another job.
+    """
+    if resuming:
+        check_workdir(config, workdir)
+    else:
+        _check_same_job(config, workdir)
+    if jax.process_index() == 0:
+        write_json(workdir / FILE_NAME, to_json(config))
+
+
+def _check_same_job(config: ConfigDict, workdir: Path) -> None:
+    path = workdir / FILE_NAME
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())
+    job, now = (
+        "linear evaluation" if each.get("evaluate_only") else each.get("job")
+        for each in (before, to_json(config))
+    )
+    if job != now:
+        raise UsageError(
+            f"{workdir} holds a {job} run, whose files this {now} run would write over. Give "
+            "another --workdir."
+        )
+
+
+def _shown(fields: dict[str, Any], name: str) -> str:
+    return repr(fields[name]) if name in fields else "absent"
+
+
+def view_recipe(config: ConfigDict) -> ViewRecipe:
+    """The part of the `views` section that is done on the device: all but the crops.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+    values = {name: value for name, value in config.views.items() if name != "crop_scale"}
+    return ViewRecipe(**values)
+
+
+class _Checker:
+    """Raises a UsageError for the first field that is not as expected."""
+
+    def __init__(self, config: ConfigDict):
+        self.fields = flatten(config)
+
+    def expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UsageError(
+                f"{name} is {self.fields[name]!r}, but must be {expected}. "
+                f"Set it with --config.{name}=VALUE."
+            )
+
+    def positive(self, *names: str) -> None:
+        for name in names:
+            self.expect(name, all(v > 0 for v in self._values(name)), "greater than 0")
+
+    def not_negative(self, *names: str) -> None:
+        for name in names:
+            self.expect(name, all(v >= 0 for v in self._values(name)), "0 or greater")
+
+    def _values(self, name: str) -> tuple:
+        value = self.fields[name]
+        return value if isinstance(value, tuple) else (value,)
+
+    def image_size(self) -> None:
+        size = self.fields["data.image_size"]
+        self.expect("data.image_size", size >= 8, "at least 8 pixels")
+
+    def divisible_batch(self, devices: int) -> None:
+        self.expect(
+            "batch_size",
+            self.fields["batch_size"] % devices == 0,
+            f"a multiple of the number of devices, {devices}",
+        )
+
+    def one_of(self, name: str, choices) -> None:
+        self.expect(name, self.fields[name] in choices, "one of " + ", ".join(map(repr, choices)))
+
+    def pair(self, name: str, low: float, high: float) -> None:
+        value = self.fields[name]
+        numbers = len(value) == 2 and all(isinstance(v, int | float) for v in value)
+        self.expect(
+            name,
+            numbers and low < value[0] <= value[1] <= high,
+            f"two numbers (smallest, largest) with {low} < smallest <= largest <= {high}",
+        )
+
+
+def validate_linear(config: ConfigDict, devices: int) -> None:
+    """Checks what can be checked of a linear job without the encoder and the data.
+
+    Args:
+        config: of a linear job.
+        devices: how many the batch is split over.
+
+    Raises:
+        UsageError: the first field that is wrong.
+    """
+    check = _check_frozen_encoder(config, devices)
+    check.positive("epochs", "learning_rates")
+    check.not_negative("data.resize", "optimizer.weight_decay")
+    check.one_of("optimizer.schedule", ("cosine", "step"))
+    check.pair("crop_scale", 0, 1)
+    for name in ("flip_probability", "optimizer.momentum"):
+        check.expect(name, 0 <= check.fields[name] <= 1, "between 0 and 1")
+    check.expect(
+        "learning_rates",
+        len(set(config.learning_rates)) == len(config.learning_rates) > 0,
+        "one learning rate or more, all different",
+    )
+
+
+def validate_knn(config: ConfigDict, devices: int) -> None:
+    """As `validate_linear`, for the kNN job."""
+    check = _check_frozen_encoder(config, devices)
+    check.not_negative("data.resize")
+    check.positive("knn.k", "knn.temperature")
+    check.expect("knn.k", len(config.knn.k) > 0, "one number of neighbours or more")
+
+
+def validate_evaluate(config: ConfigDict, devices: int) -> None:
+    """As `validate_linear`, for the evaluate job."""
+    check = _check_frozen_encoder(config, devices, "linear probe (such as runs/linear)")
+    for name in config.sets:
+        check.not_negative(f"sets.{name}.resize")
+        check.one_of(f"sets.{name}.protocol", ("top1", "corruption", "cue_conflict"))
+        check.one_of(f"sets.{name}.answers", ("all", "present"))
+        check.one_of(f"sets.{name}.names", ("class", "index"))
+
+
+def validate_features(config: ConfigDict, devices: int) -> None:
+    """As `validate_linear`, for the features job."""
+    check = _check_frozen_encoder(config, devices)
+    check.not_negative("data.resize")
+    check.one_of("features_format", ("npz", "safetensors"))
+
+
+def _check_frozen_encoder(
+    config: ConfigDict, devices: int, run: str = "run (such as runs/patch)"
+) -> _Checker:
+    """Checks the fields that every job with a frozen encoder reads."""
+    check = _Checker(config)
+    check.expect(
+        "pretrained",
+        bool(config.pretrained),
+        f"the workdir of a {run} or a checkpoint folder in it",
+    )
+    check.positive("batch_size", "data.threads")
+    check.not_negative("data.workers", "seed")
+    check.one_of("dtype", DTYPES)
+    check.one_of("precision", PRECISIONS)
+    check.image_size()
+    check.divisible_batch(devices)
+    return check
+
+
+def validate_pretraining(config: ConfigDict, devices: int) -> None:
+    """Checks what can be checked without the data.
+
+    Args:
+        config: of a pre-training job.
+        devices: how many the batch is split over.
+
+    Raises:
+        UsageError: the first field that is wrong.
+    """
+    check = _Checker(config)
+    check.positive(
+        "batch_size", "epochs", "log_every_steps", "data.threads", "model.dim", "model.width",
+        "model.bn_groups", "moco.queue_size", "moco.temperature", "optimizer.learning_rate",
+        "checkpoint.every_steps", "checkpoint.keep",
+    )  # fmt: skip
+    check.not_negative(
+        "total_steps", "seed", "data.workers", "data.resize", "optimizer.weight_decay",
+        "knn_every_epochs",
+    )  # fmt: skip
+    check.one_of("model.arch", tuple(ARCHS))
+    check.one_of("model.stem", STEMS)
+    check.one_of("model.bn_running", ("first", "mean"))
+    check.one_of("model.dtype", DTYPES)
+    check.one_of("model.precision", PRECISIONS)
+    check.one_of("optimizer.schedule", ("cosine", "step"))
+    check.pair("views.crop_scale", 0, 1)
+    view_recipe(config)
+    for name in ("moco.momentum", "optimizer.momentum"):
+        check.expect(name, 0 <= check.fields[name] < 1, "at least 0 and less than 1")
+    check.image_size()
+
+    _check_negatives(check, config)
+    check.expect(
+        "model.bn_groups",
+        config.batch_size % config.model.bn_groups == 0,
+        f"a divisor of batch_size, {config.batch_size}",
+    )
+    check.divisible_batch(devices)
+    check.expect(
+        "moco.queue_size",
+        config.moco.queue_size >= config.batch_size,
+        f"at least batch_size, {config.batch_size}, so that a step's keys fit in",
+    )
+    check.one_of("moco.shuffle", ("device", "data"))
+    if config.moco.shard_queue:
+        check.expect(
+            "moco.queue_size",
+            config.moco.queue_size % devices == 0,
+            f"a multiple of the {devices} devices that share it (moco.shard_queue)",
+        )
+
+
+def _check_negatives(check: _Checker, config: ConfigDict) -> None:
+    check.one_of("negatives.kind", ("none", "patch", "texture", "patch+texture"))
+    check.one_of("negatives.missing", ("error", "skip"))
+    check.not_negative("negatives.texture_alpha")
+    kind = config.negatives.kind
+    if kind != "patch+texture":
+        check.expect(
+            "negatives.texture_alpha",
+            config.negatives.texture_alpha == 0,
+            f"0 while negatives.kind is {kind!r} (it sets the textures apart from the patches of "
+            "'patch+texture'; negatives.alpha is for one kind alone)",
+        )
+    if kind == "none":
+        for name in ("negatives.alpha", "negatives.num"):
+            check.expect(
+                name,
+                check.fields[name] == 0,
+                "0 while negatives.kind is 'none' (use configs/moco.py for a run without "
+                "negatives, or kind 'patch')",
+            )
+        return
+    check.positive("negatives.alpha", "negatives.num")
+    sizes = config.negatives.patch_size
+    check.expect("negatives.patch_size", len(sizes) == 2, "two integers, (smallest, largest)")
+    scaled_patch_range(sizes, config.data.image_size)
+    if kind == "texture":
+        check.expect(
+            "negatives.num", config.negatives.num == 1, "1 of kind 'texture', which has one texture"
+        )
+    if "texture" in kind:
+        textures = config.negatives.texture_source
+        of_files = textures.startswith(("folder:", "arrayrecord:"))
+        check.expect(
+            "negatives.texture_source",
+            of_files if is_files(config.data.source) else textures == "made",
+            "'folder:PATH' or 'arrayrecord:PATH' for image files, and 'made' for the built-in ones",
+        )

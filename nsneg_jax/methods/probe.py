@@ -1,0 +1,236 @@
+"""The linear probe: classifiers trained on the pooled features of a frozen encoder.
+
+Protocol of the original's main_lincls.py: the encoder in inference mode, SGD on the classifier
+alone. Several classifiers, each with a learning rate of its own, can learn from the same features.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from nsneg_jax.methods.views import flip, normalise
+from nsneg_jax.models.encoder import Encoder, Tree
+
+Batch = dict[str, jax.Array]  # 'image' uint8 [N, S, S, 3], 'label' int32 [N], 'valid' bool [N]
+Sums = dict[str, jax.Array]
+
+_INITIAL_STD = 0.01
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Networks and settings; hashable, so it can be static under jit.
+
+    Attributes:
+        encoder: whose features are read.
+        optimizer: of the classifiers, all L of them stacked.
+        flip_probability: of a training image.
+        dtype: of the encoder's computation.
+        seed: of the flips and the classifiers' initial weights.
+    """
+
+    encoder: Encoder
+    optimizer: optax.GradientTransformation
+    flip_probability: float
+    dtype: str
+    seed: int
+
+
+@struct.dataclass
+class ProbeState:
+    """Everything a run needs to go on; L learning rates, F features, C classes.
+
+    `step` int32, steps done; `backbone` {'params', 'stats'} of the frozen encoder; `classifier`
+    {'kernel' [L, F, C], 'bias' [L, C]}; the optimiser's state; `sums` of the epoch so far, see
+    `count`; `best`, the classifiers with the highest validation top-1 so far, `best_accuracy` [L]
+    of them in percent, and `best_epoch` int32 [L], from 1, 0 before the first validation.
+    """
+
+    step: jax.Array
+    backbone: Tree
+    classifier: Tree
+    opt_state: optax.OptState
+    sums: Sums
+    best: Tree
+    best_accuracy: jax.Array
+    best_epoch: jax.Array
+
+
+def classifier_optimizer(
+    rates: tuple[float, ...], sgd: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """`sgd` at a learning rate of its own for each of the stacked classifiers.
+
+    Args:
+        rates: L learning rates.
+        sgd: with the schedule as a factor of the rate.
+    """
+
+    def scale(update: jax.Array) -> jax.Array:
+        factors = jnp.array(rates, update.dtype)
+        return update * factors.reshape(-1, *[1] * (update.ndim - 1))
+
+    return optax.chain(sgd, optax.stateless(lambda updates, _: jax.tree.map(scale, updates)))
+
+
+def init_state(probe: Probe, backbone: Tree, rates: int, features: int, classes: int) -> ProbeState:
+    """The state before the first step: equal classifiers, N(0, 0.01) weights and zero biases."""
+    dtype = jax.tree.leaves(backbone["params"])[0].dtype
+    kernel = np.random.default_rng((probe.seed, 2)).normal(0, _INITIAL_STD, (features, classes))
+    classifier = {
+        "kernel": jnp.asarray(np.repeat(kernel[None], rates, axis=0), dtype),
+        "bias": jnp.zeros((rates, classes), dtype),
+    }
+    return ProbeState(
+        step=jnp.zeros((), jnp.int32),
+        backbone=backbone,
+        classifier=classifier,
+        opt_state=probe.optimizer.init(classifier),
+        sums=zero_sums(rates, dtype),
+        best=jax.tree.map(jnp.copy, classifier),
+        best_accuracy=jnp.full((rates,), -1, dtype),
+        best_epoch=jnp.zeros((rates,), jnp.int32),
+    )
+
+
+def zero_sums(rates: int, dtype: jnp.dtype) -> Sums:
+    """Sums over no image."""
+    each = {name: jnp.zeros((rates,), dtype) for name in ("loss", "top1", "top5")}
+    return {**each, "images": jnp.zeros((), jnp.int32)}
+
+
+def logits(classifier: Tree, features: jax.Array) -> jax.Array:
+    """Logits [L, N, C] of features [N, F]."""
+    product = jnp.einsum(
+        "nf,lfc->lnc", features, classifier["kernel"], precision=jax.lax.Precision.HIGHEST
+    )
+    return product + classifier["bias"][:, None]
+
+
+def ranks(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """How many classes come before the label's, int [..., N]; C where that is not a number.
+
+    Of equal logits the first comes first, so that constant ones are no better than chance.
+
+    Args:
+        outputs: logits [..., N, C]; -inf for a class that may not be answered.
+        labels: int [N].
+    """
+    own = _own(outputs, labels)
+    earlier = jnp.arange(outputs.shape[-1]) < labels[:, None]
+    before = (outputs > own) | (outputs == own) & earlier
+    known = jnp.isfinite(own[..., 0]) & ~jnp.isnan(outputs).any(axis=-1)
+    return jnp.where(known, before.sum(axis=-1), outputs.shape[-1])
+
+
+def _own(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    index = jnp.broadcast_to(labels[:, None], (*outputs.shape[:-1], 1))
+    return jnp.take_along_axis(outputs, index, axis=-1)
+
+
+def count(outputs: jax.Array, labels: jax.Array, valid: jax.Array) -> Sums:
+    """Sums over the valid images of a batch.
+
+    Args:
+        outputs: logits [L, N, C].
+        labels: int [N].
+        valid: bool [N], False for blank places.
+
+    Returns:
+        'loss' [L], cross-entropy; 'top1' and 'top5' [L], images whose label has one of the k
+        largest logits, see `ranks`; 'images' int32, how many are valid.
+    """
+    rank = ranks(outputs, labels)
+    losses = jax.nn.logsumexp(outputs, axis=2) - _own(outputs, labels)[..., 0]
+
+    def total(values: jax.Array) -> jax.Array:
+        return jnp.where(valid, values, 0).sum(axis=1, dtype=losses.dtype)
+
+    return {
+        "loss": total(losses),
+        "top1": total(rank < 1),
+        "top5": total(rank < 5),
+        "images": valid.sum(dtype=jnp.int32),
+    }
+
+
+def update(
+    probe: Probe, state: ProbeState, features: jax.Array, labels: jax.Array, valid: jax.Array
+) -> ProbeState:
+    """One step of SGD on the classifiers, on features [N, F].
+
+    The loss is the mean over the valid images; the sums of the epoch grow by this batch's, counted
+    before the step as the original's training loop does.
+    """
+
+    def loss_fn(classifier: Tree) -> tuple[jax.Array, Sums]:
+        sums = count(logits(classifier, features), labels, valid)
+        # the classifiers share no parameter, so the sum's gradient is each one's own
+        return (sums["loss"] / jnp.maximum(sums["images"], 1)).sum(), sums
+
+    gradients, sums = jax.grad(loss_fn, has_aux=True)(state.classifier)
+    updates, opt_state = probe.optimizer.update(gradients, state.opt_state, state.classifier)
+    return state.replace(
+        step=state.step + 1,
+        classifier=optax.apply_updates(state.classifier, updates),
+        opt_state=opt_state,
+        sums=jax.tree.map(jnp.add, state.sums, sums),
+    )
+
+
+def frozen_features(encoder: Encoder, dtype: str, backbone: Tree, images: jax.Array) -> jax.Array:
+    """Pooled features [N, F] in inference mode, in the parameters' dtype.
+
+    Args:
+        encoder: the network.
+        dtype: of the computation.
+        backbone: its 'params' and 'stats'.
+        images: uint8 [N, S, S, 3].
+    """
+    floats = images.astype(jnp.dtype(dtype)) / 255
+    features = encoder.features(backbone["params"], backbone["stats"], normalise(floats))
+    return features.astype(jax.tree.leaves(backbone["params"])[0].dtype)
+
+
+def train_step(probe: Probe, state: ProbeState, batch: Batch) -> ProbeState:
+    """One step from uint8 crops: flips, features, `update`."""
+    key = jax.random.fold_in(jax.random.key(probe.seed), state.step)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch["image"])))
+    chance = jax.vmap(jax.random.uniform)(keys)
+    images = flip(batch["image"], chance < probe.flip_probability)
+    features = frozen_features(probe.encoder, probe.dtype, state.backbone, images)
+    return update(probe, state, features, batch["label"], batch["valid"])
+
+
+def evaluation_step(
+    probe: Probe, backbone: Tree, classifier: Tree, sums: Sums, batch: Batch
+) -> Sums:
+    """`sums` and those of a batch."""
+    features = frozen_features(probe.encoder, probe.dtype, backbone, batch["image"])
+    outputs = logits(classifier, features)
+    return jax.tree.map(jnp.add, sums, count(outputs, batch["label"], batch["valid"]))
+
+
+def end_epoch(state: ProbeState, accuracy: jax.Array, epoch: jax.Array) -> ProbeState:
+    """Keeps each classifier that is better than ever before, and begins new sums.
+
+    Args:
+        state: at the end of an epoch.
+        accuracy: validation top-1 [L] in percent.
+        epoch: which one, from 1.
+    """
+    better = accuracy > state.best_accuracy
+
+    def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return state.replace(
+        sums=jax.tree.map(jnp.zeros_like, state.sums),
+        best=jax.tree.map(keep, state.classifier, state.best),
+        best_accuracy=keep(accuracy.astype(state.best_accuracy.dtype), state.best_accuracy),
+        best_epoch=keep(jnp.full_like(state.best_epoch, epoch), state.best_epoch),
+    )

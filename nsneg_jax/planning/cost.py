@@ -1,0 +1,114 @@
+"""What a compiled program costs a device, from its text and what its compiler says of it."""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+
+from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.planning.collectives import Collective, collectives_of
+from nsneg_jax.planning.hlo import read_module
+from nsneg_jax.planning.traffic import entry_bytes, traffic_of
+
+LARGEST = 12  # kinds of instructions that are named
+# What the compiler for GPUs says where it has to try forms of a matrix product on a card and has
+# none, and the option with which it takes a library's products instead, as it also may on a card.
+_NEEDS_TUNING = ("Couldn't find output tile sizes",)
+WITHOUT_TUNING = {"xla_gpu_enable_triton_gemm": False}
+_SHOWN = 600  # letters of what a compiler says
+
+
+class Cost(NamedTuple):
+    """Of one device in one run of a program; sizes in bytes.
+
+    Attributes:
+        seconds: the compilation took.
+        arguments, results: that are there before and after; `aliased` of the results are in the
+            memory of arguments.
+        temporary: what is needed meanwhile.
+        moved, transposed: by `traffic`, and `entry` by its `entry_bytes`.
+        unknown_loops: how many loops `moved` counts once because their length is not known.
+        compiler_bytes: accessed, by the compiler's own count, which has accesses to memory on the
+            chip in it; None where it gives none, as are `flops`.
+        collectives: that the device takes part in.
+        largest: (kind of instruction, executions, bytes) of those that move the most.
+        options: of the compiler that were needed, see `compile_and_read`.
+    """
+
+    seconds: float
+    arguments: int
+    results: int
+    aliased: int
+    temporary: int
+    moved: int
+    transposed: int
+    entry: int
+    unknown_loops: int
+    compiler_bytes: float | None
+    flops: float | None
+    collectives: list[Collective]
+    largest: list[tuple[str, int, int]]
+    options: dict[str, bool | int]
+
+    @property
+    def total(self) -> int:
+        """All memory that is in use at once."""
+        return self.arguments + self.results - self.aliased + self.temporary
+
+
+def compile_and_read(
+    lowered: jax.stages.Lowered, options: Mapping[str, bool | int] | None = None
+) -> Cost:
+    """Compiles a program; where the compiler would need a card to tune it, without such parts.
+
+    Args:
+        lowered: the program, for devices that need not be here.
+        options: of the compiler.
+
+    Raises:
+        UsageError: the program does not fit into the memory of a device.
+        RunError: the compiler cannot compile it.
+    """
+    start = time.perf_counter()
+    options = dict(options or {})
+    try:
+        try:
+            compiled = lowered.compile(options)
+        except jax.errors.JaxRuntimeError as error:
+            if not any(text in str(error) for text in _NEEDS_TUNING):
+                raise
+            options |= WITHOUT_TUNING
+            compiled = lowered.compile(options)
+    except jax.errors.JaxRuntimeError as error:
+        raise _refused(error) from error
+    seconds = time.perf_counter() - start
+    module = read_module(compiled.as_text())
+    traffic, memory = traffic_of(module), compiled.memory_analysis()
+    own = compiled.cost_analysis() or {}
+    return Cost(
+        seconds=seconds,
+        arguments=memory.argument_size_in_bytes,
+        results=memory.output_size_in_bytes,
+        aliased=memory.alias_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        moved=traffic.moved,
+        transposed=traffic.transposed,
+        entry=entry_bytes(module),
+        unknown_loops=traffic.unknown_loops,
+        compiler_bytes=own.get("bytes accessed"),
+        flops=own.get("flops"),
+        collectives=collectives_of(module),
+        largest=traffic.largest(LARGEST),
+        options=options,
+    )
+
+
+def _refused(error: jax.errors.JaxRuntimeError) -> UsageError | RunError:
+    text = " ".join(str(error).split())[:_SHOWN].rstrip(". ")
+    if "RESOURCE_EXHAUSTED" in text:
+        return UsageError(
+            f"The program does not fit into the memory of a device. The compiler says: {text}. "
+            "Take a smaller batch_size, more devices or dtype=bfloat16."
+        )
+    return RunError(f"The compiler cannot compile the program: {text}")

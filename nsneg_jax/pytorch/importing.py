@@ -1,0 +1,241 @@
+"""PyTorch checkpoints in: from a file to a checkpoint that our jobs go on from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.methods.moco import TrainState, queue_pointer
+from nsneg_jax.methods.optimizer import sgd
+from nsneg_jax.models.encoder import PRECISIONS
+from nsneg_jax.pytorch import files as torch_file
+from nsneg_jax.pytorch import states as official
+from nsneg_jax.pytorch.names import from_state_dict, from_torch_layout
+from nsneg_jax.pytorch.states import KEY, QUERY, RECORD, Found
+from nsneg_jax.training import checkpoint
+from nsneg_jax.training.metrics import Window
+
+IMAGES, BATCH_SIZE = 126_689, 128  # ImageNet-100's training set; the paper's Table 1
+
+
+def import_file(
+    path: Path,
+    workdir: Path,
+    images: int | None = None,
+    batch_size: int | None = None,
+    stem: str | None = None,
+) -> str:
+    """Writes the checkpoint of a PyTorch or safetensors file into `workdir`.
+
+    Args:
+        path: the file.
+        workdir: made if missing; must not hold checkpoints.
+        images, batch_size: of the run, to make steps of its epochs; by default what the file says
+            if it is one of ours, else IMAGES and BATCH_SIZE.
+        stem: as in `official.recognise`; by default what the file says if it is one of ours.
+
+    Returns:
+        A summary in lines.
+
+    Raises:
+        UsageError: the file is refused, or `workdir` holds checkpoints. Nothing is written.
+    """
+    _check_free(workdir)
+    content = torch_file.read(path)
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds a {type(content).__name__}, not a dict with a state dict.")
+    wrapped = isinstance(content.get("state_dict"), dict)
+    around = content if wrapped else {}
+    record = _own_record(around)
+    found = official.recognise(
+        content["state_dict"] if wrapped else content,
+        str(path),
+        arch=around.get("arch"),
+        stem=stem or _fields(record.get("model")).get("stem"),
+        probe="best_acc1" in around or "optimizer" in around,
+    )
+    for name in ("bn_groups", "bn_running"):
+        before = _fields(record.get("model")).get(name)
+        if type(before) is type(found.model[name]):
+            found.model[name] = before
+    precision = _fields(record.get("model")).get("precision")
+    if precision in PRECISIONS:
+        found.model["precision"] = precision
+    epoch = _whole(around.get("epoch", 0), f"'epoch' in {path}", 0)
+    origin = {
+        "file": path.name,
+        "kind": found.kind,
+        "prefix": found.prefix,
+        "epoch": epoch,
+        "counters": found.counters,
+    }
+    lines = [
+        f"found      {_described(found)}",
+        f"keys       {_key_count(found)}, all accounted for",
+    ]
+    if found.kind == official.PRETRAINING:
+        step, batch_size, images, said = _step(record, epoch, images, batch_size)
+        momentum = _momentum(around, found, path)
+        state, roll = _train_state(found, momentum, step, batch_size)
+        origin |= {"pointer": found.pointer, "roll": roll, "images": images}
+        origin["settings"] = _settings(around) if "optimizer" in around else None
+        progress = {"window": Window().totals(), "images": None, "batch_size": batch_size}
+        said_of_momentum = (
+            "none in the file, starts from zero" if momentum is None else "the file's"
+        )
+        lines += [
+            f"momentum   {said_of_momentum}",
+            f"step       {step:,} = {said}",
+            # recipe A's learning rate goes with its batch, recipe B's with the default's
+            f"go on      python main.py --config=configs/patch.py{':paper' * (batch_size == 128)} "
+            + " ".join(_flags(found, workdir, batch_size)),
+        ]
+    else:
+        step, state = 0, _probe_state(found)
+        progress = {"chosen": 0, "classes": None}
+    with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
+        checkpoints.save(step, state, progress | {"model": found.model, "official": origin})
+        folder = checkpoints.folder / str(step)
+    lines.append(f"written    {folder}")
+    return "\n".join(lines)
+
+
+def _check_free(workdir: Path) -> None:
+    folder = workdir / checkpoint.FOLDER
+    if workdir.exists() and not workdir.is_dir():
+        raise UsageError(f"{workdir} is a file. Give a folder for the checkpoint.")
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(
+            f"{folder} already holds checkpoints. Give another folder, or move that one away."
+        )
+
+
+def _train_state(
+    found: Found, momentum: official.Arrays | None, step: int, batch_size: int
+) -> tuple[TrainState, int]:
+    """The pre-training state, and by how many rows the queue was rolled to fit our pointer."""
+    trees = {
+        part: [from_state_dict(arrays, like) for like in (found.params, found.stats)]
+        for part, arrays in found.encoders.items()
+    }
+    pointer = int(queue_pointer(step, batch_size, found.queue.shape[1]))
+    roll = (pointer - found.pointer) % found.queue.shape[1]
+    if momentum is None:
+        trace = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), found.params)
+    else:
+        trace = from_state_dict(momentum, found.params)
+    optimizer = sgd(ConfigDict({"momentum": 0.9, "weight_decay": 0.0}), lambda count: 0.0)
+    with jax.enable_x64(True):
+        decay, (sgd_trace, schedule) = jax.eval_shape(optimizer.init, found.params)
+    schedule = schedule._replace(count=np.array(step, np.int32))
+    return (
+        TrainState(
+            step=np.array(step, np.int32),
+            params_q=trees[QUERY][0],
+            stats_q=trees[QUERY][1],
+            params_k=trees[KEY][0],
+            stats_k=trees[KEY][1],
+            queue=np.roll(found.queue.T, roll, axis=0),
+            opt_state=(decay, (sgd_trace._replace(trace=trace), schedule)),
+        ),
+        roll,
+    )
+
+
+def _probe_state(found: Found) -> dict[str, Any]:
+    arrays = found.encoders[""]
+    state = {
+        "backbone": {
+            "params": from_state_dict(arrays, found.params),
+            "stats": from_state_dict(arrays, found.stats),
+        }
+    }
+    if "fc.weight" in arrays:
+        kernel = np.ascontiguousarray(from_torch_layout(arrays["fc.weight"]))
+        state["best"] = {"kernel": kernel[None], "bias": arrays["fc.bias"][None]}
+    return state
+
+
+def _momentum(around: dict[str, Any], found: Found, path: Path) -> official.Arrays | None:
+    if "optimizer" not in around:
+        return None
+    query = found.encoders[QUERY]
+    parameters = {name: query[name] for name in official.parameter_names(query)}
+    return official.read_momentum(around["optimizer"], parameters, str(path))
+
+
+def _settings(around: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser's plain settings."""
+    group = around["optimizer"]["param_groups"][0]
+    return {k: v for k, v in group.items() if isinstance(v, bool | int | float | str | None)}
+
+
+def _step(
+    record: dict[str, Any], epoch: int, images: int | None, batch_size: int | None
+) -> tuple[int, int, int, str]:
+    """Steps done, batch size, images, and how the first was found."""
+    own = [record.get(name) for name in ("step", "batch_size", "images")]
+    if images is None and batch_size is None and all(type(value) is int for value in own):
+        step, batch_size, images = own
+        said = "as the file says"
+    else:
+        images = IMAGES if images is None else images
+        batch_size = BATCH_SIZE if batch_size is None else batch_size
+        step = None
+    _whole(batch_size, "--batch_size", 1)
+    _whole(images, "--images", batch_size)
+    if step is None:
+        step = epoch * (images // batch_size)
+        said = (
+            f"epoch {epoch} x {images // batch_size:,} steps ({images:,} images in batches of "
+            f"{batch_size});\n           --images and --batch_size change it"
+        )
+    return _whole(step, "The step", 0), batch_size, images, said
+
+
+def _whole(value: Any, name: str, smallest: int) -> int:
+    if type(value) is not int or not smallest <= value < 2**31:
+        raise UsageError(f"{name} is {value!r}, but must be a whole number from {smallest} on.")
+    return value
+
+
+def _own_record(around: dict[str, Any]) -> dict[str, Any]:
+    record = around.get(RECORD)
+    if isinstance(record, str):  # safetensors' metadata are strings
+        try:
+            record = json.loads(record)
+        except ValueError:
+            return {}
+    return _fields(record)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _described(found: Found) -> str:
+    model = found.model
+    text = f"{found.kind}: {model['arch']}"
+    text += "" if model["width"] == 64 else f", width {model['width']}"
+    if found.kind == official.PRETRAINING:
+        head = "mlp head" if model["mlp"] else "linear head"
+        return f"{text}, {head}, dim {model['dim']}, queue of {found.queue.shape[1]:,}"
+    fc = found.encoders[""].get("fc.bias")
+    return f"{text}, " + ("without fc" if fc is None else f"fc of {len(fc):,} classes")
+
+
+def _key_count(found: Found) -> int:
+    own = sum(map(len, found.encoders.values())) + len(found.counters or ())
+    return own + (2 if found.kind == official.PRETRAINING else 0)
+
+
+def _flags(found: Found, workdir: Path, batch_size: int) -> list[str]:
+    """What pre-training needs on its command line to fit the checkpoint."""
+    model = found.model
+    fields = [f"model.{name}={model[name]}" for name in ("arch", "dim", "mlp", "width", "stem")]
+    fields += [f"moco.queue_size={found.queue.shape[1]}", f"batch_size={batch_size}"]
+    return [f"--workdir={workdir}", *(f"--config.{field}" for field in fields)]

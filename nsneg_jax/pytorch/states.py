@@ -1,0 +1,379 @@
+"""PyTorch state dicts of the original, of its linear probe and of torchvision: names and shapes.
+
+Three kinds are recognised by their keys: a pre-training state (`encoder_q.*`, `encoder_k.*`,
+`queue` [dim, K], `queue_ptr` [1]), a linear probe's (torchvision's names with an `fc`), and a plain
+torchvision ResNet. Every key may carry DistributedDataParallel's prefix `module.`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.models.encoder import Tree, encoder_structure
+from nsneg_jax.models.resnet import ARCHS, STEMS
+from nsneg_jax.pytorch.names import (
+    COUNTER,
+    counter_names,
+    in_torch_order,
+    is_parameter,
+    to_state_dict,
+)
+
+Arrays = dict[str, np.ndarray]
+
+PRETRAINING = "official pre-training state"
+PROBE = "linear-probe state"
+TORCHVISION = "torchvision ResNet"
+QUERY, KEY = "encoder_q.", "encoder_k."
+MODULE = "module."
+RECORD = "nsneg_jax"  # our own entry beside the state dict, in the files we write
+_LISTED = 5  # keys named in a message
+
+
+@dataclass(frozen=True)
+class Found:
+    """A state dict whose every key is accounted for.
+
+    Attributes:
+        kind: PRETRAINING, PROBE or TORCHVISION.
+        prefix: of every key, 'module.' or ''.
+        model: the `model` section of a config that it fits; dim 0 without projection head.
+        encoders: parameters and statistics under torchvision's names (with a probe's `fc`), by
+            what follows `prefix`: QUERY and KEY, or ''.
+        counters: `num_batches_tracked` by the whole key; None if the file has none, as those
+            written by PyTorch before 0.4.1.
+        queue: [dim, K] and pointer: of the next write; of a pre-training state.
+        params, stats: trees of the encoder's shapes.
+    """
+
+    kind: str
+    prefix: str
+    model: dict[str, Any]
+    encoders: dict[str, Arrays]
+    counters: dict[str, int] | None
+    queue: np.ndarray | None
+    pointer: int | None
+    params: Tree
+    stats: Tree
+
+
+def recognise(
+    state_dict: Mapping[Any, Any],
+    origin: str,
+    *,
+    arch: str | None = None,
+    stem: str | None = None,
+    probe: bool = False,
+) -> Found:
+    """Says what a state dict is and checks each of its keys.
+
+    Args:
+        state_dict: arrays by key.
+        origin: of it, for messages.
+        arch: as the file states it, if it does; derived from the keys otherwise.
+        stem: of a network whose first convolution is 3x3: 'small' or 'small_stride2', which no
+            shape tells apart.
+        probe: whether what surrounds the state dict is a probe's, where its keys leave it open.
+
+    Raises:
+        UsageError: it is none of the three kinds; keys are missing, surplus or of another shape
+            or dtype; `arch` is not what the keys say, or not one of ours.
+    """
+    _check_values(state_dict, origin)
+    prefix = MODULE if any(name.startswith(MODULE) for name in state_dict) else ""
+    body = {n.removeprefix(prefix): a for n, a in state_dict.items() if n.startswith(prefix)}
+    pretraining = any(name.startswith(QUERY) for name in body)
+    parts = (QUERY, KEY) if pretraining else ("",)
+    first = {n.removeprefix(parts[0]): a for n, a in body.items() if n.startswith(parts[0])}
+    if not any(name.startswith(("conv1.", "layer1.")) for name in first):
+        raise UsageError(
+            f"{origin} is neither a pre-training state of the original (with encoder_q.conv1.weight"
+            " and so on), nor a linear probe's, nor a torchvision ResNet (with conv1.weight). Its "
+            f"keys are {_listed(map(repr, state_dict))}."
+        )
+    model = _model(first, origin, arch, stem, head=pretraining)
+    dtypes = Counter(str(array.dtype) for array in state_dict.values())
+    model["dtype"] = "float64" if dtypes["float64"] > dtypes["float32"] else "float32"
+
+    has_fc = any(name.startswith("fc.") for name in first)
+    outputs = _vote(_first_axis(first, "fc.weight", "fc.bias"))
+    if pretraining:
+        model["dim"] = _vote(
+            _first_axis(first, "fc.2.weight", "fc.2.bias", "fc.weight", "fc.bias")
+            + _first_axis(body, "queue")
+        )
+    _, params, stats = encoder_structure(ConfigDict(model))
+    layout = {name: leaf.shape for name, leaf in _shapes(params, stats).items()}
+    if not pretraining and has_fc:
+        features = layout[_last_statistic(layout)][0]
+        layout |= {"fc.weight": (outputs, features), "fc.bias": (outputs,)}
+    counted = any(name.endswith(COUNTER) for name in body)
+    counters = dict.fromkeys(counter_names(layout), ()) if counted else {}
+    expected = {f"{prefix}{part}{n}": s for part in parts for n, s in (layout | counters).items()}
+    if pretraining:
+        queue = body.get("queue")
+        keys = (queue.shape[1] if queue is not None and queue.ndim == 2 else 0) or "K"
+        expected |= {f"{prefix}queue": (model["dim"], keys), f"{prefix}queue_ptr": (1,)}
+
+    if pretraining:
+        kind = PRETRAINING
+    elif has_fc and (prefix or probe or outputs != 1000):
+        kind = PROBE
+    else:
+        kind = TORCHVISION
+    _check_keys(state_dict, expected, f"{origin}, taken for a {kind} of {model['arch']},")
+    _check_dtypes(state_dict, model["dtype"], origin)
+    return Found(
+        kind=kind,
+        prefix=prefix,
+        model=model,
+        encoders={part: {name: body[part + name] for name in layout} for part in parts},
+        counters={n: int(a) for n, a in state_dict.items() if n.endswith(COUNTER)} or None,
+        queue=body.get("queue"),
+        pointer=int(body["queue_ptr"][0]) if pretraining else None,
+        params=params,
+        stats=stats,
+    )
+
+
+def assemble(
+    encoders: Mapping[str, Arrays],
+    prefix: str,
+    counters: Mapping[str, int] | None,
+    queue: np.ndarray | None = None,
+    pointer: int | None = None,
+) -> Arrays:
+    """The inverse of `recognise`: a state dict in official names and order.
+
+    Args:
+        encoders: parameters and statistics by QUERY and KEY, or ''.
+        prefix: of every key.
+        counters: `num_batches_tracked` by the whole key; None for none.
+        queue: [dim, K]; pointer: of the next write; None for a probe.
+    """
+    state_dict = {}
+    if queue is not None:
+        state_dict[f"{prefix}queue"] = queue
+        state_dict[f"{prefix}queue_ptr"] = np.array([pointer], np.int64)
+    for part, arrays in encoders.items():
+        names = [*arrays, *(counter_names(arrays) if counters is not None else ())]
+        for name in in_torch_order(names):
+            key = f"{prefix}{part}{name}"
+            state_dict[key] = (
+                np.array(counters[key], np.int64) if name.endswith(COUNTER) else arrays[name]
+            )
+    return state_dict
+
+
+def read_momentum(optimizer: Any, params: Arrays, origin: str) -> Arrays | None:
+    """The momentum buffers of the query encoder in a torch SGD's state dict, by name.
+
+    Args:
+        optimizer: its state dict. It numbers the parameters of encoder_q, then of encoder_k,
+            which has no gradients and so no buffers.
+        params: the query encoder's, by torchvision name.
+        origin: of the file, for messages.
+
+    Returns:
+        None if it holds no buffers, as before the first step.
+
+    Raises:
+        UsageError: buffers are missing, of another shape, or of more parameters than there are.
+    """
+    names = in_torch_order(params)
+    try:
+        order = [number for group in optimizer["param_groups"] for number in group["params"]]
+        buffers = {
+            order.index(number): entry["momentum_buffer"]
+            for number, entry in optimizer["state"].items()
+            if entry.get("momentum_buffer") is not None
+        }
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"The optimizer in {origin} is no state dict of torch.optim.SGD: {error!r}. Remove "
+            "'optimizer' from the file to start from zero momentum."
+        ) from error
+    if not buffers:
+        return None
+    found = {names[n] if n < len(names) else f"parameter {n}": b for n, b in buffers.items()}
+    _check_values(found, f"The optimizer in {origin}")
+    _check_keys(
+        found,
+        {name: params[name].shape for name in names},
+        f"The optimizer in {origin}, by the names of the query encoder's parameters,",
+    )
+    _check_dtypes(found, str(params[names[0]].dtype), f"the optimizer in {origin}")
+    return found
+
+
+def write_momentum(buffers: Arrays, settings: Mapping[str, Any], parameters: int) -> dict[str, Any]:
+    """The inverse of `read_momentum`: a state dict for torch's SGD over `parameters` parameters.
+
+    Args:
+        buffers: the query encoder's, by torchvision name.
+        settings: lr, momentum, weight_decay and whatever else a parameter group has.
+        parameters: of both encoders.
+    """
+    defaults = {
+        "dampening": 0, "nesterov": False, "maximize": False, "foreach": None,
+        "differentiable": False, "fused": None,
+    }  # fmt: skip
+    return {
+        "state": {
+            number: {"momentum_buffer": buffers[name]}
+            for number, name in enumerate(in_torch_order(buffers))
+        },
+        "param_groups": [defaults | dict(settings) | {"params": list(range(parameters))}],
+    }
+
+
+def in_torchvision(model: Mapping[str, Any]) -> bool:
+    """Whether torchvision has this backbone."""
+    return model["arch"] != "resnet8" and model["width"] == 64 and model["stem"] == "imagenet"
+
+
+def parameter_names(arrays: Iterable[str]) -> list[str]:
+    """Those of an encoder's names that are parameters, in the optimiser's order."""
+    return in_torch_order(filter(is_parameter, arrays))
+
+
+def _model(
+    arrays: Arrays, origin: str, arch: str | None, stem: str | None, head: bool
+) -> dict[str, Any]:
+    """The model section but for dim and dtype, from the keys and shapes of one encoder."""
+    mlp = head and any(name.startswith(("fc.0.", "fc.2.")) for name in arrays)
+    width = _vote(_first_axis(arrays, "conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean"))
+    return {
+        "arch": _arch(arrays, origin, arch),
+        "dim": 0,
+        "mlp": mlp,
+        "width": width,
+        "stem": _stem(arrays, origin, stem),
+        # no trace of these is left in a state dict: the values of configs/base.py
+        "bn_groups": 8,
+        "bn_running": "first",
+    }
+
+
+def _arch(arrays: Arrays, origin: str, stated: str | None) -> str:
+    """The stated arch if the keys can be its, else the one whose blocks they are nearest to."""
+    if stated is not None and stated not in tuple(ARCHS):  # it may be anything
+        raise UsageError(
+            f"{origin} states arch {stated!r}; known are {', '.join(ARCHS)}. Networks of another "
+            "kind cannot be converted."
+        )
+    blocks = {tuple(name.split(".")[:2]) for name in arrays if name.startswith("layer")}
+    kind = "bottleneck" if any(".conv3." in name for name in arrays) else "basic"
+
+    def distance(arch: str) -> int:
+        ours = {
+            (f"layer{stage}", str(index))
+            for stage, count in enumerate(ARCHS[arch][1], 1)
+            for index in range(count)
+        }
+        return len(ours ^ blocks) + 1000 * (ARCHS[arch][0] != kind)
+
+    nearest = min(ARCHS, key=distance)
+    if stated is None:
+        return nearest
+    if distance(nearest) == 0 and nearest != stated:
+        raise UsageError(
+            f"{origin} states arch {stated!r}, but its keys are those of {nearest!r}. Correct "
+            "'arch' in the file."
+        )
+    return stated
+
+
+def _stem(arrays: Arrays, origin: str, given: str | None) -> str:
+    kernel = arrays.get("conv1.weight")
+    if kernel is None or kernel.shape[2:] != (3, 3):
+        return "imagenet"
+    if given not in STEMS[1:]:
+        raise UsageError(
+            f"The first convolution in {origin} is 3x3, and no shape tells whether its stride is "
+            "1 or 2. Say so with --stem small or --stem small_stride2."
+        )
+    return given
+
+
+def _check_dtypes(state_dict: Mapping[str, np.ndarray], common: str, origin: str) -> None:
+    for name, array in state_dict.items():
+        expected = "int64" if name.endswith((COUNTER, "queue_ptr")) else common
+        if str(array.dtype) != expected:
+            raise UsageError(
+                f"{name} in {origin} has dtype {array.dtype}, expected {expected}. Convert it "
+                "with PyTorch first."
+            )
+
+
+def _shapes(params: Tree, stats: Tree) -> dict[str, np.ndarray]:
+    """Arrays of the encoder's shapes, of no size in memory, under torchvision's names in order."""
+    empty = [_like(tree) for tree in (params, stats)]
+    shapes = to_state_dict(*empty)
+    return {name: shapes[name] for name in in_torch_order(shapes)}
+
+
+def _like(tree: Tree) -> Tree:
+    if isinstance(tree, dict):
+        return {name: _like(entry) for name, entry in tree.items()}
+    return np.broadcast_to(np.zeros((), tree.dtype), tree.shape)
+
+
+def _last_statistic(layout: Mapping[str, Any]) -> str:
+    """The batch norm that ends the last block: its channels are the features."""
+    blocks = [n for n in layout if n.endswith("running_mean") and "downsample" not in n]
+    return blocks[-1]
+
+
+def _first_axis(arrays: Mapping[str, np.ndarray], *names: str) -> list[int]:
+    return [arrays[n].shape[0] for n in names if n in arrays and arrays[n].ndim]
+
+
+def _vote(values: list) -> Any:
+    """The most frequent value: one wrong shape must not make all the others look wrong."""
+    return Counter(values).most_common(1)[0][0] if values else 0
+
+
+def _check_values(arrays: Mapping[Any, Any], origin: str) -> None:
+    for name, array in arrays.items():
+        if not isinstance(name, str) or not isinstance(array, np.ndarray):
+            raise UsageError(
+                f"The entry {name!r} in {origin} is a {type(array).__name__}, not a plain tensor "
+                "under a name. Give a file with a state dict of tensors alone."
+            )
+
+
+def _check_keys(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, tuple], origin: str
+) -> None:
+    """Raises a UsageError that names missing, surplus and wrongly shaped entries."""
+    missing = [name for name in expected if name not in found]
+    surplus = [name for name in found if name not in expected]
+    wrong = [
+        f"{name} of shape {tuple(array.shape)}, expected {expected[name]}"
+        for name, array in found.items()
+        if name in expected and tuple(array.shape) != expected[name]
+    ]
+    problems = [
+        f"{label} {_listed(names)}"
+        for label, names in (
+            ("misses", missing), ("has, beyond what belongs to it,", surplus), ("has", wrong)
+        )
+        if names
+    ]  # fmt: skip
+    if problems:
+        raise UsageError(
+            f"{origin} {'; '.join(problems)}. Nothing was written; the file is incomplete or of "
+            "another network."
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

@@ -1,0 +1,121 @@
+"""Tables of runs: python -m nsneg_jax.report.command RUN... [--out TABLE.md].
+
+A run is the workdir of a job that left a results.json, or such a file. The table is made of these
+files alone, with a row a label or else an encoder; runs of one row are pooled to mean and standard
+deviation. docs/robustness.md says how to read it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.files import write_text
+from nsneg_jax.report import plots as report_plots
+from nsneg_jax.report import table as report_table
+from nsneg_jax.report.rows import Result, is_imagenet100, pool, published_rows
+
+RESULTS = "results.json"
+
+
+def read_results(runs: Sequence[Path]) -> list[Result]:
+    """The results.json of each run, once for a run given twice.
+
+    Raises:
+        UsageError: a run has none, or one that cannot be read.
+    """
+    results = {}
+    for run in runs:
+        path = run if run.is_file() else run / RESULTS
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(
+                f"There is no {path}. A linear, knn or evaluate job writes it into its workdir "
+                "when it has finished; give such workdirs."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read: {error}. Run the job again.") from error
+        if not isinstance(content, dict) or not isinstance(content.get("encoder"), str):
+            raise UsageError(
+                f"{path} names no encoder, so it is not of a linear, knn or evaluate job of this "
+                "package. Give the workdirs of such jobs."
+            )
+        results.setdefault(path.resolve(), Result(str(path), content))
+    return list(results.values())
+
+
+def report(results: Sequence[Result], published: str = "", baseline: str = "") -> tuple[str, str]:
+    """The report as Markdown and as CSV.
+
+    Args:
+        results: of the runs, in the order of the rows.
+        published: 'A', 'B' or 'all': which recipes of the authors to show; 'none'; by default all
+            where the clean sets are ImageNet-100, else none.
+        baseline: the row that the others are compared with, seed by seed; '' for none.
+
+    Raises:
+        UsageError: the results cannot be pooled, have no figures, or no row `baseline`.
+    """
+    rows = pool(results)
+    contents = [result.content for result in results]
+    evaluated = any(isinstance(content.get("sets"), dict) for content in contents)
+    if not evaluated and not any(row.cells for row in rows):
+        raise UsageError(
+            f"{results[0].path} has no figures that this version knows. Give the workdirs of "
+            "linear, knn or evaluate jobs."
+        )
+    recipes = {"": "AB" if is_imagenet100(rows) else "", "all": "AB", "none": ""}
+    authors = published_rows(recipes.get(published, published))
+    parts = (
+        report_table.main_table(rows, authors, evaluated),
+        report_table.difference_table(rows, baseline) if baseline else "",
+        report_table.missing_list(contents),
+        report_table.sets_table(rows),
+        report_table.shape_table(rows),
+    )
+    markdown = "\n\n".join(part for part in parts if part)
+    return markdown, report_table.csv_text(rows, authors, evaluated)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit status, as main.py."""
+    parser = argparse.ArgumentParser(prog="python -m nsneg_jax.report.command", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, help="file for the tables, besides the terminal")
+    parser.add_argument("--csv", type=Path, help="file for the main table's figures as CSV")
+    parser.add_argument(
+        "--corruptions", type=Path, metavar="PNG", help="picture of accuracy by corruption"
+    )
+    parser.add_argument(
+        "--published",
+        choices=("A", "B", "all", "none"),
+        default="",
+        help="the authors' rows to show; by default all beside evaluations on ImageNet-100",
+    )
+    parser.add_argument(
+        "--baseline",
+        default="",
+        metavar="ROW",
+        help="the row that the others are compared with, by pairs of runs of the same seed",
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        results = read_results(arguments.runs)
+        markdown, csv = report(results, arguments.published, arguments.baseline)
+        if arguments.out is not None:
+            write_text(arguments.out, markdown + "\n")
+        if arguments.csv is not None:
+            write_text(arguments.csv, csv)
+        if arguments.corruptions is not None:
+            report_plots.save_corruptions(pool(results), arguments.corruptions)
+    except UsageError as error:
+        return tell(error)
+    print(markdown)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

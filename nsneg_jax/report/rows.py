@@ -1,0 +1,314 @@
+"""Rows of the report: the figures of runs that belong together, pooled to mean and deviation."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.report import published
+
+GENERATED = "generated: made by this package or by TFDS, not the released files."
+
+# name of a set in results.json -> title of its column, in the order of the table
+SET_TITLES = {
+    "clean": "ImageNet-100",
+    "corruption": "Corruption",
+    "sketch": "Sketch",
+    "stylized": "Stylized",
+    "rendition_100way": "Rendition",
+    "rendition_19way": "Rendition (19-way)",
+    "v2": "V2",
+    "a": "A",
+}
+# sets without a 19-way convention beside it
+_SYNONYMS = {"rendition": "rendition_100way"}
+# figures of kNN and linear jobs: field of results.json, the field where that one is missing, title
+_PROBE_FIGURES = (
+    ("best_accuracy_top1", "accuracy_top1", "linear probe, top-1"),
+    ("accuracy_top5", None, "top-5"),
+)
+_TEST_SETTINGS = 75  # 15 corruptions of ImageNet-C at 5 severities
+# ImageNet-C's corruptions by group, the last of each not in the mean
+GROUPS = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
+    "weather": ("snow", "frost", "fog", "brightness", "spatter"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate"),
+}
+EXTRA = tuple(names[-1] for names in GROUPS.values())
+TESTED = tuple(name for names in GROUPS.values() for name in names[:-1])
+
+
+class Result(NamedTuple):
+    """What the results.json of a run holds, and where it was read."""
+
+    path: str
+    content: dict[str, Any]
+
+
+class Figure(NamedTuple):
+    """A figure of one run.
+
+    Attributes:
+        column: 'sets/NAME' of a set, else a name such as 'knn_20'.
+        title: of the column.
+        value: in percent.
+        entry: of results.json it comes from.
+        result: it comes from.
+        notes: for footnotes.
+    """
+
+    column: str
+    title: str
+    value: float
+    entry: dict[str, Any]
+    result: Result
+    notes: tuple[str, ...] = ()
+
+
+class Cell(NamedTuple):
+    """A figure of a row: `mean` over `runs` runs, sample deviation `std` of more than one."""
+
+    mean: float
+    std: float | None
+    runs: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Row:
+    """A row of the table: what there is by column; published rows have cells only."""
+
+    name: str
+    figures: dict[str, list[Figure]] = field(default_factory=dict)
+    cells: dict[str, Cell] = field(default_factory=dict)
+    published: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> int:
+        """The largest number of runs behind a cell."""
+        return max((cell.runs for cell in self.cells.values()), default=1)
+
+
+def number(value: Any) -> float | None:
+    """`value` if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def sets_of(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sets that a results.json has figures of, by the column they make."""
+    sets = content.get("sets")
+    entries = sets.items() if isinstance(sets, dict) else ()
+    return {_SYNONYMS.get(name, name): entry for name, entry in entries if isinstance(entry, dict)}
+
+
+def pool(results: Sequence[Result]) -> list[Row]:
+    """Rows by label, or by encoder where there is no label, in the order they come.
+
+    A kNN or linear job knows no label: its figures go to the row of the label that other results
+    give its encoder, if it is only one.
+
+    Raises:
+        UsageError: figures of one row and column are of different data.
+    """
+    labels: dict[str, set[str]] = {}
+    for result in results:
+        if result.content.get("label"):
+            labels.setdefault(result.content["encoder"], set()).add(str(result.content["label"]))
+    rows: dict[str, Row] = {}
+    for result in results:
+        encoder = result.content["encoder"]
+        of_encoder = labels.get(encoder, ())
+        name = str(result.content.get("label") or "")
+        name = name or (next(iter(of_encoder)) if len(of_encoder) == 1 else encoder)
+        row = rows.setdefault(name, Row(name))
+        for figure in _figures(result):
+            others = row.figures.setdefault(figure.column, [])
+            if not any(_same_evaluation(figure, other) for other in others):
+                others.append(figure)
+    for row in rows.values():
+        for column, figures in row.figures.items():
+            _check_same_data(row.name, figures)
+            row.cells[column] = _cell(figures)
+    _note_classes(list(rows.values()))
+    return list(rows.values())
+
+
+def published_rows(recipes: str) -> list[Row]:
+    """Rows of the authors' tables for the recipes in `recipes`, e.g. 'AB'."""
+    rows = []
+    for row in published.ROWS:
+        if row.recipe not in recipes:
+            continue
+        cells = {}
+        for name, figure in zip(published.PAPER_SETS, row.figures, strict=True):
+            if figure is not None:
+                cells[f"sets/{name}"] = Cell(*figure, published.RUNS)
+            else:
+                cells[f"sets/{name}"] = Cell(
+                    math.nan, None, published.RUNS, (published.REPEATED_CELL,)
+                )
+        notes = (published.PROTOCOL_NOTE, row.note) if row.note else (published.PROTOCOL_NOTE,)
+        rows.append(Row(row.name, cells=cells, published=True, notes=notes))
+    return rows
+
+
+def is_imagenet100(rows: Sequence[Row]) -> bool:
+    """Whether every clean set is of 100 classes and of files."""
+    entries = [figure.entry for row in rows for figure in row.figures.get("sets/clean", ())]
+    return bool(entries) and all(
+        entry.get("classes") == 100
+        and not entry.get("generated")
+        and not str(entry.get("source", "")).startswith("shapes")
+        for entry in entries
+    )
+
+
+def columns(rows: Sequence[Row], paper_sets: bool) -> dict[str, str]:
+    """Titles by column, in the order of the table.
+
+    The paper's sets, its neighbours, other sets as they come, shape bias, kNN, linear probe.
+
+    Args:
+        rows: ours.
+        paper_sets: whether the paper's five are there in any case.
+    """
+    titles = {
+        figure.column: figure.title
+        for row in rows
+        for figures in row.figures.values()
+        for figure in figures
+    }
+    if paper_sets:
+        titles = {f"sets/{name}": SET_TITLES[name] for name in published.PAPER_SETS} | titles
+    if not is_imagenet100(rows) and "sets/clean" in titles:
+        titles["sets/clean"] = "Clean"
+    biases = [
+        figure.column
+        for row in rows
+        for figures in row.figures.values()
+        for figure in figures
+        if figure.entry.get("protocol") == "cue_conflict"
+    ]
+    known = [f"sets/{name}" for name in SET_TITLES]
+    probes = [name for name, _, _ in _PROBE_FIGURES]
+
+    def place(column: str) -> tuple[int, int]:
+        if column in known:
+            return 0, known.index(column)
+        if column in biases:
+            return 2, 0
+        if column.startswith("knn_"):
+            return 3, int(column.removeprefix("knn_"))
+        if column in probes:
+            return 4, probes.index(column)
+        return 1, 0
+
+    return {column: titles[column] for column in sorted(titles, key=place)}
+
+
+def _figures(result: Result) -> list[Figure]:
+    content = result.content
+    figures = []
+    for name, entry in sets_of(content).items():
+        title = SET_TITLES.get(name, name)
+        if entry.get("protocol") == "cue_conflict":
+            value = number(entry.get("shape_bias"))
+            title = "shape bias" if name == "cue_conflict" else f"{name}, shape bias"
+        else:
+            mean = number(entry.get("mean_15"))
+            value = number(entry.get("accuracy_top1")) if mean is None else mean
+        if value is not None:
+            figures.append(Figure(f"sets/{name}", title, value, entry, result, _notes(entry)))
+    for name, value in content.items():
+        k = name.removeprefix("knn_")
+        if k != name and k.isdecimal() and number(value) is not None:
+            figures.append(Figure(name, f"kNN, k = {int(k)}", number(value), content, result))
+    for name, instead, title in _PROBE_FIGURES:
+        value = number(content.get(name))
+        if value is None and instead is not None:
+            value = number(content.get(instead))
+        if value is not None:
+            figures.append(Figure(name, title, value, content, result))
+    return figures
+
+
+def _notes(entry: dict[str, Any]) -> tuple[str, ...]:
+    notes = [GENERATED] if entry.get("generated") is True else []
+    seen, expected = number(entry.get("files_seen")), number(entry.get("files_expected"))
+    if seen is not None and expected is not None and seen != expected:
+        notes.append(f"{seen:,.0f} of {expected:,.0f} files.")
+    parts = parts_of(entry)
+    settings = sum(len(parts[name]) for name in parts if name in TESTED)
+    if parts and settings < _TEST_SETTINGS:
+        notes.append(
+            f"mean over {settings} of the {_TEST_SETTINGS} settings (corruption and severity)."
+        )
+    if entry.get("restricted") is True and isinstance(entry.get("categories"), list):
+        categories = [str(category) for category in entry["categories"]]
+        notes.append(f"restricted to {len(categories)} categories: {', '.join(categories)}.")
+    unreadable = number(entry.get("unreadable"))
+    if unreadable:
+        notes.append(f"{unreadable:,.0f} images that cannot be read are left out.")
+    return tuple(notes)
+
+
+def parts_of(entry: dict[str, Any]) -> dict[str, dict[int, float]]:
+    """Accuracy by corruption and severity 1 to 5, of what there is."""
+    parts = entry.get("parts")
+    accuracies = {}
+    for name, by_severity in parts.items() if isinstance(parts, dict) else ():
+        if isinstance(by_severity, dict):
+            values = {s: number(by_severity.get(str(s))) for s in range(1, 6)}
+            accuracies[name] = {s: value for s, value in values.items() if value is not None}
+    return accuracies
+
+
+def _same_evaluation(figure: Figure, other: Figure) -> bool:
+    """Whether one classifier was evaluated twice on the same: that is no second run."""
+    one, two = figure.result.content, other.result.content
+    return (
+        "classifier" in one
+        and (one["encoder"], one["classifier"]) == (two["encoder"], two.get("classifier"))
+        and figure.entry == other.entry
+    )
+
+
+def _check_same_data(row: str, figures: Sequence[Figure]) -> None:
+    first = figures[0]
+    for figure in figures[1:]:
+        for name in ("protocol", "generated", "classes", "ways", "validation_images"):
+            one, two = first.entry.get(name), figure.entry.get(name)
+            if one is not None and two is not None and one != two:
+                raise UsageError(
+                    f"{first.result.path} and {figure.result.path} both belong to the row "
+                    f"{row!r}, but their {first.column.removeprefix('sets/')!r} is not of the same "
+                    f"data: {name} is {one} and {two}, so a mean over them would say nothing. "
+                    "Report them apart, or give the evaluations different --config.label=NAME."
+                )
+
+
+def _note_classes(rows: Sequence[Row]) -> None:
+    """Says among how many classes the answer was where a column's rows differ in that."""
+    for column in dict.fromkeys(column for row in rows for column in row.figures):
+        having = [row for row in rows if column in row.figures]
+        ways = [row.figures[column][0].entry.get("ways") for row in having]
+        if len(set(map(str, ways))) > 1:
+            for row, way in zip(having, ways, strict=True):
+                cell = row.cells[column]
+                note = "unknown" if way is None else f"{way}"
+                row.cells[column] = cell._replace(
+                    notes=(*cell.notes, f"number of classes that can be answered: {note}.")
+                )
+
+
+def _cell(figures: Sequence[Figure]) -> Cell:
+    values = [figure.value for figure in figures]
+    notes = dict.fromkeys(note for figure in figures for note in figure.notes)
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Cell(statistics.fmean(values), std, len(values), tuple(notes))

@@ -1,0 +1,72 @@
+"""Configs and checkpoints small enough for a test to run a whole job."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import linear, patch
+from nsneg_jax.jobs.pretrain import build
+from nsneg_jax.jobs.validation import to_json
+from nsneg_jax.training.checkpoint import Checkpoints
+
+
+def tiny_config(method=patch, **overrides) -> ConfigDict:
+    """80 shapes of 16 px, 5 steps an epoch, 4 epochs; `overrides` by dotted name."""
+    config = method.get_config("tiny")
+    values = {
+        "batch_size": 16,
+        "epochs": 4,
+        "log_every_steps": 3,
+        "data.source": "shapes:80",
+        "data.image_size": 16,
+        "model.width": 4,
+        "model.dim": 8,
+        "model.bn_groups": 2,
+        "moco.queue_size": 72,
+        "checkpoint.every_steps": 4,
+        "pictures": False,
+    }
+    config.update_from_flattened_dict(values | overrides)
+    return config
+
+
+def metrics_lines(workdir: Path) -> list[dict]:
+    """metrics.jsonl without the figures that time decides."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    timed = {"images_per_second", "input_wait_fraction"}
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def tiny_linear_config(pretrained, **overrides) -> ConfigDict:
+    """On 80 shapes of 16 px, 3 steps an epoch, 4 epochs; `overrides` by dotted name."""
+    config = linear.get_config("tiny")
+    values = {
+        "pretrained": str(pretrained),
+        "batch_size": 32,
+        "epochs": 4,
+        "learning_rates": (1.0,),
+        "data.source": "shapes:80",
+        "data.image_size": 16,
+    }
+    config.update_from_flattened_dict(values | overrides)
+    return config
+
+
+def checkpoint_of_untrained(workdir: Path, **overrides) -> Path:
+    """A pre-training's checkpoint of step 7, without the wait for its training."""
+    config = tiny_config(**overrides)
+    _, state = build(config, 5)
+    progress = {"window": {}, "images": 80, "model": to_json(config)["model"]}
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        checkpoints.save(7, state, progress)
+    return workdir
+
+
+# no colours: their programs take long to compile and exchange nothing
+PLAIN = {
+    "views.jitter_probability": 0.0,
+    "views.grayscale_probability": 0.0,
+    "model.bn_groups": 8,
+    "model.dtype": "float64",
+}

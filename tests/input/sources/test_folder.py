@@ -1,0 +1,172 @@
+"""Folders of images, and how data sets are named."""
+
+import os
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.decode import UnreadableImage
+from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.source import open_source
+
+
+def save(path, grey=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    form = "PPM" if path.suffix.lower() == ".pgm" else "PNG"
+    Image.new("RGB", (4, 3), (grey, grey, grey)).save(path, form)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for i, name in enumerate(["b/2.JPEG", "b/1.jpg", "a/x/y/3.Png", "a/0.tiff", "c/z.webp"]):
+        save(tmp_path / "train" / name, 10 * i)
+    save(tmp_path / "val" / "a" / "only.jpg")
+    return tmp_path
+
+
+def test_order_labels_and_pictures(root):
+    folder = Folder(str(root), "train")
+    assert folder.name == f"folder:{root} [train]"
+    assert folder.classes == ("a", "b", "c")
+    paths = [folder.path(i) for i in range(len(folder))]
+    assert paths == ["a/0.tiff", "a/x/y/3.Png", "b/1.jpg", "b/2.JPEG", "c/z.webp"]
+    assert folder.labels.dtype == np.int32
+    np.testing.assert_array_equal(folder.labels, [0, 0, 1, 1, 2])
+    assert [int(folder.image(i)[0, 0, 0]) for i in range(5)] == [30, 20, 10, 0, 40]
+    assert folder.image(0).shape == (3, 4, 3)
+    with pytest.raises(IndexError):
+        folder.image(5)
+
+
+def test_what_counts_as_an_image(root):
+    train = root / "train"
+    for name in ("d/.hidden.jpg", "d/.cache/1.jpg", "d/note.txt", "d/jpg", "d/list.jpg.json"):
+        (train / name).parent.mkdir(parents=True, exist_ok=True)
+        (train / name).write_text("no image")
+    (train / ".git").mkdir()
+    (train / "README.jpg").write_text("not in a class")
+    for ending in ("BMP", "gif", "PGM", "jpe", "tif", "PpM"):
+        save(train / "d" / f"1.{ending}")
+    folder = Folder(str(root), "train")
+    assert folder.classes == ("a", "b", "c", "d")
+    assert [folder.path(i) for i in range(5, len(folder))] == [
+        "d/1.BMP", "d/1.PGM", "d/1.PpM", "d/1.gif", "d/1.jpe", "d/1.tif",
+    ]  # fmt: skip
+
+
+def test_links_are_followed_but_not_in_circles(root):
+    train = root / "train"
+    (train / "d").symlink_to(root / "val" / "a")
+    (train / "c" / "nested").symlink_to(train / "b")
+    (train / "c" / "again").symlink_to(train / "c")
+    (train / "c" / "link.jpg").symlink_to(train / "b" / "1.jpg")
+    (train / "c" / "broken.jpg").symlink_to(root / "gone.jpg")
+    folder = Folder(str(root), "train", ("c", "d"))
+    paths = [folder.path(i) for i in range(len(folder))]
+    assert paths == [
+        "c/broken.jpg", "c/link.jpg", "c/nested/1.jpg", "c/nested/2.JPEG", "c/z.webp", "d/only.jpg",
+    ]  # fmt: skip
+    assert folder.image(1)[0, 0, 0] == 10
+    with pytest.raises(UnreadableImage, match=r"broken\.jpg"):
+        folder.image(0)
+
+
+def test_a_choice_of_classes(root):
+    folder = Folder(str(root), "train", ("c", "a", "c"))
+    assert folder.classes == ("a", "c")
+    np.testing.assert_array_equal(folder.labels, [0, 0, 1])
+    with pytest.raises(UsageError, match=r"2 of the 3 classes.*: d, e\. Classes there: a, b"):
+        Folder(str(root), "train", ("e", "a", "d"))
+    with pytest.raises(UsageError, match="choice is empty"):
+        Folder(str(root), "train", ())
+
+
+def test_missing_and_empty_classes_keep_the_classifiers_labels(root):
+    (root / "train" / "empty").mkdir()
+    (root / "train" / "empty" / "note.txt").write_text("no image")
+    (root / "train" / "a" / "list.txt").write_text("no image")
+    (root / "train" / "b" / "2.JPEG.part").write_text("no image")
+    # Not sorted, and 'c', which is there, is not among them.
+    classes = ("z", "b", "empty", "missing", "a")
+    folder = Folder(str(root), "train", classes, partial=True)
+    assert folder.classes == classes
+    paths = [folder.path(i) for i in range(len(folder))]
+    assert paths == ["b/1.jpg", "b/2.JPEG", "a/0.tiff", "a/x/y/3.Png"]
+    assert folder.labels.dtype == np.int32 and folder.present.dtype == np.int32
+    np.testing.assert_array_equal(folder.labels, [1, 1, 4, 4])
+    np.testing.assert_array_equal(folder.present, [1, 4])
+    assert [int(folder.image(i)[0, 0, 0]) for i in range(4)] == [10, 0, 30, 20]
+
+
+def test_partial_does_not_depend_on_the_order_on_disk(root, monkeypatch):
+    classes = tuple("gfedcba")
+    before = Folder(str(root), "train", classes, partial=True)
+    monkeypatch.setattr("os.scandir", reversed_scandir(os.scandir))
+    after = Folder(str(root), "train", classes, partial=True)
+    np.testing.assert_array_equal(before.labels, after.labels)
+    np.testing.assert_array_equal(before.labels, [4, 5, 5, 6, 6])
+    assert [before.path(i) for i in range(5)] == [after.path(i) for i in range(5)]
+
+
+def reversed_scandir(scandir):
+    @contextmanager
+    def listing(path):
+        with scandir(path) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=True))
+
+    return listing
+
+
+def test_partial_of_all_classes_is_the_whole(root):
+    whole, partial = Folder(str(root), "train"), Folder(str(root), "train", tuple("abc"), True)
+    np.testing.assert_array_equal(whole.labels, partial.labels)
+    np.testing.assert_array_equal(whole.present, [0, 1, 2])
+    np.testing.assert_array_equal(partial.present, [0, 1, 2])
+
+
+def test_partial_needs_an_image_of_the_classifiers_classes(root):
+    (root / "train" / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"None of the 2 classes .*: n01, empty\. .* there: a, b"):
+        Folder(str(root), "train", ("n01", "empty"), partial=True)
+    with pytest.raises(UsageError, match="no split 'test'"):
+        Folder(str(root), "test", ("a",), partial=True)
+    for classes in (None, (), ("a", "b", "a")):
+        with pytest.raises(ValueError, match="different classes"):
+            Folder(str(root), "train", classes, partial=True)
+
+
+def test_class_folders_directly_in_the_root(root):
+    assert len(Folder(str(root / "train"), ".")) == 5
+
+
+def test_what_is_missing_is_named(root, tmp_path):
+    with pytest.raises(UsageError, match="/nowhere is missing"):
+        Folder("/nowhere", "train")
+    with pytest.raises(UsageError, match="is not a folder"):
+        Folder(str(root / "val" / "a" / "only.jpg"), "train")
+    with pytest.raises(UsageError, match=r"no split 'test'\. Folders there: train, val"):
+        Folder(str(root), "test")
+    with pytest.raises(UsageError, match="no class folders"):
+        Folder(str(root / "val"), "a")
+    (root / "empty" / "k").mkdir(parents=True)
+    with pytest.raises(
+        UsageError, match=r"None of the 1 classes .* has a folder with an image: k\."
+    ):
+        Folder(str(root), "empty")
+    (root / "train" / "void").mkdir()
+    with pytest.raises(UsageError, match=r"1 of the 4 class folders .* no image: void"):
+        Folder(str(root), "train")
+    assert len(Folder(str(root), "train", ("a", "b"))) == 4
+
+
+def test_open_source(root):
+    source = open_source(f"folder:{root}", "train", image_size=32, classes="b")
+    assert isinstance(source, Folder) and len(source) == 2
+    assert len(open_source(f"folder:{root}", "train", image_size=32)) == 5
+    for spec in ("imagenet", str(root), "Folder:/data", "folder:", ""):
+        with pytest.raises(UsageError, match="must be 'folder:") as caught:
+            open_source(spec, "train", image_size=32)
+        assert repr(spec) in str(caught.value)

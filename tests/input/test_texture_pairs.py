@@ -1,0 +1,187 @@
+"""Textures belong to their images, are cut as their queries are, and are made once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_config
+
+from configs import texture
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.crops import relative_crop
+from nsneg_jax.input.pipeline import pretrain_batches
+from nsneg_jax.input.shapes.source import Shapes
+from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.texture_pairs import (
+    MadeTextures,
+    make_textures,
+    open_textures,
+    pair_folders,
+    small_recipe,
+)
+from nsneg_jax.jobs.pretrain import build
+from nsneg_jax.methods import moco
+from nsneg_jax.textures.recipe import TextureRecipe, validate
+
+SIZE = 16
+
+
+def write_tree(root, names, ending, seed):
+    rng = np.random.default_rng(seed)
+    for name in names:
+        path = root / "train" / f"{name}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (*rng.integers(20, 60, 2), 3)
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path)
+
+
+NAMES = ["ant/1", "ant/2", "ant/deep/3", "bee/1", "bee/2", "bee/x.y", "cat/1", "cat/2"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    write_tree(tmp_path / "images", NAMES, "png", 0)
+    return Folder(str(tmp_path / "images"), "train")
+
+
+def batches(source, textures, **changes):
+    settings = {
+        "batch_size": 4,
+        "image_size": SIZE,
+        "crop_scale": (0.2, 1.0),
+        "seed": 1,
+        "start_step": 0,
+        "total_steps": 4,
+        "threads": 2,
+        "workers": 0,
+    }
+    return list(pretrain_batches(source, textures=textures, **{**settings, **changes}))
+
+
+def test_pairs_are_found_by_name_whatever_the_ending(images, tmp_path):
+    write_tree(tmp_path / "textures", reversed(NAMES), "webp", 1)
+    write_tree(tmp_path / "textures", ["bee/of no image"], "webp", 2)
+    source, textures = pair_folders(images, Folder(str(tmp_path / "textures"), "train"))
+    assert source is images and len(textures) == len(NAMES)
+    for i in range(len(images)):
+        stem = images.path(i).rsplit(".", 1)[0]
+        own = np.asarray(Image.open(tmp_path / "textures" / "train" / f"{stem}.webp"))
+        np.testing.assert_array_equal(textures.image(i), own)
+    assert textures.labels.tolist() == images.labels.tolist()
+
+
+def test_missing_textures_are_counted_or_left_out(images, tmp_path):
+    there = [name for name in NAMES if name not in ("ant/2", "cat/1")]
+    write_tree(tmp_path / "textures", there, "png", 1)
+    folder = Folder(str(tmp_path / "textures"), "train")
+    with pytest.raises(UsageError, match=r"2 of 8 images .* the first is ant/2\.png"):
+        pair_folders(images, folder)
+    source, textures = pair_folders(images, folder, missing="skip")
+    assert len(source) == len(textures) == 6
+    assert source.labels.tolist() == textures.labels.tolist() == [0, 0, 1, 1, 1, 2]
+    kept = [i for i in range(8) if images.path(i)[:5] not in ("ant/2", "cat/1")]
+    for i, own in enumerate(kept):
+        np.testing.assert_array_equal(source.image(i), images.image(own))
+
+
+def test_a_class_without_any_texture(images, tmp_path):
+    """What an interrupted `data.texture` leaves."""
+    write_tree(tmp_path / "textures", [name for name in NAMES if "cat" not in name], "png", 1)
+    config = texture.get_config()
+    config.negatives.texture_source = f"folder:{tmp_path / 'textures'}"
+    with pytest.raises(UsageError, match=r"2 of 8 images .* the first is cat/1\.png"):
+        open_textures(config, images, tmp_path)
+    config.negatives.missing = "skip"
+    source, textures = open_textures(config, images, tmp_path)
+    assert source.labels.tolist() == textures.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_no_or_ambiguous_textures_are_errors(images, tmp_path):
+    write_tree(tmp_path / "others", ["ant/9", "bee/9", "cat/9"], "png", 1)
+    with pytest.raises(UsageError, match="8 of 8 images"):
+        pair_folders(images, Folder(str(tmp_path / "others"), "train"), missing="skip")
+    write_tree(tmp_path / "twice", NAMES, "png", 1)
+    write_tree(tmp_path / "twice", ["bee/2"], "jpg", 1)
+    with pytest.raises(UsageError, match="2 textures named bee/2"):
+        pair_folders(images, Folder(str(tmp_path / "twice"), "train"))
+
+
+def test_the_config_names_the_folder(images, tmp_path):
+    write_tree(tmp_path / "textures", NAMES, "png", 1)
+    config = texture.get_config()
+    config.negatives.texture_source = f"folder:{tmp_path / 'textures'}"
+    source, textures = open_textures(config, images, tmp_path)
+    assert source is images and len(textures) == len(NAMES)
+
+
+def test_the_texture_view_is_the_query_view_of_a_copy(images):
+    """With the originals as textures: the same crop, and the same draws of the view."""
+    *_, batch = batches(images, images)
+    np.testing.assert_array_equal(batch["texture"], batch["query"])
+    assert (batch["texture"] != batch["key"]).any()
+    for kind, groups in (("texture", 1), ("texture", 2), ("patch+texture", 2)):
+        overrides = {"negatives.kind": kind, "model.bn_groups": groups, "batch_size": 4}
+        method, _ = build(tiny_config(texture, **overrides), 5)
+        crops = {name: jnp.asarray(batch[name]) for name in ("query", "key", "texture")}
+        order = moco.draw_permutations(method, jnp.int32(3), 4) if groups > 1 else None
+        views = jax.jit(lambda c, o, m=method: moco.make_views(m, jnp.int32(3), c, o))(crops, order)
+        last = views.negatives.shape[1] - 1
+        assert last == ("patch" in kind)
+        query = views.query if order is None else views.query[order[1 + last]]
+        np.testing.assert_array_equal(views.negatives[:, last], query)
+
+
+def test_textures_of_another_size_show_the_same_part():
+    big = np.arange(64)[:, None] * 2 + np.arange(96)
+    small = big[::2, ::2]
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        height, width = rng.integers(1, 65), rng.integers(1, 97)
+        top, left = rng.integers(0, 65 - height), rng.integers(0, 97 - width)
+        box = (top, left, height, width)
+        assert relative_crop(box, big.shape, big.shape) == box
+        t, first, h, w = relative_crop(box, big.shape, small.shape)
+        assert t >= 0 and first >= 0 and h > 0 and w > 0 and t + h <= 32 and first + w <= 48
+        for ours, theirs in ((t, top), (first, left), (t + h, top + height)):
+            assert abs(ours - theirs / 2) <= 1
+
+
+def test_workers_and_processes_load_the_same_textures(images):
+    whole = batches(images, images)
+    halves = [batches(images, images, process_index=p, process_count=2) for p in range(2)]
+    for step, batch in enumerate(whole):
+        joined = np.concatenate([half[step]["texture"] for half in halves])
+        np.testing.assert_array_equal(joined, batch["texture"])
+
+
+def test_textures_are_made_once_and_kept(tmp_path, monkeypatch):
+    shapes = Shapes("train", image_size=SIZE, size=11)
+    made = MadeTextures(shapes, SIZE, tmp_path / "textures.npy")
+    first = np.stack([made.image(i) for i in range(11)])
+    # colours of the image, in another order, and not the same for all
+    for i in range(11):
+        own = {pixel.tobytes() for pixel in shapes.image(i).reshape(-1, 3)}
+        assert {pixel.tobytes() for pixel in first[i].reshape(-1, 3)} <= own
+        assert (first[i] != shapes.image(i)).any()
+    monkeypatch.setattr("nsneg_jax.input.texture_pairs.make_textures", None)
+    again = MadeTextures(shapes, SIZE, tmp_path / "textures.npy")
+    np.testing.assert_array_equal(np.stack([again.image(i) for i in range(11)]), first)
+    with pytest.raises(UsageError, match="Remove the file"):
+        MadeTextures(Shapes("train", image_size=SIZE, size=12), SIZE, tmp_path / "textures.npy")
+
+
+def test_a_texture_depends_on_its_image_alone(monkeypatch):
+    few, many = (Shapes("train", image_size=SIZE, size=size) for size in (3, 9))
+    monkeypatch.setattr("nsneg_jax.input.texture_pairs._BATCH", 8)
+    np.testing.assert_array_equal(make_textures(many, SIZE, 0)[:3], make_textures(few, SIZE, 0))
+    assert (make_textures(few, SIZE, 1) != make_textures(few, SIZE, 0)).any()
+
+
+@pytest.mark.parametrize("size", [8, 16, 31, 32, 48, 64, 96, 128, 160, 224, 512])
+def test_every_size_has_a_recipe(size):
+    recipe, side = small_recipe(size)
+    validate(recipe, (2, side, side))
+    assert recipe.output_size == size
+    if size == 224:
+        assert (recipe, side) == (TextureRecipe(), 96)

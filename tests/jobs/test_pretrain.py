@@ -1,0 +1,313 @@
+"""The pre-training job end to end: same seed, same result, stopped or not, on any devices."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import metrics_lines, tiny_config
+
+import main
+from configs import patch, texture
+from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.evaluation import neighbours as knn
+from nsneg_jax.evaluation.features import Features
+from nsneg_jax.input.pipeline import pretrain_batches
+from nsneg_jax.input.shapes.source import Shapes
+from nsneg_jax.jobs.pictures import save_views
+from nsneg_jax.jobs.pretrain import build, pretrain
+from nsneg_jax.methods import moco
+from nsneg_jax.methods.views import normalise
+from nsneg_jax.parallel import mesh
+from nsneg_jax.pretrained import load_pretrained
+from nsneg_jax.training.checkpoint import Checkpoints
+
+ROOT = Path(main.__file__).parent
+
+
+def one_device():
+    return jax.devices()[:1]
+
+
+def assert_equal(a: moco.TrainState, b: moco.TrainState):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run left alone: its workdir and its final state."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, jax.device_get(pretrain(tiny_config(), workdir, one_device()))
+
+
+def test_files_of_a_run(whole):
+    workdir, state = whole
+    assert state.step == 20
+    lines = metrics_lines(workdir)
+    assert [line["step"] for line in lines] == [3, 6, 9, 12, 15, 18, 20]
+    names = {
+        "step", "split", "loss", "accuracy_top1", "accuracy_top5", "positive_similarity",
+        "negative_similarity", "nonsemantic_similarity", "learning_rate",
+    }  # fmt: skip
+    assert all(set(line) == names for line in lines)
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["images_per_second"] > 0 and 0 <= last["input_wait_fraction"] <= 1
+    assert json.loads((workdir / "config.json").read_text())["negatives"]["alpha"] == 2
+    assert list((workdir / "tensorboard").glob("events*"))
+    with Checkpoints(workdir, keep=2) as checkpoints:
+        assert checkpoints.latest_step() == 20
+
+
+def test_same_seed_same_run(whole, tmp_path):
+    workdir, state = whole
+    config = tiny_config(**{"data.threads": 5, "log_every_steps": 3})
+    again = pretrain(config, tmp_path, one_device())
+    assert_equal(state, again)
+    assert metrics_lines(tmp_path) == metrics_lines(workdir)
+
+
+def test_another_seed_another_run(whole, tmp_path):
+    _, state = whole
+    other = pretrain(tiny_config(seed=1, total_steps=1), tmp_path, one_device())
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest_step() == 1
+    assert not np.array_equal(jax.device_get(other).queue[20:], state.queue[20:])
+
+
+@pytest.mark.parametrize("step", [4, 7, 10])
+def test_resume_is_bit_exact(whole, tmp_path, step):
+    """Stopped in an epoch's middle (4, 7) and at its end (10), goes on with other threads."""
+    workdir, state = whole
+    pretrain(tiny_config(total_steps=step), tmp_path, one_device())
+    resumed = pretrain(tiny_config(**{"data.threads": 7}), tmp_path, one_device())
+    assert_equal(state, resumed)
+    kept = [
+        line for line in metrics_lines(tmp_path) if line["step"] % 3 == 0 and line["step"] > step
+    ]
+    assert kept[1:] == [line for line in metrics_lines(workdir) if line in kept[1:]]
+
+
+def test_signal_stops_with_everything_saved(whole, tmp_path, capsys):
+    """A SIGTERM in the middle leaves no trace in the result, metrics.jsonl included."""
+    workdir, state = whole
+
+    def interrupt():
+        while not (tmp_path / "metrics.jsonl").exists() or not metrics_lines(tmp_path):
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    stopped = pretrain(tiny_config(), tmp_path, one_device())
+    thread.join()
+    assert 3 <= stopped.step < 20
+    assert "stopped by SIGTERM" in capsys.readouterr().out
+    resumed = pretrain(tiny_config(), tmp_path, one_device())
+    assert_equal(state, resumed)
+    assert metrics_lines(tmp_path) == metrics_lines(workdir)
+
+
+def test_resume_on_other_devices_float64(tmp_path, float64):
+    """1 and 8 devices, and a run that moves from 1 to 8 and back, agree to 1e-9 after 20 steps.
+
+    On 8 the mover loads shuffled crops and has a part of the queue on each device. The batches,
+    crops and draws are the same to the bit; sums over the batch are not, since each device adds
+    its part first.
+    """
+    config = tiny_config(**{"model.dtype": "float64"})
+    one = pretrain(config, tmp_path / "one", one_device())
+    eight = pretrain(config, tmp_path / "eight", jax.devices())
+    moves = {"model.dtype": "float64"}
+    pretrain(tiny_config(**moves, total_steps=7), tmp_path / "moved", one_device())
+    spread = moves | {"moco.shuffle": "data", "moco.shard_queue": True}
+    pretrain(tiny_config(**spread, total_steps=14), tmp_path / "moved", jax.devices())
+    moved = pretrain(config, tmp_path / "moved", one_device())
+    for other in (eight, moved):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+            jax.device_get(one),
+            jax.device_get(other),
+        )
+
+
+@pytest.mark.slow
+def test_tiny_variant_on_other_devices_float64(tmp_path, float64):
+    config = patch.get_config("tiny")
+    config.update_from_flattened_dict({"model.dtype": "float64", "total_steps": 20})
+    one = pretrain(config, tmp_path / "one", one_device())
+    eight = pretrain(config, tmp_path / "eight", jax.devices())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+        jax.device_get(one),
+        jax.device_get(eight),
+    )
+
+
+def test_complete_run_is_left_alone(whole, capsys):
+    workdir, state = whole
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert_equal(state, pretrain(tiny_config(), workdir, one_device()))
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_changed_config_is_refused(whole):
+    workdir, _ = whole
+    config = tiny_config(**{"negatives.alpha": 3.0, "moco.temperature": 0.1, "data.threads": 9})
+    with pytest.raises(UsageError) as error:
+        pretrain(config, workdir, one_device())
+    for text in ("negatives.alpha was 2.0 and is 3.0", "moco.temperature was 0.2 and is 0.1"):
+        assert text in str(error.value)
+    assert "threads" not in str(error.value)
+
+
+def test_changed_data_is_refused(tmp_path):
+    folder = tmp_path / "data" / "train" / "a"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(17):
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"{i}.png")
+    config = tiny_config(**{"data.source": f"folder:{tmp_path / 'data'}", "total_steps": 2})
+    pretrain(config, tmp_path / "run", one_device())
+    (folder / "0.png").unlink()
+    with pytest.raises(UsageError, match=r"has 16 images, but .* started with 17"):
+        pretrain(config, tmp_path / "run", one_device())
+
+
+def test_non_finite_loss_stops_without_saving(tmp_path):
+    config = tiny_config(**{"optimizer.learning_rate": 1e30})
+    with pytest.raises(RunError, match=r"not finite|is (nan|inf)") as error:
+        pretrain(config, tmp_path, one_device())
+    assert "learning_rate" in str(error.value)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        latest = checkpoints.latest_step()
+    if latest is None:
+        assert "no checkpoint" in str(error.value)
+    else:
+        assert str(tmp_path / "checkpoints" / str(latest)) in str(error.value)
+
+
+def test_damaged_image_stops_with_its_name(tmp_path, capsys):
+    folder = tmp_path / "data" / "train" / "a"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(16):
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"{i}.jpg")
+    (folder / "7.jpg").write_bytes((folder / "7.jpg").read_bytes()[:200])
+    config = tiny_config(**{"data.source": f"folder:{tmp_path / 'data'}"})
+    with pytest.raises(Exception, match=r"7\.jpg") as error:
+        pretrain(config, tmp_path / "run", one_device())
+    assert isinstance(error.value, UsageError)
+
+
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
+    values = {"negatives.num": negatives, "total_steps": 3, "pictures": True}
+    values |= {"moco.shuffle": "data"}
+    if not negatives:
+        values |= {"negatives.kind": "none", "negatives.alpha": 0.0}
+    pictured = []
+    monkeypatch.setattr(
+        "nsneg_jax.jobs.pretrain.save_views",
+        lambda *args: (pictured.append(args[0]), save_views(*args)),
+    )
+    pretrain(tiny_config(**values), tmp_path, one_device())
+    (line,) = metrics_lines(tmp_path)
+    assert ("nonsemantic_similarity" in line) == bool(negatives)
+    # query, key and the negatives side by side, 96 px a tile
+    assert Image.open(tmp_path / "pictures" / "views.png").width == 4 + (2 + negatives) * 100
+    # a row is of one sample, though the run loads its keys and negatives in other orders
+    (batch,) = pretrain_batches(
+        Shapes("train", image_size=16, size=80), batch_size=16, image_size=16,
+        crop_scale=(0.5, 1.0), seed=0, start_step=0, total_steps=1, threads=2, workers=0,
+    )  # fmt: skip
+    first = {name: jnp.asarray(batch[name][:8]) for name in ("query", "key")}
+    method, _ = build(tiny_config(**values | {"moco.shuffle": "device"}), 5)
+    for views, expected in zip(
+        pictured[0], jax.jit(partial(moco.make_views, method))(0, first), strict=True
+    ):
+        np.testing.assert_array_equal(views, expected)
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on(whole, tmp_path):
+    """SIGKILL soon after each line of metrics.jsonl: the end is that of a run left alone."""
+    workdir, state = whole
+    script = (
+        "import jax; jax.config.update('jax_platforms', 'cpu')\n"
+        # as in this process: XLA divides work by it, and sums in another order
+        "jax.config.update('jax_num_cpu_devices', 8)\n"
+        "from pathlib import Path\n"
+        "from tiny import tiny_config\n"
+        "from nsneg_jax.jobs.pretrain import pretrain\n"
+        f"pretrain(tiny_config(), Path({str(tmp_path)!r}), jax.devices()[:1])\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    metrics = tmp_path / "metrics.jsonl"
+    rng = np.random.default_rng(0)
+    killed = 0
+    for lines in range(1, 6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path}
+        )
+        while process.poll() is None and (
+            not metrics.exists() or metrics.read_text().count("\n") < lines
+        ):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= 3
+    final = pretrain(tiny_config(), tmp_path, one_device())
+    assert_equal(state, final)
+    assert metrics_lines(tmp_path) == metrics_lines(workdir)
+
+
+@pytest.mark.parametrize("kind", ["texture", "patch+texture"])
+def test_texture_negatives_train_and_resume(tmp_path, kind):
+    values = {"epochs": 2, "negatives.kind": kind, "model.bn_groups": 4}
+    values |= {"negatives.texture_alpha": 1.5} if kind == "patch+texture" else {}
+    config = tiny_config(texture, **values)
+    whole = pretrain(config, tmp_path / "whole", one_device())
+    stopped = pretrain(
+        tiny_config(texture, **values, total_steps=7), tmp_path / "two", one_device()
+    )
+    assert stopped.step == 7
+    assert_equal(pretrain(config, tmp_path / "two", one_device()), whole)
+    last = metrics_lines(tmp_path / "whole")[-1]
+    assert -1 < last["nonsemantic_similarity"] < 1
+    made = [np.load(tmp_path / run / "textures.npy") for run in ("whole", "two")]
+    np.testing.assert_array_equal(*made)
+
+
+def test_knn_meanwhile_changes_nothing_else(whole, tmp_path):
+    workdir, state = whole
+    config = tiny_config(knn_every_epochs=2, **{"data.resize": 0})
+    watched = pretrain(config, tmp_path, one_device())
+    assert_equal(state, watched)
+    lines = metrics_lines(tmp_path)
+    assert [line for line in lines if line["split"] == "train"] == metrics_lines(workdir)
+    checked = [line for line in lines if line["split"] == "val"]
+    assert [line["step"] for line in checked] == [10, 20]
+    loaded = load_pretrained(tmp_path)
+    bank, queries = (
+        features_of(loaded, Shapes(split, image_size=16, size=80)) for split in ("train", "val")
+    )
+    figures = knn.accuracies(bank, queries, (20, 200), 0.07, mesh.data_mesh(one_device()))
+    assert checked[-1] == {"step": 20, "split": "val", **figures}
+
+
+def features_of(loaded, source) -> Features:
+    images = np.stack([source.image(i) for i in range(len(source))])
+    normalised = normalise(jnp.asarray(images, jnp.float32) / 255)
+    found = loaded.encoder.features(loaded.params, loaded.stats, normalised)
+    return Features(np.asarray(found), source.labels)

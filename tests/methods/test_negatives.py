@@ -1,0 +1,349 @@
+"""Patch negatives against a loop over patches, and their draws as random variables."""
+
+from dataclasses import fields
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image
+from scipy import stats
+from skimage import data
+from sklearn.datasets import load_sample_image
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.methods import moco as method
+from nsneg_jax.methods.negatives import (
+    PatchDraws,
+    draw_patches,
+    patch_negatives,
+    scaled_patch_range,
+    validate_patch_size,
+)
+from nsneg_jax.methods.views import V2, normalise
+
+PUBLISHED = (16, 72)
+METHODS = ("gather", "matmul")
+COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
+P_VALUE = 1e-3
+
+draw = jax.jit(draw_patches, static_argnums=(1, 2, 3, 4))
+paste = jax.jit(patch_negatives, static_argnums=2)
+
+
+@cache
+def photographs(n, side, dtype="float32"):
+    """n photographs, normalised like views, [n, side, side, 3]."""
+    pictures = (load_sample_image("china.jpg"), load_sample_image("flower.jpg"))
+    pictures += (data.astronaut(), data.chelsea())
+    resized = [np.asarray(Image.fromarray(p).resize((side, side))) for p in pictures]
+    crops = jnp.asarray(np.resize(resized, (n, side, side, 3)), jnp.float32)
+    return normalise(crops / 255).astype(dtype)
+
+
+def keys(n, seed=0):
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def canvas(image, size, corners):
+    """The reference: one patch after another, then cut. [S, S, C] of the image's dtype."""
+    side = len(image)
+    cells = side // size + 1
+    whole = np.zeros((cells * size, cells * size, image.shape[2]), image.dtype)
+    for i in range(cells):
+        for j in range(cells):
+            y, x = corners[i, j]
+            patch = image[y : y + size, x : x + size]
+            assert patch.shape[:2] == (size, size)
+            whole[i * size : (i + 1) * size, j * size : (j + 1) * size] = patch
+    return whole[:side, :side]
+
+
+def canvases(query, draws):
+    query, size, corners = (np.asarray(a) for a in (query, *draws))
+    return np.stack(
+        [
+            [canvas(query[n], size[n, m], corners[n, m]) for m in range(size.shape[1])]
+            for n in range(len(query))
+        ]
+    )
+
+
+def assert_same_bits(got, want):
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape and got.dtype == want.dtype
+    bits = f"u{got.dtype.itemsize}"
+    np.testing.assert_array_equal(got.view(bits), want.view(bits))
+
+
+@cache
+def many_draws(side, images=10_000):
+    """Two negatives for each image; the published range at `side`."""
+    draws = draw(keys(images, seed=5), 2, side, *scaled_patch_range(PUBLISHED, side))
+    return jax.tree.map(np.asarray, draws)
+
+
+# The canvas.
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("side", "n", "num"), [(32, 8, 3), (224, 2, 1)])
+def test_canvas_is_the_loop_over_patches(name, side, n, num):
+    query = photographs(n, side)
+    draws = draw(keys(n), num, side, *scaled_patch_range(PUBLISHED, side))
+    got = paste(query, draws, name)
+    assert got.shape == (n, num, side, side, 3)
+    assert_same_bits(got, canvases(query, draws))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_size_and_the_extreme_corners(name, dtype):
+    # 20 is no power of two and has divisors and others; sizes 1..19 are all there are
+    side, sizes = 20, np.arange(1, 20, dtype=np.int32)
+    query = photographs(len(sizes), side, dtype)
+    rng = np.random.default_rng(1)
+    highest = (side - sizes)[:, None, None, None, None]
+    corners = rng.integers(0, highest, (len(sizes), 3, side + 1, side + 1, 2), np.int32)
+    corners[:, 1] = 0
+    corners[:, 2] = highest[:, 0] - 1
+    draws = PatchDraws(jnp.asarray(np.tile(sizes[:, None], 3)), jnp.asarray(corners))
+    assert_same_bits(paste(query, draws, name), canvases(query, draws))
+
+
+def test_both_methods_give_the_same_bits():
+    draws = draw(keys(4, seed=3), 1, 64, *scaled_patch_range(PUBLISHED, 64))
+    for dtype in ("float32", "bfloat16"):
+        query = photographs(4, 64, dtype)
+        one, other = (paste(query, draws, name) for name in METHODS)
+        assert_same_bits(one, other)
+        assert one.dtype == dtype
+    assert_same_bits(paste(query, draws), one)
+
+
+def test_a_canvas_holds_its_own_query_and_nothing_else():
+    # a pixel's value tells image, row and column; so every pixel shows where it came from
+    n, side = 4, 32
+    value = np.arange(n * side * side, dtype=np.float32).reshape(n, side, side, 1)
+    draws = draw(keys(n), 2, side, 2, 10)
+    for name in METHODS:
+        got = np.asarray(paste(jnp.asarray(value), draws, name)).astype(int)
+        image, y, x = np.unravel_index(got[..., 0], (n, side, side))
+        assert (image == np.arange(n)[:, None, None, None]).all()
+        # between the seams neighbours are neighbours, and the seams are every d pixels
+        for i, m in np.ndindex(n, 2):
+            size = int(draws.size[i, m])
+            step = np.diff(y[i, m], axis=0) == 1
+            inside = np.arange(1, side) % size != 0
+            assert step[inside].all() and not step[~inside].all()
+            step = np.diff(x[i, m], axis=1) == 1
+            assert step[:, inside].all() and not step[:, ~inside].all()
+
+
+def test_negatives_come_from_the_augmented_query_view():
+    settings = dict.fromkeys(field.name for field in fields(method.MoCo))
+    settings |= {"alphas": (2.0, 2.0), "texture": False, "patch_range": (4, 10), "recipe": V2}
+    moco = method.MoCo(**settings | {"dtype": "float32", "seed": 0})
+    crops = np.random.default_rng(0).integers(0, 256, (3, 2, 32, 32, 3), np.uint8)
+    make_views = jax.jit(lambda batch: method.make_views(moco, jnp.int32(0), batch))
+    made = make_views({"query": crops[:, 0], "key": crops[:, 1]})
+    query, negatives = np.asarray(made.query), np.asarray(made.negatives)
+    for n, m in np.ndindex(negatives.shape[:2]):
+        own = {pixel.tobytes() for pixel in query[n].reshape(-1, 3)}
+        assert {pixel.tobytes() for pixel in negatives[n, m].reshape(-1, 3)} <= own
+    assert (negatives[:, 0] != negatives[:, 1]).any(axis=(1, 2, 3)).all()
+    other = make_views({"query": crops[:, 0], "key": 255 - crops[:, 1]})
+    assert (other.key != made.key).any()
+    assert_same_bits(other.negatives, negatives)
+
+
+# What chance decides.
+
+
+@pytest.mark.parametrize(
+    ("side", "smallest", "largest", "images"),
+    [(32, 2, 10, 10_000), (64, 5, 21, 2_000), (96, 7, 31, 2_000), (224, 16, 72, 10_000)],
+)
+def test_every_draw_is_in_range_and_the_last_offset_is_never_drawn(side, smallest, largest, images):
+    assert scaled_patch_range(PUBLISHED, side) == (smallest, largest)
+    size, corners = many_draws(side, images)
+    cells = side // smallest + 1
+    assert size.dtype == corners.dtype == np.int32
+    assert size.shape == (images, 2) and corners.shape == (images, 2, cells, cells, 2)
+    assert (size.min(), size.max()) == (smallest, largest)
+    for d in range(smallest, largest + 1):
+        drawn = corners[size == d]
+        # enough are drawn that both ends must appear; side - d is where the last patch would fit
+        assert drawn.min() == 0 and drawn.max() == side - d - 1
+
+
+@pytest.mark.parametrize("side", [32, 224])
+def test_sizes_are_uniform(side):
+    size, _ = many_draws(side)
+    low, high = scaled_patch_range(PUBLISHED, side)
+    for m in range(2):
+        counts = np.bincount(size[:, m], minlength=high + 1)[low:]
+        assert len(counts) == high - low + 1
+        assert stats.chisquare(counts).pvalue > P_VALUE
+
+
+@pytest.mark.parametrize("side", [32, 224])
+def test_corners_are_uniform_given_the_size(side):
+    size, corners = many_draws(side)
+    low, high = scaled_patch_range(PUBLISHED, side)
+    tests = []
+    for d in range(low, high + 1):
+        used = side // d + 1
+        drawn = corners[size == d][:, :used, :used].reshape(-1, 2)
+        for axis in range(2):
+            counts = np.bincount(drawn[:, axis], minlength=side - d)
+            assert len(counts) == side - d
+            tests.append((*stats.chisquare(counts), side - d - 1))
+    statistics, p_values, degrees = zip(*tests, strict=True)
+    assert stats.chi2.sf(sum(statistics), sum(degrees)) > P_VALUE
+    assert min(p_values) > P_VALUE / len(p_values)
+
+
+def dependence(a, b, bins=10):
+    """p-value of the chi-square test that two samples on [0, 1) have nothing to do with another."""
+    table = np.histogram2d(a, b, bins=bins, range=[(0, 1), (0, 1)])[0]
+    return stats.chi2_contingency(table).pvalue
+
+
+def test_cells_negatives_and_images_are_independent():
+    size, corners = many_draws(224)
+    low, high = PUBLISHED
+    place = (corners + 0.5) / (224 - size)[..., None, None, None]
+    sizes = (size - low + 0.5) / (high - low + 1)
+    one, other = place[:, 0], place[:, 1]
+    pairs = {
+        "row and column of a corner": (one[:, 0, 0, 0], one[:, 0, 0, 1]),
+        "cells side by side": (one[:, 1, 0], one[:, 1, 1]),
+        "cells one above the other": (one[:, 0, 1], one[:, 1, 1]),
+        "cells mirrored": (one[:, 0, 1], one[:, 1, 0]),
+        "size and corner": (np.stack([sizes[:, 0]] * 2, -1), one[:, 0, 0]),
+        "negatives' sizes": (sizes[:, 0], sizes[:, 1]),
+        "negatives' corners": (one[:, 0, 0], other[:, 0, 0]),
+        "neighbouring images' sizes": (sizes[1:, 0], sizes[:-1, 0]),
+        "neighbouring images' corners": (one[1:, 0, 0], one[:-1, 0, 0]),
+    }
+    for name, (a, b) in pairs.items():
+        assert dependence(a.ravel(), b.ravel()) > P_VALUE, name
+
+
+def test_a_negative_depends_on_its_key_and_number_alone():
+    size, corners = draw(keys(6), 3, 32, 2, 10)
+    for got, want in (
+        (draw(keys(6), 2, 32, 2, 10), (size[:, :2], corners[:, :2])),
+        (draw(keys(6)[::-1], 3, 32, 2, 10), (size[::-1], corners[::-1])),
+        (draw(keys(6)[2:4], 3, 32, 2, 10), (size[2:4], corners[2:4])),
+    ):
+        np.testing.assert_array_equal(got[0], want[0])
+        np.testing.assert_array_equal(got[1], want[1])
+    assert len({corners[n, m].tobytes() for n, m in np.ndindex(6, 3)}) == 18
+
+
+def test_draws_do_not_depend_on_jit_vmap_or_x64():
+    whole = draw(keys(6), 2, 32, 2, 10)
+    plain = draw_patches(keys(6), 2, 32, 2, 10)
+    mapped = jax.vmap(lambda keys: draw_patches(keys, 2, 32, 2, 10))(keys(6).reshape(3, 2))
+    mapped = jax.tree.map(lambda a: a.reshape(6, *a.shape[2:]), mapped)
+    with jax.enable_x64(True):
+        double = draw_patches(keys(6), 2, 32, 2, 10)
+    for other in (plain, mapped, double):
+        for got, want in zip(other, whole, strict=True):
+            np.testing.assert_array_equal(got, want)
+            assert got.dtype == want.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_sharded_over_eight_devices_gives_the_same_bits(name):
+    @jax.jit
+    def make(query, keys):
+        return patch_negatives(query, draw_patches(keys, 2, 32, 2, 10), name)
+
+    whole = make(photographs(16, 32), keys(16))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch = NamedSharding(mesh, PartitionSpec("data"))
+    parts = jax.device_put((photographs(16, 32), keys(16)), batch)
+    program = make.lower(*parts).compile()
+    assert not [collective for collective in COLLECTIVES if collective in program.as_text()]
+    got = program(*parts)
+    assert len(got.sharding.device_set) == 8
+    assert_same_bits(got, whole)
+
+
+# Ranges and mistakes.
+
+
+def test_scaled_range():
+    assert scaled_patch_range((16, 72), 448) == (32, 144)
+    # where rounding would leave 1..image_size - 1 the range shrinks, and stays one that can be used
+    assert scaled_patch_range((1, 223), 32) == (1, 31)
+    for side in range(2, 300):
+        low, high = scaled_patch_range(PUBLISHED, side)
+        validate_patch_size(low, high, side)
+    assert scaled_patch_range(PUBLISHED, 2) == (1, 1)
+
+
+def test_tiny_images_have_negatives_too():
+    low, high = scaled_patch_range(PUBLISHED, 4)
+    query = photographs(2, 4)
+    draws = draw(keys(2), 2, 4, low, high)
+    assert_same_bits(paste(query, draws, "gather"), canvases(query, draws))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "side"),
+    [
+        (0, 72, 224),
+        (-16, 72, 224),
+        (72, 16, 224),
+        (16, 224, 224),
+        (16, 72, 72),
+        (16.0, 72, 224),
+        (16, "72", 224),
+        (True, 72, 224),
+    ],
+)
+def test_a_wrong_range_is_refused(low, high, side):
+    with pytest.raises(UsageError) as error:
+        validate_patch_size(low, high, side)
+    message = str(error.value)
+    assert f"({low!r}, {high!r}) pixels for images of {side} pixels" in message
+    assert (
+        f"two integers, the smallest and the largest side, with 1 <= smallest <= largest < {side}"
+        in (message)
+    )
+    assert "Change the range (the published one is (16, 72) at 224 pixels" in message
+    if side == 224:
+        # scaling must not round a mistake away
+        for image_size in (4, 32, 224, 512):
+            with pytest.raises(UsageError):
+                scaled_patch_range((low, high), image_size)
+    with pytest.raises(UsageError):
+        draw_patches(keys(1), 1, side, low, high)
+
+
+def test_images_of_one_pixel_and_unknown_methods_are_refused():
+    with pytest.raises(UsageError, match=r"images of 1 pixels.*larger images"):
+        scaled_patch_range(PUBLISHED, 1)
+    with pytest.raises(UsageError, match=r"'scatter'.*'gather', 'matmul' or None"):
+        patch_negatives(photographs(2, 4), draw(keys(2), 2, 4, 1, 1), "scatter")
+
+
+def test_range_bounds_may_be_numpy_integers():
+    validate_patch_size(np.int64(2), np.int32(10), 32)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_the_form_is_that_of_the_platform_a_program_is_for(platform):
+    def negatives(query, keys):
+        return patch_negatives(query, draw_patches(keys, 1, 32, 2, 10))
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    traced = jax.jit(negatives).trace(jnp.zeros((2, 32, 32, 3)), keys)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("dot_general" in text) == (platform == "tpu")

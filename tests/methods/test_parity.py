@@ -1,0 +1,66 @@
+"""The golden trajectories of the PyTorch original; `--golden DIR` runs those of another folder.
+
+On an accelerator: `pytest tests/methods/test_parity.py -k float64 --device default`.
+"""
+
+import gc
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from replay import Replay, run, trajectories
+
+
+def pytest_generate_tests(metafunc):
+    if "trajectory" in metafunc.fixturenames:
+        paths = trajectories(metafunc.config.getoption("golden"))
+        metafunc.parametrize("trajectory", paths, ids=[path.stem for path in paths])
+
+
+@pytest.fixture(autouse=True)
+def free_memory():
+    """The replays and their programs take gigabytes."""
+    yield
+    gc.collect()
+    jax.clear_caches()
+
+
+def test_one_device(trajectory, float64):
+    """The trajectory in float64, and each of its steps in float32 from the exact state before.
+
+    From one step to the next an error of float32 grows a hundredfold where a ReLU or a maximum
+    tips the other way, so a float32 trajectory left alone can be held only loosely.
+    """
+    golden = json.loads(trajectory.read_text())
+    exact = Replay(golden, "float64", devices=1, merge_passes=True)
+    rounded = Replay(golden, "float32", devices=1, merge_passes=True)
+    for s in range(golden["config"]["steps"]):
+        rounded.state = jax.tree.map(
+            lambda x: x.astype("float32") if x.dtype == "float64" else jnp.copy(x), exact.state
+        )
+        rounded.check_step(s, rtol=1e-3)
+        exact.check_step(s, rtol=1e-9)
+    rounded.check_final(rtol=1e-3)
+    exact.check_final(rtol=1e-9)
+
+
+def test_eight_devices(trajectory, float64):
+    run(trajectory, devices=8, merge_passes=True, texture=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("passes", "devices"), [("merged", 1), ("separate", 1), ("separate", 8)])
+def test_float64(trajectory, passes, devices, float64, record_property):
+    worst = run(trajectory, devices, merge_passes=passes == "merged")
+    record_property("worst_relative_error", worst)
+
+
+@pytest.mark.slow
+def test_float32_left_alone(trajectory):
+    golden = json.loads(trajectory.read_text())
+    replay = Replay(golden, "float32", devices=1, merge_passes=True)
+    for s, recorded in enumerate(golden["steps"]):
+        loss = replay.step(s).loss.mean()
+        np.testing.assert_allclose(loss, recorded["loss"], rtol=1e-3 if s < 2 else 1e-2)
