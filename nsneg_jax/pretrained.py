@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
+from nsneg_jax import models
 from nsneg_jax.errors import UsageError
-from nsneg_jax.models.encoder import PRECISIONS, Encoder, Tree, build_encoder, encoder_structure
+from nsneg_jax.models.encoder import HEAD, PRECISIONS, Encoder, Tree
 from nsneg_jax.parallel.mesh import DTYPES
 from nsneg_jax.training import checkpoint
 from nsneg_jax.training.workdir import CHECKPOINTS
@@ -86,7 +86,7 @@ def load_pretrained(
         return _untrained(model, computed, f"untrained, as {_origin(folder)}")
     if kind == PRETRAINING:
         params, stats = dict(state["params_q"]), state["stats_q"]
-        params.pop("fc", None)
+        params.pop(HEAD, None)
     else:
         params, stats = state["backbone"]["params"], state["backbone"]["stats"]
     classifier = chosen_classifier(state, progress)
@@ -114,7 +114,7 @@ def backbone_structure(
         dtype, precision: of its computation, whatever those of its training.
     """
     computed = {"dim": 0, "dtype": dtype, "precision": precision}
-    return encoder_structure(ConfigDict({**model, **computed}))
+    return models.structure(**{**model, **computed})
 
 
 def kind_of(state: Tree, folder: Path) -> str:
@@ -142,7 +142,7 @@ def chosen_classifier(state: Tree, progress: dict[str, Any]) -> dict[str, np.nda
 
 def _untrained(model: dict[str, Any], computed: dict[str, Any], origin: str) -> Pretrained:
     with jax.enable_x64(computed["dtype"] == "float64"):
-        trees = build_encoder(ConfigDict(model | computed), seed=0)
+        trees = models.build(**(model | computed), seed=0)
     encoder, params, stats = trees[0], *jax.tree.map(np.asarray, trees[1:])
     return Pretrained(encoder, params, stats, model, None, None, origin, origin, 0)
 
