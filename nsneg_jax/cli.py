@@ -6,6 +6,7 @@ What a command needs is imported when it runs, so that neither help nor a mistak
 import ast
 import importlib.util
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
@@ -49,7 +50,10 @@ _HELP = ("--help", "-h", "-help")
 
 def entry() -> int:
     """The program `nsneg`; returns the exit status."""
-    return main(sys.argv[1:])
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["report"] or set(arguments) & set(_HELP):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as any that only prints
+    return main(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
