@@ -21,10 +21,9 @@ import jax
 import numpy as np
 import optax
 
-from configs import base
 from nsneg_jax import models
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.jobs import build
+from nsneg_jax.jobs import build, defaults
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.batches import Views
 from nsneg_jax.models.encoder import Tree
@@ -70,7 +69,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def one_step(options: argparse.Namespace, dtype: str, devices: int) -> tuple[float, Tree]:
     """Loss and gradients of the first step."""
-    config = base.pretraining("paper")
+    config = defaults.pretraining("paper")
     config.batch_size = options.batch
     config.data.image_size = options.size
     config.model.update(arch=options.arch, dtype=dtype, bn_groups=options.devices[-1])

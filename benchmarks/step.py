@@ -57,8 +57,8 @@ from ml_collections import ConfigDict
 from benchmarks import kernels, peers
 from benchmarks.hardware import Work, rates, work_of
 from benchmarks.memory import peak_of
-from configs import base
 from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.jobs import defaults
 from nsneg_jax.jobs.build import build
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.batches import Views
@@ -144,7 +144,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def benchmark_config(options: argparse.Namespace) -> ConfigDict:
     """The paper's pre-training config with the sizes of the command line."""
-    config = base.pretraining("paper")
+    config = defaults.pretraining("paper")
     config.batch_size = options.batch
     config.data.image_size = options.size
     config.model.update(arch=options.arch, dtype=options.dtype, bn_groups=options.groups)
