@@ -33,7 +33,9 @@ def test_set(source: str, split: str = ".", **changes) -> ConfigDict:
         "answers": "all",  # arg-max over 'all' classes of the classifier or those 'present'
         "names": "class",  # of the class folders: 'class' names or 'index', those of ImageNet-1K
         "generate": False,  # of 'corruption': corrupt the clean images of `source` here
-        "extra": False,  # of `generate`: the four corruptions outside the benchmark's mean too
+        # of `generate`: the corruptions outside the benchmark's mean too, ImageNet-C's four and
+        # your own (docs/robustness.md)
+        "extra": False,
     }
     return ConfigDict({**fields, **changes})
 
