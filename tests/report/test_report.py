@@ -329,7 +329,7 @@ def test_broken_files_are_named(tmp_path, capsys, text, expected):
 
 
 def test_runs_without_a_device(store):
-    """Neither JAX nor matplotlib is imported for tables."""
+    """Neither JAX nor matplotlib is imported for tables without accuracies by corruption."""
     (run,) = store(evaluation("a", clean=top1(70.0)))
     code = (
         "import sys\n"
