@@ -251,7 +251,7 @@ def test_killed_run_goes_on(whole, tmp_path):
         "from nsneg_jax.jobs.pretrain import pretrain\n"
         f"pretrain(tiny_config(), Path({str(tmp_path)!r}), jax.devices()[:1])\n"
     )
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     metrics = tmp_path / "metrics.jsonl"
     rng = np.random.default_rng(0)
     killed = 0

@@ -28,9 +28,10 @@ def planned_and_used():
     """Of ResNet-18, 64 images of 64 px, one device; see tests/helpers/plan_and_run.py."""
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("the system does not let a process restart its peak memory")
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    helpers = ROOT / "tests" / "helpers"
+    path = os.pathsep.join([str(ROOT), str(helpers)])
     run = subprocess.run(
-        [sys.executable, ROOT / "tests" / "plan_and_run.py", jax.config.jax_compilation_cache_dir],
+        [sys.executable, helpers / "plan_and_run.py", jax.config.jax_compilation_cache_dir],
         capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"},
     )  # fmt: skip

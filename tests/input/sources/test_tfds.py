@@ -251,7 +251,8 @@ def test_pre_training_and_evaluation_without_tensorflow(data, tmp_path):
     fake = tmp_path / "fake" / "tensorflow"
     fake.mkdir(parents=True)
     (fake / "__init__.py").write_text("raise AssertionError('TensorFlow is imported')")
-    path = os.pathsep.join(map(str, (fake.parent, ROOT, ROOT / "tests")))
+    tests = ROOT / "tests", ROOT / "tests" / "helpers"
+    path = os.pathsep.join(map(str, (fake.parent, ROOT, *tests)))
     done = subprocess.run(
         [sys.executable, "-c", JOB, str(data), str(tmp_path / "run")],
         env={**os.environ, "PYTHONPATH": path},
