@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import kernels
 from benchmarks.gpu_parts import DEMO_ENCODERS, TRAJECTORIES, Setting
+from nsneg_jax.training.workdir import METRICS, RESULTS
 
 GOLDEN_TOLERANCE = 1e-9
 # PyTorch's time divided by ours, at full size
@@ -133,7 +134,7 @@ def _golden(setting: Setting) -> Iterator[Row]:
 def _demo(setting: Setting) -> Iterator[Row]:
     folder = setting.work / "demo"
     for encoder in DEMO_ENCODERS:
-        path = folder / f"{encoder}-eval" / "results.json"
+        path = folder / f"{encoder}-eval" / RESULTS
         if path.exists():
             clean = json.loads(path.read_text())["sets"]["clean"]
             yield Row(f"{encoder}, clean top-1", clean["accuracy_top1"], "%")
@@ -154,7 +155,7 @@ def _job(setting: Setting) -> Iterator[Row]:
 
 def _speed(workdir: Path, name: str) -> Iterator[Row]:
     """Medians over the lines of a pre-training, without the first, in which it warms up."""
-    path = workdir / "metrics.jsonl"
+    path = workdir / METRICS
     lines = path.read_text().splitlines() if path.exists() else []
     figures = [json.loads(line) for line in lines]
     timed = [each for each in figures if "images_per_second" in each][1:]

@@ -10,63 +10,30 @@ whose frost comes from photographs: results on pictures made here are `generated
 docs/robustness.md.
 """
 
-from collections.abc import Callable
+import hashlib
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nsneg_jax.corruptions import blur, digital, jpeg, noise, spatter, weather
-from nsneg_jax.corruptions.ice import frost_pictures
+from nsneg_jax.corruptions import blur, digital, jpeg, noise, registry, spatter, weather
+from nsneg_jax.corruptions.registry import TABLE, corruption, groups, names, settings_of
 from nsneg_jax.errors import UsageError
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
-CORRUPTIONS: tuple[str, ...] = tuple(name for group in GROUPS.values() for name in group)
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # not in the benchmark's mean
-SEVERITIES = (1, 2, 3, 4, 5)
+__all__ = [
+    "CORRUPTIONS", "EXTRA", "SEVERITIES", "TABLE",
+    "corrupt", "corruption", "definition", "groups", "image_keys", "lower", "names", "programs",
+    "settings_of",
+]  # fmt: skip
 
-# for each corruption, what a severity sets in pictures of some side, and the function that takes it
-_Settings = Callable[[int, int], tuple[Any, ...]]
-_FUNCTIONS: dict[str, tuple[_Settings, Callable[..., jax.Array]]] = {
-    "gaussian_noise": (lambda side, s: (noise.GAUSSIAN_SD[s - 1],), noise.gaussian_noise),
-    "shot_noise": (noise.shot_settings, noise.shot_noise),
-    "impulse_noise": (lambda side, s: (noise.IMPULSE_FRACTION[s - 1],), noise.impulse_noise),
-    "defocus_blur": (lambda side, s: (blur.disc(side, *blur.DEFOCUS[s - 1]),), blur.defocus_blur),
-    "glass_blur": (blur.glass_settings, blur.glass_blur),
-    "motion_blur": (
-        lambda side, s: (blur.motion_weights(side, *blur.MOTION[s - 1]),),
-        blur.motion_blur,
-    ),
-    "zoom_blur": (blur.zoom_settings, blur.zoom_blur),
-    "snow": (weather.snow_settings, weather.snow),
-    "frost": (lambda side, s: (weather.FROST[s - 1], frost_pictures(side)), weather.frost),
-    "fog": (lambda side, s: (weather.FOG[s - 1],), weather.fog),
-    "brightness": (lambda side, s: (weather.BRIGHTNESS[s - 1],), weather.brightness),
-    "contrast": (lambda side, s: (digital.CONTRAST[s - 1],), digital.contrast),
-    "elastic_transform": (digital.elastic_settings, digital.elastic_transform),
-    "pixelate": (
-        lambda side, s: digital.pixelate_boxes(side, digital.PIXELATE[s - 1]),
-        digital.pixelate,
-    ),
-    "jpeg_compression": (
-        lambda side, s: (jpeg.quantisation_tables(jpeg.QUALITY[s - 1]),),
-        jpeg.jpeg_compression,
-    ),
-    "speckle_noise": (lambda side, s: (noise.SPECKLE_SD[s - 1],), noise.speckle_noise),
-    "gaussian_blur": (
-        lambda side, s: (blur.scaled_gaussian(side, blur.GAUSSIAN_SIGMA[s - 1]),),
-        blur.gaussian_blur,
-    ),
-    "spatter": (spatter.spatter_settings, spatter.spatter),
-    "saturate": (lambda side, s: (digital.SATURATE[s - 1],), digital.saturate),
-}
+# each enters the table when its file is imported
+_FILES = (noise, blur, weather, spatter, digital, jpeg)
+
+CORRUPTIONS: tuple[str, ...] = names(registry.TEST)  # of the benchmark's mean
+EXTRA: tuple[str, ...] = names(registry.EXTRA)
+SEVERITIES: tuple[int, ...] = tuple(range(1, 1 + TABLE[CORRUPTIONS[0]].severities))
+
 _LEAST_SIDE = 16
 
 
@@ -84,8 +51,8 @@ def corrupt(images: jax.Array, name: str, severity: int, keys: jax.Array) -> jax
 
     Args:
         images: uint8 [N, S, S, 3], S at least 16.
-        name: one of `CORRUPTIONS` or `EXTRA`.
-        severity: 1..5.
+        name: of the table: one of `CORRUPTIONS` or `EXTRA`, or one that was added.
+        severity: from 1 to 5, or to as many as one that was added has.
         keys: typed keys [N]; one key serves all names and severities, whose draws are independent.
 
     Returns:
@@ -94,13 +61,12 @@ def corrupt(images: jax.Array, name: str, severity: int, keys: jax.Array) -> jax
     Raises:
         UsageError: for another name, severity, dtype or shape.
     """
-    if name not in _FUNCTIONS:
+    if name not in TABLE:
+        raise UsageError(f"The corruption is {name!r}, but must be one of {', '.join(TABLE)}.")
+    most = TABLE[name].severities
+    if isinstance(severity, bool) or severity not in range(1, 1 + most):
         raise UsageError(
-            f"The corruption is {name!r}, but must be one of {', '.join((*CORRUPTIONS, *EXTRA))}."
-        )
-    if isinstance(severity, bool) or severity not in SEVERITIES:
-        raise UsageError(
-            f"The severity of {name} is {severity!r}, but must be a whole number from 1 to 5."
+            f"The severity of {name} is {severity!r}, but must be a whole number from 1 to {most}."
         )
     if images.dtype != jnp.uint8:
         raise UsageError(
@@ -118,16 +84,15 @@ def corrupt(images: jax.Array, name: str, severity: int, keys: jax.Array) -> jax
             f"The keys are {keys.dtype}{list(keys.shape)}, but must be one typed key for each of "
             f"the {shape[0]} pictures. `image_keys(seed, indices)` makes them."
         )
-    return _corrupt(images, name, keys, *_inputs(name, severity, shape[1]))
+    return _corrupt(images, TABLE[name].function, keys, *_inputs(name, severity, shape[1]))
 
 
 def programs(side: int) -> list[tuple[str, int]]:
     """A (name, severity) of each program that `corrupt` compiles for pictures of that side."""
     first = {}
-    for name in _FUNCTIONS:
-        for severity in SEVERITIES:
-            _, arrays = _inputs(name, severity, side)
-            first.setdefault((name, *(array.shape for array in arrays)), (name, severity))
+    for name, severity in settings_of():
+        _, arrays = _inputs(name, severity, side)
+        first.setdefault((name, *(array.shape for array in arrays)), (name, severity))
     return list(first.values())
 
 
@@ -135,27 +100,39 @@ def lower(
     images: jax.ShapeDtypeStruct, name: str, severity: int, keys: jax.ShapeDtypeStruct
 ) -> jax.stages.Lowered:
     """The program of `corrupt` for arrays of these shapes and shardings."""
-    return _corrupt.lower(images, name, keys, *_inputs(name, severity, images.shape[1]))
+    inputs = _inputs(name, severity, images.shape[1])
+    return _corrupt.lower(images, TABLE[name].function, keys, *inputs)
 
 
-def _inputs(name: str, severity: int, side: int) -> tuple[np.int32, tuple[np.ndarray, ...]]:
+def definition(name: str, severity: int, side: int) -> str:
+    """A digest of all that decides what a corruption does to pictures of that side."""
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
+    keys = jax.eval_shape(lambda indices: image_keys(0, indices), jax.ShapeDtypeStruct((1,), int))
+    digest = hashlib.sha256(lower(image, name, severity, keys).as_text().encode())
+    draws, arrays = _inputs(name, severity, side)
+    for array in (draws, *arrays):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _inputs(name: str, severity: int, side: int) -> tuple[np.uint32, tuple[np.ndarray, ...]]:
     """What the program of a corruption takes besides pictures and keys."""
-    settings, _ = _FUNCTIONS[name]
-    arrays = tuple(
-        x if isinstance(x, np.ndarray) else np.asarray(x, np.float32)
-        for x in settings(side, int(severity))
-    )
-    return np.int32(list(_FUNCTIONS).index(name) * len(SEVERITIES) + severity), arrays
+    entry = TABLE[name]
+    return entry.draws(int(severity)), entry.arrays(side, int(severity))
 
 
 @partial(jax.jit, static_argnums=1)
 def _corrupt(
-    images: jax.Array, name: str, keys: jax.Array, place: jax.Array, arrays: tuple[jax.Array, ...]
+    images: jax.Array,
+    function: registry.Function,
+    keys: jax.Array,
+    draws: jax.Array,
+    arrays: tuple[jax.Array, ...],
 ) -> jax.Array:
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, place))(keys)
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, draws))(keys)
     # planes, so that the products with matrices find rows side by side in memory
     planes = images.transpose(0, 3, 1, 2).astype(jnp.float32) / 255
-    corrupted = _FUNCTIONS[name][1](planes, keys, *arrays)
+    corrupted = function(planes, keys, *arrays)
     # a whole level may have come out a rounding error too low
     levels = jnp.floor(255 * jnp.clip(corrupted, 0, 1) + 1e-3)
     return levels.astype(jnp.uint8).transpose(0, 2, 3, 1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nsneg_jax.corruptions.registry import EXTRA, TEST, corruption
 from nsneg_jax.corruptions.resampling import gaussian, scale, separable, zoom_sources
 
 DEFOCUS = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))  # radius, deviation of the rim
@@ -18,22 +19,6 @@ GAUSSIAN_SIGMA = (1, 2, 3, 4, 6)
 def scaled_gaussian(side: int, sigma: float) -> np.ndarray:
     """Matrix of a blur whose sigma is given for 224 pixels; at least 0.4 pixels."""
     return gaussian(side, max(0.4, sigma * scale(side)))
-
-
-def gaussian_blur(images: jax.Array, keys: jax.Array, blur: jax.Array) -> jax.Array:
-    """Gaussian blur by its matrix. Draws nothing."""
-    return separable(images, blur, blur)
-
-
-def defocus_blur(images: jax.Array, keys: jax.Array, disc: jax.Array) -> jax.Array:
-    """Convolution with a disc of shape [2R + 1, 2R + 1]. Draws nothing."""
-    side, reach = images.shape[-1], disc.shape[0] // 2
-    # in the frequency domain: a disc is no product of two lines
-    size = -(-(side + 2 * reach) // 16) * 16
-    padded = jnp.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="reflect")
-    spectrum = jnp.fft.rfft2(padded, (size, size)) * jnp.fft.rfft2(disc, (size, size))
-    blurred = jnp.fft.irfft2(spectrum, (size, size))
-    return blurred[..., 2 * reach : 2 * reach + side, 2 * reach : 2 * reach + side]
 
 
 @lru_cache(maxsize=16)
@@ -61,6 +46,24 @@ def disc(side: int, radius: float, rim: float) -> np.ndarray:
     return (soft / inside.sum()).astype(np.float32)
 
 
+@corruption(
+    "defocus_blur",
+    "blur",
+    lambda side, severity: (disc(side, *DEFOCUS[severity - 1]),),
+    kind=TEST,
+    stream=15,
+)
+def defocus_blur(images: jax.Array, keys: jax.Array, disc: jax.Array) -> jax.Array:
+    """Convolution with a disc of shape [2R + 1, 2R + 1]. Draws nothing."""
+    side, reach = images.shape[-1], disc.shape[0] // 2
+    # in the frequency domain: a disc is no product of two lines
+    size = -(-(side + 2 * reach) // 16) * 16
+    padded = jnp.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="reflect")
+    spectrum = jnp.fft.rfft2(padded, (size, size)) * jnp.fft.rfft2(disc, (size, size))
+    blurred = jnp.fft.irfft2(spectrum, (size, size))
+    return blurred[..., 2 * reach : 2 * reach + side, 2 * reach : 2 * reach + side]
+
+
 def glass_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
     """What `glass_blur` takes; sigma at least 0.4 pixels, the shift at least 1 pixel."""
     sigma, shift, passes = GLASS[severity - 1]
@@ -68,6 +71,7 @@ def glass_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
     return scaled_gaussian(side, sigma), shift, np.asarray(passes, np.int32)
 
 
+@corruption("glass_blur", "blur", glass_settings, kind=TEST, stream=20)
 def glass_blur(
     images: jax.Array, keys: jax.Array, blur: jax.Array, shift: jax.Array, passes: jax.Array
 ) -> jax.Array:
@@ -133,6 +137,13 @@ def glass_sources(down: jax.Array, right: jax.Array, shift: int | jax.Array) -> 
     return jnp.where(links < 0, -1 - links, links)
 
 
+@corruption(
+    "motion_blur",
+    "blur",
+    lambda side, severity: (motion_weights(side, *MOTION[severity - 1]),),
+    kind=TEST,
+    stream=25,
+)
 def motion_blur(images: jax.Array, keys: jax.Array, weights: jax.Array) -> jax.Array:
     """Blur along a line at an angle of -45 to 45 degrees."""
     draw = lambda key: jax.random.uniform(key, (), jnp.float32, -45, 45)  # noqa: E731
@@ -187,6 +198,7 @@ def zoom_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
     return np.stack(first), np.stack(weight)
 
 
+@corruption("zoom_blur", "blur", zoom_settings, kind=TEST, stream=30)
 def zoom_blur(images: jax.Array, keys: jax.Array, first: jax.Array, weight: jax.Array) -> jax.Array:
     """Mean of the picture and ever larger enlargements of its middle. Draws nothing.
 
@@ -206,3 +218,15 @@ def zoom_blur(images: jax.Array, keys: jax.Array, first: jax.Array, weight: jax.
         return total + along(along(images, 2, weight[:, None]), 3, weight), None
 
     return jax.lax.scan(add, images, (first, weight))[0] / (first.shape[0] + 1)
+
+
+@corruption(
+    "gaussian_blur",
+    "blur",
+    lambda side, severity: (scaled_gaussian(side, GAUSSIAN_SIGMA[severity - 1]),),
+    kind=EXTRA,
+    stream=80,
+)
+def gaussian_blur(images: jax.Array, keys: jax.Array, blur: jax.Array) -> jax.Array:
+    """Gaussian blur by its matrix. Draws nothing."""
+    return separable(images, blur, blur)

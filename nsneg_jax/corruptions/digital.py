@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nsneg_jax.corruptions.registry import EXTRA, TEST, corruption
 from nsneg_jax.corruptions.resampling import (
     box,
     gaussian,
@@ -30,50 +31,11 @@ ELASTIC = (
 )
 
 
+@corruption("contrast", "digital", CONTRAST, kind=TEST, stream=55)
 def contrast(images: jax.Array, keys: jax.Array, factor: jax.Array) -> jax.Array:
     """Draws each channel towards its mean over the picture. Draws no numbers."""
     mean = images.mean(axis=(2, 3), keepdims=True)
     return mean + factor * (images - mean)
-
-
-def saturate(images: jax.Array, keys: jax.Array, settings: jax.Array) -> jax.Array:
-    """Scales and shifts the saturation of HSV; grays turn red where shifted. Draws nothing.
-
-    Args:
-        images, keys: see noise.py.
-        settings: float [2], factor and shift.
-    """
-    factor, shift = settings
-    # with hue and value kept, the distances from the largest channel are in proportion to the
-    # saturation; the hue of grays is 0, which is red
-    value = images.max(axis=1, keepdims=True)
-    chroma = value - images.min(axis=1, keepdims=True)
-    saturation = chroma / jnp.where(value > 0, value, 1)
-    wanted = jnp.clip(factor * saturation + shift, 0, 1)
-    red = jnp.array([0, 1, 1], images.dtype)[:, None, None]
-    distance = jnp.where(chroma > 0, (value - images) / jnp.where(chroma > 0, chroma, 1), red)
-    return value - value * wanted * distance
-
-
-def pixelate_boxes(side: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """What `pixelate` takes. The small picture is this fraction of the picture at any side."""
-    size = int(side * fraction)
-    return box(size, side), box(side, size)
-
-
-def pixelate(images: jax.Array, keys: jax.Array, down: jax.Array, up: jax.Array) -> jax.Array:
-    """Makes the picture smaller and larger again by Pillow's BOX filter. Draws nothing.
-
-    Args:
-        images, keys: see noise.py.
-        down, up: float [size, S] and [S, size].
-    """
-    levels = 255 * images
-    for matrix in (down, up):
-        # Pillow works along the width first and rounds in between
-        levels = jnp.floor(separable(levels, columns=matrix) + 0.5)
-        levels = jnp.floor(separable(levels, rows=matrix) + 0.5)
-    return levels / 255
 
 
 def elastic_settings(side: int, severity: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +47,7 @@ def elastic_settings(side: int, severity: int) -> tuple[np.ndarray, np.ndarray]:
     return settings, gaussian(side, sigma * scale(side), *edge)
 
 
+@corruption("elastic_transform", "digital", elastic_settings, kind=TEST, stream=60)
 def elastic_transform(
     images: jax.Array, keys: jax.Array, settings: jax.Array, blur: jax.Array
 ) -> jax.Array:
@@ -111,6 +74,54 @@ def elastic_transform(
     # a loop of two, because XLA on CPU would fuse the two and do the first four times
     both = jax.tree.map(lambda *pair: jnp.stack(pair), affine, shifts)
     return jax.lax.scan(lambda x, sources: (_bilinear(x, sources), None), images, both)[0]
+
+
+def pixelate_boxes(side: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """What `pixelate` takes. The small picture is this fraction of the picture at any side."""
+    size = int(side * fraction)
+    return box(size, side), box(side, size)
+
+
+@corruption(
+    "pixelate",
+    "digital",
+    lambda side, severity: pixelate_boxes(side, PIXELATE[severity - 1]),
+    kind=TEST,
+    stream=65,
+)
+def pixelate(images: jax.Array, keys: jax.Array, down: jax.Array, up: jax.Array) -> jax.Array:
+    """Makes the picture smaller and larger again by Pillow's BOX filter. Draws nothing.
+
+    Args:
+        images, keys: see noise.py.
+        down, up: float [size, S] and [S, size].
+    """
+    levels = 255 * images
+    for matrix in (down, up):
+        # Pillow works along the width first and rounds in between
+        levels = jnp.floor(separable(levels, columns=matrix) + 0.5)
+        levels = jnp.floor(separable(levels, rows=matrix) + 0.5)
+    return levels / 255
+
+
+@corruption("saturate", "digital", SATURATE, kind=EXTRA, stream=90)
+def saturate(images: jax.Array, keys: jax.Array, settings: jax.Array) -> jax.Array:
+    """Scales and shifts the saturation of HSV; grays turn red where shifted. Draws nothing.
+
+    Args:
+        images, keys: see noise.py.
+        settings: float [2], factor and shift.
+    """
+    factor, shift = settings
+    # with hue and value kept, the distances from the largest channel are in proportion to the
+    # saturation; the hue of grays is 0, which is red
+    value = images.max(axis=1, keepdims=True)
+    chroma = value - images.min(axis=1, keepdims=True)
+    saturation = chroma / jnp.where(value > 0, value, 1)
+    wanted = jnp.clip(factor * saturation + shift, 0, 1)
+    red = jnp.array([0, 1, 1], images.dtype)[:, None, None]
+    distance = jnp.where(chroma > 0, (value - images) / jnp.where(chroma > 0, chroma, 1), red)
+    return value - value * wanted * distance
 
 
 def _affine_sources(corners: jax.Array, y: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nsneg_jax.corruptions.registry import TEST, corruption
 from nsneg_jax.corruptions.resampling import separable
 
 QUALITY = (25, 18, 15, 10, 7)
@@ -46,6 +47,13 @@ def quantisation_tables(quality: int) -> np.ndarray:
     return np.clip(tables, 1, 255).astype(np.float32)
 
 
+@corruption(
+    "jpeg_compression",
+    "digital",
+    lambda side, severity: (quantisation_tables(QUALITY[severity - 1]),),
+    kind=TEST,
+    stream=70,
+)
 def jpeg_compression(images: jax.Array, keys: jax.Array, tables: jax.Array) -> jax.Array:
     """What a JPEG file leaves; blocks are of 8 pixels whatever the side. Draws nothing."""
     return compress(255 * images, tables) / 255

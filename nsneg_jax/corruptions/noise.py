@@ -12,28 +12,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nsneg_jax.corruptions.registry import EXTRA, TEST, corruption
+
 GAUSSIAN_SD = (0.08, 0.12, 0.18, 0.26, 0.38)
 SHOT_PHOTONS = (60, 25, 12, 5, 3)  # of a white pixel
 IMPULSE_FRACTION = (0.03, 0.06, 0.09, 0.17, 0.27)
 SPECKLE_SD = (0.15, 0.2, 0.35, 0.45, 0.6)
 
 
+@corruption("gaussian_noise", "noise", GAUSSIAN_SD, kind=TEST, stream=0)
 def gaussian_noise(images: jax.Array, keys: jax.Array, deviation: jax.Array) -> jax.Array:
     """Adds normal noise, independent for each pixel and channel."""
     return images + deviation * _normal(keys, images.shape[1:])
 
 
-def speckle_noise(images: jax.Array, keys: jax.Array, deviation: jax.Array) -> jax.Array:
-    """Adds normal noise whose deviation is proportional to the value."""
-    return images * (1 + deviation * _normal(keys, images.shape[1:]))
+def shot_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
+    """What `shot_noise` takes."""
+    photons = SHOT_PHOTONS[severity - 1]
+    return np.asarray(photons, np.int32), *poisson_tables(photons)
 
 
-def impulse_noise(images: jax.Array, keys: jax.Array, fraction: jax.Array) -> jax.Array:
-    """Turns a fraction of the values black or white, each half the time (salt and pepper)."""
-    chance = _uniform(keys, images.shape[1:])
-    return jnp.where(chance < fraction, (chance < fraction / 2).astype(images.dtype), images)
-
-
+@corruption("shot_noise", "noise", shot_settings, kind=TEST, stream=5)
 def shot_noise(
     images: jax.Array,
     keys: jax.Array,
@@ -55,10 +54,17 @@ def shot_noise(
     return jnp.where(settled, column, jnp.take(alias, cell)).astype(images.dtype) / photons
 
 
-def shot_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
-    """What `shot_noise` takes."""
-    photons = SHOT_PHOTONS[severity - 1]
-    return np.asarray(photons, np.int32), *poisson_tables(photons)
+@corruption("impulse_noise", "noise", IMPULSE_FRACTION, kind=TEST, stream=10)
+def impulse_noise(images: jax.Array, keys: jax.Array, fraction: jax.Array) -> jax.Array:
+    """Turns a fraction of the values black or white, each half the time (salt and pepper)."""
+    chance = _uniform(keys, images.shape[1:])
+    return jnp.where(chance < fraction, (chance < fraction / 2).astype(images.dtype), images)
+
+
+@corruption("speckle_noise", "noise", SPECKLE_SD, kind=EXTRA, stream=75)
+def speckle_noise(images: jax.Array, keys: jax.Array, deviation: jax.Array) -> jax.Array:
+    """Adds normal noise whose deviation is proportional to the value."""
+    return images * (1 + deviation * _normal(keys, images.shape[1:]))
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nsneg_jax.corruptions.registry import EXTRA, corruption
 from nsneg_jax.corruptions.resampling import gaussian, scale, separable, white_noise_gain
 
 # mean and deviation of the liquid, its sigma, least value, then for water the strength and for mud
@@ -33,6 +34,7 @@ def spatter_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
     return np.float32([mean, deviation, least]), gaussian(side, sigma * length), last
 
 
+@corruption("spatter", "weather", spatter_settings, kind=EXTRA, stream=85)
 def spatter(
     images: jax.Array, keys: jax.Array, levels: jax.Array, blur: jax.Array, last: jax.Array
 ) -> jax.Array:

@@ -1,10 +1,12 @@
-"""The weather corruptions, and spatter, which is weather too but not in the benchmark's mean."""
+"""The weather corruptions but spatter, which is outside the benchmark's mean."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nsneg_jax.corruptions.blur import motion, motion_weights
+from nsneg_jax.corruptions.ice import frost_pictures
+from nsneg_jax.corruptions.registry import TEST, corruption
 from nsneg_jax.corruptions.resampling import scale, separable, zoom_matrix
 
 # mean and deviation of the flakes, their size, least value, radius and sigma of their fall, weight
@@ -29,6 +31,7 @@ def snow_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
     return np.float32([mean, deviation, least, weight]), zoom, motion_weights(side, radius, sigma)
 
 
+@corruption("snow", "weather", snow_settings, kind=TEST, stream=35)
 def snow(
     images: jax.Array, keys: jax.Array, levels: jax.Array, zoom: jax.Array, fall: jax.Array
 ) -> jax.Array:
@@ -58,6 +61,13 @@ def snow(
     return whitened + flakes + flakes[:, :, ::-1, ::-1]
 
 
+@corruption(
+    "frost",
+    "weather",
+    lambda side, severity: (FROST[severity - 1], frost_pictures(side)),
+    kind=TEST,
+    stream=40,
+)
 def frost(images: jax.Array, keys: jax.Array, weights: jax.Array, pictures: jax.Array) -> jax.Array:
     """Blends with a random window of a random picture of ice.
 
@@ -81,6 +91,7 @@ def frost(images: jax.Array, keys: jax.Array, weights: jax.Array, pictures: jax.
     return weights[0] * images + weights[1] * jax.vmap(window)(keys)
 
 
+@corruption("fog", "weather", FOG, kind=TEST, stream=45)
 def fog(images: jax.Array, keys: jax.Array, settings: jax.Array) -> jax.Array:
     """Adds a plasma fractal, dimmed so that the largest value stays.
 
@@ -127,6 +138,7 @@ def plasma(keys: jax.Array, size: int, decay: float | jax.Array) -> jax.Array:
     return height / height.max(axis=(1, 2), keepdims=True)
 
 
+@corruption("brightness", "weather", BRIGHTNESS, kind=TEST, stream=50)
 def brightness(images: jax.Array, keys: jax.Array, shift: jax.Array) -> jax.Array:
     """Adds to the value of HSV. Draws nothing."""
     # with hue and saturation kept, the channels are in proportion to the value

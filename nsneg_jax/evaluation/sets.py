@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
+from nsneg_jax.corruptions import registry, settings_of
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.cue_conflict import cues_of, read_categories
 from nsneg_jax.evaluation.released import RELEASED
@@ -33,7 +33,8 @@ class EvaluationSet:
         answers: arg-max over 'all' classes of the classifier or those 'present' in the set.
         names: of the class folders: 'class' names or 'index', those of ImageNet-1K.
         generate: of 'corruption': corrupt the clean images of `source` here.
-        extra: of `generate`: the corruptions outside the benchmark's mean too.
+        extra: of `generate`: the corruptions outside the benchmark's mean too, ImageNet-C's four
+            and those that were added to the table.
     """
 
     source: str
@@ -158,11 +159,10 @@ def _parts(
     one = _part(name, settings, source, len(classes), about=source.name, generated=procedural)
     if settings.protocol != "corruption":
         return [one]
-    names = (*CORRUPTIONS, *(EXTRA if settings.extra else ()))
+    kinds = () if settings.extra else (registry.TEST,)
     return [
-        one._replace(corruption_of=(kind, s), corruption=(kind, s), generated=True)
-        for kind in names
-        for s in SEVERITIES
+        one._replace(corruption_of=which, corruption=which, generated=True)
+        for which in settings_of(*kinds)
     ]
 
 
@@ -235,7 +235,7 @@ def _released_corruptions(
     scheme = settings.source.partition(":")[0]
     # the archives noise.tar, blur.tar ... may have been unpacked into folders of their own
     places = [root, *(storage.join(root, folder) for folder in storage.folders(root))]
-    for which in _SETTINGS:
+    for which in settings_of():
         corruption, severity = which
         found = [p for p in places if storage.is_folder(f"{p}/{corruption}/{severity}")]
         if found:
@@ -250,13 +250,10 @@ def _tfds_corruptions(
     from nsneg_jax.input.sources.tfds import NotPrepared, Tfds
 
     name, _, version = root.partition(":")
-    for which in _SETTINGS:
+    for which in settings_of():
         spec = f"{name}/{which[0]}_{which[1]}" + (f":{version}" if version else "")
         with suppress(NotPrepared):
             yield which, Tfds(spec, settings.split, classes, True, tfds_dir)
-
-
-_SETTINGS = tuple((name, s) for name in (*CORRUPTIONS, *EXTRA) for s in SEVERITIES)
 
 
 def _open(

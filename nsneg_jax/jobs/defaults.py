@@ -266,6 +266,8 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         "answers": "all",  # arg-max over 'all' classes of the classifier or those 'present'
         "names": "class",  # of the class folders: 'class' names or 'index', those of ImageNet-1K
         "generate": False,  # of 'corruption': whether to corrupt the images of `source` here
-        "extra": False,  # of `generate`: whether to add the four outside the benchmark's mean
+        # of `generate`: whether to add the corruptions outside the benchmark's mean, ImageNet-C's
+        # four and your own
+        "extra": False,
     }
     return ConfigDict({**fields, **changes})

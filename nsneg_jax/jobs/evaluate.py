@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from nsneg_jax.corruptions import TABLE, definition, registry
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import summary
 from nsneg_jax.evaluation.classifier import Classifier
@@ -144,7 +145,10 @@ def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
 def _key(settings: EvaluationSettings, network: str, part: Part) -> str:
     """What a part's outputs depend on, but for the contents of the files."""
     names = hashlib.sha256("\n".join(part.names()).encode()).hexdigest()
-    others = settings.reading.image_size, settings.seed, settings.dtype, settings.precision
+    size = settings.reading.image_size
+    others = [size, settings.seed, settings.dtype, settings.precision]
+    if part.corruption is not None and TABLE[part.corruption[0]].kind == registry.OWN:
+        others.append(definition(*part.corruption, size))
     return json.dumps([network, part.settings, names, *others])
 
 

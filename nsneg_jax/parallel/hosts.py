@@ -26,6 +26,7 @@ from nsneg_jax.parallel.compilation_cache import keep_programs
 from nsneg_jax.parallel.launch import Launch, initialize_arguments
 from nsneg_jax.parallel.watch import GO_ON, Watch
 
+PACKAGE = Path(__file__).parents[1]  # whose code all processes must share
 SAME_DATA = "Copy the data set again where it differs, or read it from one shared folder."
 
 _SHARED_WITHIN = 30.0  # seconds a file may take to be seen on another host
@@ -209,10 +210,9 @@ def _check_alike(config: Mapping[str, Any]) -> None:
 
 def _code_version() -> str:
     """A digest of the package's source."""
-    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_whole
-from nsneg_jax.report.rows import EXTRA, GROUPS, Row, parts_of
+from nsneg_jax.report.rows import Row, parts_of
 
-_SEVERITIES = range(1, 6)
 # Okabe and Ito's colours, told apart by readers with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
@@ -63,14 +62,15 @@ def save_corruptions(rows: Sequence[Row], path: Path) -> None:
         shown = [panel for panel in panels[:, column] if panel.get_visible()]
         shown[-1].set_xlabel("severity")
         shown[-1].tick_params(labelbottom=True)
-    highest = max(
-        value
+    shown = [
+        (severity, max(values))
         for accuracies in lines.values()
         for by_severity in accuracies.values()
-        for values in by_severity.values()
-        for value in values
-    )
-    panels[0, 0].set(ylim=(0, max(1.0, 1.08 * highest)), xlim=(0.7, 5.3), xticks=_SEVERITIES)
+        for severity, values in by_severity.items()
+    ]
+    most, highest = (max(column) for column in zip(*shown, strict=True))
+    severities = {"xlim": (0.7, most + 0.3), "xticks": range(1, 1 + most)}
+    panels[0, 0].set(ylim=(0, max(1.0, 1.08 * highest)), **severities)
     names = [name for name in lines if name in drawn]
     handles = [drawn[name] for name in names]
     figure.legend(handles, names, loc="outside lower center", ncols=1, frameon=False)
@@ -102,20 +102,24 @@ def _groups(lines: dict[str, Accuracies]) -> dict[str, list[str | None]]:
 
     None leaves a gap, so that the extra ones are below each other.
     """
+    from nsneg_jax import corruptions
+
     there = dict.fromkeys(name for accuracies in lines.values() for name in accuracies)
     groups: dict[str, list[str | None]] = {}
-    for group, names in GROUPS.items():
+    for group, names in corruptions.groups().items():
         groups[group] = [name for name in names if name in there]
     known = {name for names in groups.values() for name in names}
     groups["other"] = [name for name in there if name not in known]
     widest = max(map(len, groups.values()))
     for names in groups.values():
-        if names and names[-1] in EXTRA:
+        if names and names[-1] in corruptions.EXTRA:
             names[-1:] = [None] * (widest - len(names)) + names[-1:]
     return {group: names for group, names in groups.items() if names}
 
 
 def _draw(panel: Any, corruption: str, lines: dict[str, Accuracies]) -> dict[str, Any]:
+    from nsneg_jax.corruptions import EXTRA
+
     title = corruption.replace("_", " ")
     panel.set_title(f"{title} (extra)" if corruption in EXTRA else title, fontsize=9)
     panel.grid(alpha=0.3)

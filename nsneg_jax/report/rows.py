@@ -29,16 +29,6 @@ _PROBE_FIGURES = (
     ("best_accuracy_top1", "accuracy_top1", "linear probe, top-1"),
     ("accuracy_top5", None, "top-5"),
 )
-_TEST_SETTINGS = 75  # 15 corruptions of ImageNet-C at 5 severities
-# ImageNet-C's corruptions by group, the last of each not in the mean
-GROUPS = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
-    "weather": ("snow", "frost", "fog", "brightness", "spatter"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate"),
-}
-EXTRA = tuple(names[-1] for names in GROUPS.values())
-TESTED = tuple(name for names in GROUPS.values() for name in names[:-1])
 
 
 class Result(NamedTuple):
@@ -243,12 +233,7 @@ def _notes(entry: dict[str, Any]) -> tuple[str, ...]:
     seen, expected = number(entry.get("files_seen")), number(entry.get("files_expected"))
     if seen is not None and expected is not None and seen != expected:
         notes.append(f"{seen:,.0f} of {expected:,.0f} files.")
-    parts = parts_of(entry)
-    settings = sum(len(parts[name]) for name in parts if name in TESTED)
-    if parts and settings < _TEST_SETTINGS:
-        notes.append(
-            f"mean over {settings} of the {_TEST_SETTINGS} settings (corruption and severity)."
-        )
+    notes += _missing_settings(parts_of(entry))
     if entry.get("restricted") is True and isinstance(entry.get("categories"), list):
         categories = [str(category) for category in entry["categories"]]
         notes.append(f"restricted to {len(categories)} categories: {', '.join(categories)}.")
@@ -258,14 +243,27 @@ def _notes(entry: dict[str, Any]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _missing_settings(parts: dict[str, dict[int, float]]) -> list[str]:
+    if not parts:
+        return []
+    # only here, because it imports JAX, which the tables need for nothing else
+    from nsneg_jax.corruptions import registry, settings_of
+
+    tested = settings_of(registry.TEST)
+    there = sum(severity in parts.get(name, {}) for name, severity in tested)
+    if there == len(tested):
+        return []
+    return [f"mean over {there} of the {len(tested)} settings (corruption and severity)."]
+
+
 def parts_of(entry: dict[str, Any]) -> dict[str, dict[int, float]]:
-    """Accuracy by corruption and severity 1 to 5, of what there is."""
+    """Accuracy by corruption and severity, from 1, of what there is."""
     parts = entry.get("parts")
     accuracies = {}
     for name, by_severity in parts.items() if isinstance(parts, dict) else ():
         if isinstance(by_severity, dict):
-            values = {s: number(by_severity.get(str(s))) for s in range(1, 6)}
-            accuracies[name] = {s: value for s, value in values.items() if value is not None}
+            values = {int(s): number(v) for s, v in by_severity.items() if s.isdecimal()}
+            accuracies[name] = {s: v for s, v in sorted(values.items()) if s and v is not None}
     return accuracies
 
 

@@ -21,11 +21,11 @@ from scipy import stats
 from nsneg_jax.corruptions import (
     CORRUPTIONS,
     EXTRA,
-    GROUPS,
     SEVERITIES,
     blur,
     corrupt,
     digital,
+    groups,
     ice,
     image_keys,
     jpeg,
@@ -129,10 +129,17 @@ def test_reference_50_photographs(name):
     check_against_reference(name, 50)
 
 
-def test_names():
-    assert list(GROUPS) == ["noise", "blur", "weather", "digital"]
+def test_names_are_imagenet_cs():
     assert len(CORRUPTIONS) == 15 and len(set(ALL)) == 19
     assert set(ALL) == set(corrupt_tta.corruption_dict)
+    assert EXTRA == ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+    assert {group: len(names) for group, names in groups().items()} == {
+        "noise": 4,
+        "blur": 5,
+        "weather": 5,
+        "digital": 5,
+    }
+    assert SEVERITIES == (1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize("photons", noise.SHOT_PHOTONS)

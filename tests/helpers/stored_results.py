@@ -2,7 +2,7 @@
 
 import json
 
-from nsneg_jax.report.rows import TESTED
+from nsneg_jax.corruptions import CORRUPTIONS
 
 
 def top1(accuracy, **fields):
@@ -24,7 +24,7 @@ def top1(accuracy, **fields):
 
 def corruption(mean, parts=None, **fields):
     if parts is None:
-        parts = {name: {str(s): mean for s in range(1, 6)} for name in TESTED}
+        parts = {name: {str(s): mean for s in range(1, 6)} for name in CORRUPTIONS}
     entry = top1(mean, protocol="corruption", parts=parts, mean_15=mean, mean_19=None)
     return entry | {"files_seen": 375000, "files_expected": 375000} | fields
 

@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from configs import linear, patch
+from nsneg_jax.input.shapes.source import Shapes
 from nsneg_jax.jobs.build import build
 from nsneg_jax.jobs.opening import to_json
+from nsneg_jax.methods.views import normalise
+from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.training.checkpoint import Checkpoints
 
 
@@ -61,6 +66,17 @@ def checkpoint_of_untrained(workdir: Path, **overrides) -> Path:
     with Checkpoints(workdir, keep=1) as checkpoints:
         checkpoints.save(7, state, progress)
     return workdir
+
+
+def expected_features(pretrained: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of 83 shapes of 16 px, all in one batch."""
+    loaded = load_pretrained(pretrained)
+    source = Shapes(split, image_size=16, size=83)
+    images = np.stack([source.image(i) for i in range(len(source))])
+    features = loaded.encoder.features(
+        loaded.params, loaded.stats, normalise(jnp.asarray(images, jnp.float32) / 255)
+    )
+    return np.asarray(features), source.labels
 
 
 # no colours: their programs take long to compile and exchange nothing

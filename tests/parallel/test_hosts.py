@@ -14,6 +14,7 @@ from processes import ROOT, Processes, flags, run
 from replay import trajectories
 from tiny import metrics_lines, tiny_config, tiny_linear_config
 
+import nsneg_jax
 from configs import texture
 from nsneg_jax.input.shapes.source import CLASSES as SHAPES
 from nsneg_jax.jobs.evaluate import evaluate
@@ -21,11 +22,15 @@ from nsneg_jax.jobs.features import write_features
 from nsneg_jax.jobs.knn import knn
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.jobs.pretrain import pretrain
-from nsneg_jax.parallel import mesh
+from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
 
 FLOAT64 = {"model.dtype": "float64"}
 GOLDEN = ROOT / "tests" / "golden"
+
+
+def test_all_code_of_the_package_is_compared():
+    assert Path(nsneg_jax.__file__).parent == hosts.PACKAGE
 
 
 def one_device():

@@ -9,9 +9,10 @@ import stored_results
 from PIL import Image
 from stored_results import corruption, evaluation, top1
 
+from nsneg_jax.corruptions import CORRUPTIONS, EXTRA
 from nsneg_jax.report import command as report
 from nsneg_jax.report import plots as report_plots
-from nsneg_jax.report.rows import EXTRA, TESTED, pool
+from nsneg_jax.report.rows import pool
 
 
 @pytest.fixture
@@ -29,8 +30,8 @@ def test_lines_of_the_picture(store):
     rows = pool(
         report.read_results(
             store(
-                evaluation("a0", "a", corruption=corruption(40.0, falling(70.0, TESTED))),
-                evaluation("a1", "a", corruption=corruption(42.0, falling(72.0, TESTED))),
+                evaluation("a0", "a", corruption=corruption(40.0, falling(70.0, CORRUPTIONS))),
+                evaluation("a1", "a", corruption=corruption(42.0, falling(72.0, CORRUPTIONS))),
                 evaluation("b", again=corruption(4.0, falling(60.0, ["fog"]), generated=True)),
             )
         )
@@ -41,7 +42,9 @@ def test_lines_of_the_picture(store):
     assert lines["b, again (generated)"] == {"fog": {s: [60.0 - 8 * s] for s in range(1, 6)}}
 
 
-@pytest.mark.parametrize("names", [TESTED, (*TESTED, *EXTRA), ("fog",), ("new", "saturate")])
+@pytest.mark.parametrize(
+    "names", [CORRUPTIONS, (*CORRUPTIONS, *EXTRA), ("fog",), ("new", "saturate")]
+)
 def test_picture_is_drawn(store, tmp_path, names):
     """In each panel there is ink in the colour of each line, and more lines mean more ink."""
     runs = store(

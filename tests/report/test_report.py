@@ -9,9 +9,10 @@ import pytest
 import stored_results
 from stored_results import corruption, cue_conflict, evaluation, top1
 
+from nsneg_jax.corruptions import CORRUPTIONS
 from nsneg_jax.report import command as report
 from nsneg_jax.report import published
-from nsneg_jax.report.rows import SET_TITLES, TESTED
+from nsneg_jax.report.rows import SET_TITLES
 
 GENERATED = "generated: made by this package or by TFDS, not the released files."
 
@@ -77,7 +78,7 @@ def test_pooled_table_is_exact(tables):
 
 
 def test_single_row_without_bold_and_with_footnotes(tables):
-    parts = {name: {str(s): 40.0 for s in range(1, 6)} for name in TESTED[:12]}
+    parts = {name: {str(s): 40.0 for s in range(1, 6)} for name in CORRUPTIONS[:12]}
     table = tables(
         evaluation(
             "a",
@@ -328,7 +329,7 @@ def test_broken_files_are_named(tmp_path, capsys, text, expected):
 
 
 def test_runs_without_a_device(store):
-    """Neither JAX nor matplotlib is imported for tables."""
+    """Neither JAX nor matplotlib is imported for tables without accuracies by corruption."""
     (run,) = store(evaluation("a", clean=top1(70.0)))
     code = (
         "import sys\n"

@@ -1,0 +1,68 @@
+"""The kNN job against scikit-learn's neighbours, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
+from tiny import checkpoint_of_untrained, expected_features, tiny_linear_config
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.jobs.features import write_features
+from nsneg_jax.jobs.knn import knn
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    return checkpoint_of_untrained(tmp_path_factory.mktemp("pretrained"))
+
+
+def test_knn_job_is_scikit_learns(pretrained, tmp_path):
+    config = tiny_linear_config(pretrained, **{"data.source": "shapes:83", "knn.k": (1, 5)})
+    figures = knn(config, tmp_path)
+    bank, queries = (expected_features(pretrained, split) for split in ("train", "val"))
+    for k in (1, 5):
+        reference = KNeighborsClassifier(
+            k,
+            metric="cosine",
+            algorithm="brute",
+            weights=lambda distance: np.exp((1 - distance) / 0.07),
+        ).fit(*bank)
+        assert figures[f"knn_{k}"] == pytest.approx(100 * reference.score(*queries))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["validation_images"] == 83 and results["knn_5"] == figures["knn_5"]
+
+
+def test_splits_with_other_classes_are_refused(pretrained, tmp_path):
+    for split, classes in (("train", "abc"), ("val", "ac")):
+        for name in classes:
+            path = tmp_path / "data" / split / name / "x.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (20, 20)).save(path)
+    config = tiny_linear_config(pretrained, **{"data.source": f"folder:{tmp_path / 'data'}"})
+    with pytest.raises(UsageError, match="have not the same classes: b"):
+        knn(config, tmp_path / "out")
+
+
+def test_the_files_of_another_job_are_not_written_over(pretrained, tmp_path):
+    config = tiny_linear_config(pretrained, job="knn")
+    knn(config, tmp_path)
+    config = tiny_linear_config(pretrained, job="features")
+    with pytest.raises(UsageError, match="holds a knn run, whose files this features run would"):
+        write_features(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"knn.k": (0, 5)}, "knn.k is"),
+        ({"knn.k": ()}, "one number of neighbours"),
+        ({"knn.temperature": 0.0}, "knn.temperature is 0.0"),
+    ],
+)
+def test_mistakes_are_named(pretrained, tmp_path, overrides, message):
+    config = tiny_linear_config(pretrained)
+    config.update_from_flattened_dict(overrides)
+    with pytest.raises(UsageError, match=message):
+        knn(config, tmp_path)

@@ -1,0 +1,64 @@
+"""A run's folder: what may change when it goes on, what may not, and the names in it."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+import nsneg_jax
+from nsneg_jax.errors import UsageError
+from nsneg_jax.training import workdir
+from nsneg_jax.training.workdir import check_workdir, claim_workdir, flatten
+
+CONFIG = {"job": "pretrain", "seed": 3, "data": {"threads": 2, "resize": 0}, "sizes": [1, 2]}
+
+
+def test_fields_have_dotted_names_in_order():
+    expected = {"data.resize": 0, "data.threads": 2, "job": "pretrain", "seed": 3, "sizes": [1, 2]}
+    assert list(flatten(CONFIG).items()) == list(expected.items())
+
+
+def test_a_run_goes_on_with_its_own_config_alone(tmp_path):
+    claim_workdir(CONFIG, tmp_path, resuming=False)
+    assert json.loads((tmp_path / workdir.CONFIG).read_text()) == CONFIG
+    changed = CONFIG | {"data": {"threads": 8, "resize": 256}, "total_steps": 9}
+    claim_workdir(changed, tmp_path, resuming=True)
+    assert json.loads((tmp_path / workdir.CONFIG).read_text()) == changed
+    for other in ({"seed": 4}, {"sizes": [1]}, {"new": 1}):
+        with pytest.raises(UsageError, match=next(iter(other))):
+            check_workdir(CONFIG | other, tmp_path)
+    # what is of no matter to a pre-training is all of an evaluation
+    probe = CONFIG | {"job": "linear"}
+    claim_workdir(probe, tmp_path / "probe", resuming=False)
+    with pytest.raises(UsageError, match=r"data\.resize"):
+        check_workdir(probe | {"data": {"threads": 2, "resize": 256}}, tmp_path / "probe")
+
+
+def test_a_config_of_an_earlier_version_is_read(tmp_path):
+    claim_workdir(CONFIG, tmp_path, resuming=False)
+    check_workdir(CONFIG | {"model": {"precision": "tensorfloat32"}}, tmp_path)
+    with pytest.raises(UsageError, match=r"model\.precision"):
+        check_workdir(CONFIG | {"model": {"precision": "float32"}}, tmp_path)
+
+
+def test_another_jobs_folder_is_left_alone(tmp_path):
+    claim_workdir(CONFIG, tmp_path, resuming=False)
+    with pytest.raises(UsageError):
+        claim_workdir(CONFIG | {"job": "knn"}, tmp_path, resuming=False)
+    claim_workdir(CONFIG | {"seed": 4}, tmp_path, resuming=False, write=False)
+    assert json.loads((tmp_path / workdir.CONFIG).read_text()) == CONFIG
+
+
+def test_names_of_files_are_written_once():
+    public = {name: value for name, value in vars(workdir).items() if name[0].isupper()}
+    names = {value for value in public.values() if isinstance(value, str)}
+    names -= {workdir.CHECKPOINTS, workdir.PARTS, workdir.FEATURES}  # words of other meanings too
+    package = Path(nsneg_jax.__file__).parent
+    found = {
+        (str(path.relative_to(package)), node.value)
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert found == {("training/workdir.py", name) for name in names}
