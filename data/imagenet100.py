@@ -9,19 +9,22 @@ stopped is completed by the same command. Exit status: 0 all counts are right, 1
 """
 
 import argparse
+import io
 import os
 import re
 import shutil
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
-from data.devkit import validation_wnids
 from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.source import class_names
@@ -34,6 +37,15 @@ TRAIN_IMAGES = 126_689
 TRAIN_RANGE = (732, 1300)
 VAL_PER_CLASS = 50
 _PARTIAL = ".partial"
+
+# the devkit's own numbers of the classes, and the number of each validation image
+_META = "data/meta.mat"
+_LABELS = "data/ILSVRC2012_validation_ground_truth.txt"
+# what reading a file that is something else raises
+_UNREADABLE = (
+    *(OSError, EOFError, tarfile.TarError, zlib.error, MatReadError),
+    *(LookupError, ValueError, TypeError, NotImplementedError),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -243,6 +255,36 @@ def _val_labels(options: argparse.Namespace) -> list[str]:
             )
         return labels
     return validation_wnids(options.devkit or os.path.join(options.source, DEVKIT))
+
+
+def validation_wnids(path: str) -> list[str]:
+    """The wnid of each validation image, in the order of their numbers.
+
+    Args:
+        path: of the devkit.
+
+    Raises:
+        UsageError: the file is not the devkit.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            meta, numbers = (_member(archive, name) for name in (_META, _LABELS))
+        synsets = loadmat(io.BytesIO(meta), simplify_cells=True)["synsets"]
+        wnids = {int(synset["ILSVRC2012_ID"]): synset["WNID"] for synset in synsets}
+        return [wnids[int(number)] for number in numbers.split()]
+    except _UNREADABLE as error:
+        raise UsageError(
+            f"The labels of the validation images cannot be read from {path}: "
+            f"{type(error).__name__}: {error}. Give ImageNet's {DEVKIT} with --devkit, or a text "
+            "file with the wnid of each image a line with --val-labels."
+        ) from error
+
+
+def _member(archive: tarfile.TarFile, ending: str) -> bytes:
+    for member in archive:
+        if member.isfile() and member.name.endswith(ending):
+            return archive.extractfile(member).read()
+    raise KeyError(f"there is no {ending} in it")
 
 
 if __name__ == "__main__":

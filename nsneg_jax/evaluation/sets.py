@@ -12,6 +12,7 @@ from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.cue_conflict import cues_of, read_categories
 from nsneg_jax.evaluation.released import RELEASED
+from nsneg_jax.files import earlier_data
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.source import Source, class_names, is_files, open_files, open_source
@@ -85,7 +86,7 @@ def plan(config: ConfigDict, classes: Sequence[str]) -> tuple[list[Part], dict[s
                 where += f"; get {RELEASED[name].where}"
                 if RELEASED[name].tfds:
                     where += f", or --config.sets.{name}.source=tfds:{RELEASED[name].tfds}"
-            missing[name] = where
+            missing[name] = where + (f".{hint}" if (hint := earlier_data(root)) else "")
         else:
             try:
                 parts += _parts(name, settings, classes, config.data)
