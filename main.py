@@ -6,8 +6,8 @@ With --plan in place of --workdir it only says what a pre-training will need (do
 import importlib
 import sys
 
+from nsneg_jax import command_line
 from nsneg_jax.errors import RunError, UsageError, tell
-from nsneg_jax.jobs import command_line
 from nsneg_jax.parallel import hosts
 from nsneg_jax.parallel.compilation_cache import keep_programs
 

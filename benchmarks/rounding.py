@@ -21,8 +21,8 @@ import jax
 import numpy as np
 import optax
 
-from configs import base
 from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.jobs import defaults
 from nsneg_jax.jobs.pretrain import build_method
 from nsneg_jax.methods import moco
 from nsneg_jax.models.encoder import Tree, build_encoder
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def one_step(options: argparse.Namespace, dtype: str, devices: int) -> tuple[float, Tree]:
     """Loss and gradients of the first step."""
-    config = base.pretraining("paper")
+    config = defaults.pretraining("paper")
     config.batch_size = options.batch
     config.data.image_size = options.size
     config.model.update(arch=options.arch, dtype=dtype, bn_groups=options.devices[-1])

@@ -58,8 +58,8 @@ from ml_collections import ConfigDict
 from benchmarks import kernels, peers
 from benchmarks.hardware import Work, rates, work_of
 from benchmarks.memory import peak_of
-from configs import base
 from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.jobs import defaults
 from nsneg_jax.jobs.pretrain import build, compile_step
 from nsneg_jax.methods import moco
 from nsneg_jax.models.resnet import ARCHS
@@ -143,7 +143,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def benchmark_config(options: argparse.Namespace) -> ConfigDict:
     """The paper's pre-training config with the sizes of the command line."""
-    config = base.pretraining("paper")
+    config = defaults.pretraining("paper")
     config.batch_size = options.batch
     config.data.image_size = options.size
     config.model.update(arch=options.arch, dtype=options.dtype, bn_groups=options.groups)

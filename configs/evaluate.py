@@ -14,8 +14,8 @@ that adds to `sets`.
 
 from ml_collections import ConfigDict
 
-from configs import base
 from nsneg_jax.evaluation.released import RELEASED
+from nsneg_jax.jobs import defaults
 
 VARIANTS = ("", "paper", "tfds", "tiny")
 
@@ -39,7 +39,7 @@ def test_set(source: str, split: str = ".", **changes) -> ConfigDict:
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    base.check_variant(variant, VARIANTS)
+    defaults.check_variant(variant, VARIANTS)
     rendition = "folder:data/imagenet-r"
     config = ConfigDict(
         {

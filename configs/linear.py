@@ -12,13 +12,13 @@ configs/patch.py:paper: 79.35 +- 0.12 %.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from nsneg_jax.jobs import defaults
 
 VARIANTS = ("", "paper", "imagenet1k", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    base.check_variant(variant, VARIANTS)
+    defaults.check_variant(variant, VARIANTS)
     config = ConfigDict(
         {
             "job": "linear",  # 'linear'; 'knn' and 'features' do not train

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from experiments.claim import chains
 from experiments.claim.progress import Stage
+from nsneg_jax import command_line
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs import command_line
 from nsneg_jax.jobs.validation import check_workdir
 from nsneg_jax.report.command import RESULTS
 from nsneg_jax.training.checkpoint import FOLDER

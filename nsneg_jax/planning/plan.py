@@ -9,9 +9,9 @@ import textwrap
 
 from ml_collections import ConfigDict
 
+from nsneg_jax.command_line import PlanOptions
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.source import open_source
-from nsneg_jax.jobs.command_line import PlanOptions
 from nsneg_jax.jobs.pretrain import negative_weights
 from nsneg_jax.planning.compile import Program, compile_for, compile_for_target
 from nsneg_jax.planning.cost import WITHOUT_TUNING

@@ -254,7 +254,7 @@ def _model(
         "mlp": mlp,
         "width": width,
         "stem": _stem(arrays, origin, stem),
-        # no trace of these is left in a state dict: the values of configs/base.py
+        # no trace of these is left in a state dict: the values of nsneg_jax/jobs/defaults.py
         "bn_groups": 8,
         "bn_running": "first",
     }

@@ -16,8 +16,8 @@ from processes import ROOT
 
 from benchmarks import corruptions, first_step, photographs, same_bits, step, texture
 from benchmarks.gpu_parts import PARTS, Setting
+from nsneg_jax import command_line
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs import command_line
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

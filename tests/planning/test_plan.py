@@ -12,8 +12,8 @@ import pytest
 from tiny import PLAIN, tiny_config
 
 import main
-from nsneg_jax.jobs import command_line
-from nsneg_jax.jobs.command_line import PlanOptions
+from nsneg_jax import command_line
+from nsneg_jax.command_line import PlanOptions
 from nsneg_jax.planning.compile import Program, compile_for
 from nsneg_jax.planning.cost import Cost
 from nsneg_jax.planning.plan import least_seconds
