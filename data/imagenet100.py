@@ -1,6 +1,6 @@
 """Makes ImageNet-100, the paper's 100 classes of ImageNet, from a folder or the official archives.
 
-    python -m data.imagenet100 --source IMAGENET --out data/imagenet100
+    python -m data.imagenet100 --source IMAGENET --out datasets/imagenet100
 
 IMAGENET holds either `train/WNID/*.JPEG` and `val/WNID/*.JPEG`, or the archives as downloaded:
 ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and, for the labels of the latter,
@@ -26,6 +26,8 @@ from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
 from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.files import data_root
+from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.source import class_names
 
@@ -51,10 +53,10 @@ _UNREADABLE = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m data.imagenet100", description=__doc__.split("\n")[0]
+        prog=f"python -m {__package__}.imagenet100", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--source", required=True, help="ImageNet: folders or archives")
-    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("--out", help="folder to make; $NSNEG_DATA/imagenet100 by default")
     parser.add_argument("--classes", default=str(CLASS_LIST), help="file with a wnid a line")
     parser.add_argument("--splits", default="train,val", help="with commas between them")
     parser.add_argument(
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--val-labels", help="the same as text: the wnid of each image a line")
     options = parser.parse_args(arguments)
     try:
+        options.out = storage.local_folder(options.out or f"{data_root()}/imagenet100", "--out")
         classes = tuple(sorted(set(class_names(options.classes))))
         # what is missing is told before the hours that unpacking takes
         work = {split: plan(options, split, classes) for split in options.splits.split(",")}

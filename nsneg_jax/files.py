@@ -51,7 +51,8 @@ def earlier_data(path: str) -> str:
     root = data_root()
     name = os.path.relpath(path, root)
     earlier = os.path.join("data", name)
-    if "://" in path or name.startswith("..") or os.path.isdir(path) or not os.path.isdir(earlier):
+    elsewhere = "://" in path or name == "." or name.startswith("..")
+    if elsewhere or os.path.isdir(path) or not os.path.isdir(earlier):
         return ""
     return f" Found {earlier} from an earlier version: move it to {path}, or set NSNEG_DATA=data."
 

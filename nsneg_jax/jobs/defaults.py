@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import data_root
 
 VARIANTS = ("", "paper", "tiny")
 
@@ -41,7 +42,7 @@ def pretraining(variant: str) -> ConfigDict:
             "data": {
                 # 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]' or
                 # 'shapes[/VERSION][:SIZE][@SEED]'
-                "source": "folder:data/imagenet100",
+                "source": f"folder:{data_root()}/imagenet100",
                 "tfds_dir": "",  # of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's default
                 "split": "train",
                 "eval_split": "val",  # classified by kNN
@@ -90,7 +91,7 @@ def pretraining(variant: str) -> ConfigDict:
                 "alpha": 0.0,  # multiplies their similarity
                 "texture_alpha": 0.0,  # of 'patch+texture', that of the textures; 0 = alpha
                 # SPLIT/CLASS/NAME.png for each NAME.JPEG; 'made' = here, of the built-in images
-                "texture_source": "folder:data/imagenet100-texture",
+                "texture_source": f"folder:{data_root()}/imagenet100-texture",
                 "missing": "error",  # or 'skip' = leave out images that have no texture
                 "patch_size": (16, 72),  # pixels at 224, both included; scales with image_size
             },

@@ -27,6 +27,24 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def local_folder(path: str, option: str) -> str:
+    """`path`, for what can only be made in a local folder.
+
+    Args:
+        path: of the folder, which need not be there.
+        option: that it was given with, for the message.
+
+    Raises:
+        UsageError: it is one of an object store.
+    """
+    if is_remote(path):
+        raise UsageError(
+            f"{option} is {path}, but must be a local folder. Give one with {option}, and copy it "
+            "to the store afterwards."
+        )
+    return path
+
+
 def join(folder: str, name: str) -> str:
     """`name` in `folder`; '.' and '' are the folder itself, as on every file system but a store."""
     if is_remote(folder):
