@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.jobs import defaults
 
+VARIANTS = defaults.VARIANTS
+
 
 def get_config(variant: str = "") -> ConfigDict:
     config = defaults.pretraining(variant)

@@ -27,7 +27,7 @@ import simplejpeg
 from tqdm import tqdm
 
 from nsneg_jax.errors import RunError, UsageError, tell
-from nsneg_jax.files import data_root, write_whole
+from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.crops import resize_short
 from nsneg_jax.input.decode import decode_image
 from nsneg_jax.input.sources import storage
@@ -87,11 +87,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--source",
+        type=expand,
         default=f"{data_root()}/imagenet100",
         help="folder with SPLIT/CLASS/NAME.JPEG, or 'tfds:NAME' ...",
     )
     parser.add_argument(
         "--out",
+        type=expand,
         default="",
         help="folder to make, local or gs://BUCKET/FOLDER; '': $NSNEG_DATA/NAME-packed",
     )

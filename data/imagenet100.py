@@ -26,7 +26,7 @@ from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.files import data_root
+from nsneg_jax.files import data_root, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.source import class_names
@@ -55,8 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.imagenet100", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--source", required=True, help="ImageNet: folders or archives")
-    parser.add_argument("--out", help="folder to make; $NSNEG_DATA/imagenet100 by default")
+    parser.add_argument(
+        "--source", required=True, type=expand, help="ImageNet: folders or archives"
+    )
+    parser.add_argument(
+        "--out", type=expand, help="folder to make; $NSNEG_DATA/imagenet100 by default"
+    )
     parser.add_argument("--classes", default=str(CLASS_LIST), help="file with a wnid a line")
     parser.add_argument("--splits", default="train,val", help="with commas between them")
     parser.add_argument(
@@ -65,8 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="symlink",
         help="how files come from a folder; from archives they are always written",
     )
-    parser.add_argument("--devkit", help=f"labels of {ARCHIVES['val']}; SOURCE/{DEVKIT} by default")
-    parser.add_argument("--val-labels", help="the same as text: the wnid of each image a line")
+    parser.add_argument(
+        "--devkit", type=expand, help=f"labels of {ARCHIVES['val']}; SOURCE/{DEVKIT} by default"
+    )
+    parser.add_argument(
+        "--val-labels", type=expand, help="the same as text: the wnid of each image a line"
+    )
     options = parser.parse_args(arguments)
     try:
         options.out = storage.local_folder(options.out or f"{data_root()}/imagenet100", "--out")

@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nsneg_jax.errors import RunError, UsageError, tell
-from nsneg_jax.files import data_root, write_whole
+from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.source import (
@@ -98,9 +98,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--source",
         default=f"{data_root()}/imagenet100",
+        type=expand,
         help="folder with SPLIT/CLASS/NAME.JPEG, or 'arrayrecord:PATH', 'tfds:NAME'",
     )
-    parser.add_argument("--out", default="", help="folder to make; '': $NSNEG_DATA/NAME-texture")
+    parser.add_argument(
+        "--out", default="", type=expand, help="folder to make; '': $NSNEG_DATA/NAME-texture"
+    )
     parser.add_argument("--split", default="train")
     parser.add_argument("--classes", default="", help="only these: names, or a file with them")
     parser.add_argument("--format", choices=tuple(FORMATS), default="png")

@@ -101,9 +101,7 @@ def evaluate(
         "missing": missing,
     }
     write_json(workdir / RESULTS, results)
-    print(
-        f"done: {workdir / RESULTS}; `python -m nsneg_jax.report.command {workdir}` makes the table"
-    )
+    print(f"done: {workdir / RESULTS}; `nsneg report {workdir}` makes the table")
     return hosts.of_first(results)
 
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_json
 from nsneg_jax.input.sources.source import is_files
+from nsneg_jax.jobs.defaults import flatten
 from nsneg_jax.methods.negatives import scaled_patch_range
 from nsneg_jax.methods.views import ViewRecipe
 from nsneg_jax.models.encoder import PRECISIONS
@@ -40,17 +41,6 @@ _FREE_IN_PRETRAINING = (
     "moco.shuffle",
     "moco.shard_queue",
 )
-
-
-def flatten(config: ConfigDict) -> dict[str, Any]:
-    """The fields of a config by dotted name, in order."""
-    fields = {}
-    for name, value in config.items(preserve_field_references=False):
-        if isinstance(value, ConfigDict):
-            fields |= {f"{name}.{inner}": leaf for inner, leaf in flatten(value).items()}
-        else:
-            fields[name] = value
-    return fields
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.errors import RunError, UsageError, exit_status, paragraph
 from nsneg_jax.input.sources.source import Source, fingerprint
-from nsneg_jax.jobs.validation import flatten, to_json
+from nsneg_jax.jobs.defaults import flatten
+from nsneg_jax.jobs.validation import to_json
 from nsneg_jax.parallel.compilation_cache import keep_programs
 from nsneg_jax.parallel.launch import Launch, initialize_arguments
 from nsneg_jax.parallel.watch import GO_ON, Watch

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.files import user_path
 
 FOLDER = "checkpoints"
 _STATE, _PROGRESS = "state", "progress"
@@ -117,7 +118,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         UsageError: there is no such folder, or it holds no checkpoint.
     """
-    path = Path(path)
+    path = user_path(str(path))
     if not path.is_dir():
         raise UsageError(
             f"There is no folder {path}. Expected a run's workdir, or a checkpoint in it such as "

@@ -54,7 +54,7 @@ def test_commands_can_be_read(small, tmp_path, monkeypatch):
         "benchmarks.photographs": photographs.parse,
         "benchmarks.first_step": first_step.parse,
     }
-    unread = {"benchmarks.input", "benchmarks.same_bits", "nsneg_jax.report.command", "pytest"}
+    unread = {"benchmarks.input", "benchmarks.same_bits", "nsneg_jax", "pytest"}
     setting = Setting(tmp_path / "work", tmp_path / "logs", small)
     found = set()
     for each in PARTS.values():

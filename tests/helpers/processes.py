@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from nsneg_jax.jobs.validation import flatten
+from nsneg_jax.jobs.defaults import flatten
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".pytest_cache" / "jax"

@@ -13,7 +13,7 @@ from tiny import PLAIN, tiny_config
 
 import main
 from nsneg_jax import command_line
-from nsneg_jax.command_line import PlanOptions
+from nsneg_jax.planning import PlanOptions
 from nsneg_jax.planning.compile import Program, compile_for
 from nsneg_jax.planning.cost import Cost
 from nsneg_jax.planning.plan import least_seconds
