@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -75,8 +76,6 @@ class Installed:
         hide = "sys.modules.update({name: None for name in os.environ.get('HIDDEN', '').split()})"
         lines.append(f"import os, sys; {hide}")
         (self.site / "tests.pth").write_text("\n".join(lines) + "\n")
-        # the command line of the checkout, in a folder without the rest
-        shutil.copy(ROOT / "main.py", self.folder)
 
     def run(self, *arguments, hidden="", status=0):
         outside = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "NSNEG_DATA")}
@@ -91,9 +90,11 @@ class Installed:
         assert done.returncode == status, done.stderr[-3000:]
         return done.stdout.strip()
 
-    def job(self, config, workdir, *flags, **more):
-        path = self.site / "nsneg_jax" / "configs" / config
-        self.run("main.py", f"--config={path}", f"--workdir={workdir}", *flags, **more)
+    def nsneg(self, *arguments, **more):
+        return self.run("-m", "nsneg_jax", *arguments, **more)
+
+    def job(self, name, config, workdir, *flags, **more):
+        self.nsneg(name, f"--config={config}", f"--workdir={workdir}", *flags, **more)
         return self.folder / workdir
 
 
@@ -123,9 +124,9 @@ def prepared(installed):
     (installed.folder / "classes.txt").write_text("".join(f"{wnid}\n" for wnid in WNIDS))
     subset = ("--source", "imagenet", "--classes", "classes.txt", "--link", "copy")
     # the full list would have more images, which the exit status says
-    installed.run("-m", "nsneg_jax.prepare.imagenet100", *subset, hidden=EXTRAS, status=1)
+    installed.nsneg("prepare", "imagenet100", *subset, hidden=EXTRAS, status=1)
     sizes = ("--size", "64", "--batch", "1")
-    installed.run("-m", "nsneg_jax.prepare.texture", *sizes, hidden=EXTRAS)
+    installed.nsneg("prepare", "texture", *sizes, hidden=EXTRAS)
     sets = installed.folder / "datasets"
     order = sorted(class_names(str(ROOT / "nsneg_jax" / "evaluation" / "imagenet1k.txt")))
     v2 = [f"{order.index(wnid)}/{i}.jpeg" for wnid in WNIDS for i in range(2)]
@@ -146,8 +147,11 @@ def probe(installed, prepared):
     """Pre-trained with both kinds of negatives, then probed; without the extras' packages."""
     textures = "--config.negatives.texture_source=folder:datasets/imagenet100-texture"
     both = ("--config.negatives.kind=patch+texture", textures)
-    installed.job("texture.py:tiny", "pre", *SMALL, *ENCODER, *both, hidden=EXTRAS)
-    return installed.job("linear.py:tiny", "lin", *SMALL, "--config.pretrained=pre", hidden=EXTRAS)
+    # by the path of its file, and below by names
+    path = installed.site / "nsneg_jax" / "configs" / "texture.py"
+    installed.job("pretrain", f"{path}:tiny", "pre", *SMALL, *ENCODER, *both, hidden=EXTRAS)
+    flags = (*SMALL, "--config.pretrained=pre")
+    return installed.job("linear", "linear:tiny", "lin", *flags, hidden=EXTRAS)
 
 
 def results(workdir):
@@ -169,14 +173,26 @@ def test_nothing_of_the_checkout_is_seen(installed):
 
 @slow
 @group
+def test_commands_and_help(installed):
+    assert "pretrain" in installed.nsneg("--help")
+    assert "--config.negatives.alpha" in installed.nsneg("pretrain", "--config=patch", "--help")
+    named = subprocess.run([installed.python.with_name("nsneg"), "--version"], capture_output=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert named.stdout.decode().split() == ["nsneg_jax", project["version"]]
+
+
+@slow
+@group
 def test_preparation(installed, prepared):
     images = sorted((prepared / "imagenet100" / "train").rglob("*.JPEG"))
     textures = sorted((prepared / "imagenet100-texture" / "train").rglob("*.png"))
     assert [path.stem for path in textures] == [path.stem for path in images]
     assert len(images) == 6 * len(WNIDS)
-    packing = ("-m", "nsneg_jax.prepare.arrayrecord", "--splits", "train")
-    installed.run(*packing, hidden=EXTRAS)
-    installed.run(*packing, "--verify", hidden=EXTRAS)
+    packing = ("prepare", "arrayrecord", "--splits", "train")
+    installed.nsneg(*packing, hidden=EXTRAS)
+    # the same script as a module
+    module = ("-m", "nsneg_jax.prepare.arrayrecord", *packing[2:])
+    installed.run(*module, "--verify", hidden=EXTRAS)
     index = json.loads((prepared / "imagenet100-packed" / "train" / "index.json").read_text())
     assert index["images"] == len(images)
 
@@ -189,9 +205,9 @@ def test_pretraining_probe_neighbours_and_features(installed, probe):
     assert (installed.folder / "pre" / "pictures" / "views.png").is_file()
     assert results(probe)["job"] == "linear"
     flags = (*SMALL, "--config.pretrained=pre", "--config.knn.k=(3,)")
-    knn = installed.job("linear.py:tiny", "knn", *flags, "--config.job=knn", hidden=EXTRAS)
+    knn = installed.job("knn", "linear:tiny", "knn", *flags, hidden=EXTRAS)
     assert results(knn)["job"] == "knn"
-    written = installed.job("linear.py", "feat", *flags, "--config.job=features", hidden=EXTRAS)
+    written = installed.job("features", "linear", "feat", *flags, hidden=EXTRAS)
     with np.load(written / "features.npz") as features:
         assert len(features["labels"]) == 2 * len(WNIDS)
 
@@ -201,14 +217,14 @@ def test_pretraining_probe_neighbours_and_features(installed, probe):
 def test_evaluation_reads_its_tables(installed, probe):
     """ImageNet-V2's folders are numbered, and cue conflicts have categories, by files inside."""
     flags = ("--config.pretrained=lin", "--config.batch_size=8", "--config.data.image_size=16")
-    found = results(installed.job("evaluate.py", "eval", *flags, hidden=EXTRAS))
+    found = results(installed.job("evaluate", "evaluate", "eval", *flags, hidden=EXTRAS))
     assert {name: each["images"] for name, each in found["sets"].items()} == {
         "clean": 2 * len(WNIDS),
         "v2": 2 * len(WNIDS),
         "cue_conflict": 2,
     }
     assert "sketch" in found["missing"]
-    table = installed.run("-m", "nsneg_jax.report.command", "eval", "lin", hidden=EXTRAS)
+    table = installed.nsneg("report", "eval", "lin", hidden=EXTRAS)
     assert "|" in table
 
 
@@ -216,12 +232,12 @@ def test_evaluation_reads_its_tables(installed, probe):
 @group
 def test_torch_and_back(installed, probe):
     pytest.importorskip("torch")
-    installed.run("-m", "nsneg_jax.pytorch.command", "export", "lin", "lin.pth.tar")
-    installed.run("-m", "nsneg_jax.pytorch.command", "import", "lin.pth.tar", "back")
+    installed.nsneg("convert", "export", "lin", "lin.pth.tar")
+    installed.nsneg("convert", "import", "lin.pth.tar", "back")
     flags = ("--config.batch_size=8", "--config.data.image_size=16", "--config.only=clean")
     names = "--config.classes=classes.txt"  # which a file of PyTorch does not know
-    installed.job("evaluate.py", "eval-lin", "--config.pretrained=lin", *flags)
-    installed.job("evaluate.py", "eval-back", "--config.pretrained=back", names, *flags)
+    installed.job("evaluate", "evaluate", "eval-lin", "--config.pretrained=lin", *flags)
+    installed.job("evaluate", "evaluate", "eval-back", "--config.pretrained=back", names, *flags)
     one, other = (
         results(installed.folder / name)["sets"]["clean"] for name in ("eval-lin", "eval-back")
     )
@@ -232,6 +248,6 @@ def test_torch_and_back(installed, probe):
 @slow
 @group
 def test_built_in_pictures_need_their_extra(installed):
-    config = ("patch.py:tiny", "shapes", "--config.batch_size=8", "--config.total_steps=1")
+    config = ("pretrain", "patch:tiny", "shapes", "--config.batch_size=8", "--config.total_steps=1")
     installed.job(*config, hidden="cv2", status=2)
     assert not (installed.folder / "shapes").exists()
