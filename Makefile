@@ -61,11 +61,8 @@ format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# from nothing: setuptools takes up what an earlier build left in build/
 wheel: .venv/installed-dev
-	rm -rf build nsneg_jax.egg-info
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
-	rm -rf build nsneg_jax.egg-info
 
 clean:
 	rm -rf .venv .venv-h100 .venv-tpu $(DEMO)
