@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 JOBS = {
     "pretrain": "nsneg_jax.jobs.pretrain:pretrain",
     "linear": "nsneg_jax.jobs.linear:linear",
-    "knn": "nsneg_jax.evaluation.neighbours:knn",
-    "features": "nsneg_jax.evaluation.features:write_features",
+    "knn": "nsneg_jax.jobs.knn:knn",
+    "features": "nsneg_jax.jobs.features:write_features",
     "evaluate": "nsneg_jax.jobs.evaluate:evaluate",
 }
+_STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on SIGTERM
 PROGRAMS = {
     "report": "nsneg_jax.report.command:main",
     "convert": "nsneg_jax.pytorch.command:program",
@@ -105,9 +106,15 @@ def _run_job(arguments: list[str], command: str) -> int:
         _function("nsneg_jax.parallel.compilation_cache:keep_programs")(parsed.compilation_cache)
         _function("nsneg_jax.planning.plan:show")(parsed.config, parsed.plan)
         return 0
-    joined = _function("nsneg_jax.parallel.hosts:joined")
-    with joined(parsed.launch, parsed.config, parsed.workdir, parsed.compilation_cache):
-        _function(JOBS[parsed.config.job])(parsed.config, parsed.workdir)
+    job = parsed.config.job
+    with _function("nsneg_jax.parallel.hosts:joined")(
+        parsed.launch,
+        _function("nsneg_jax.training.workdir:flatten")(parsed.config.to_dict()),
+        parsed.workdir,
+        parsed.compilation_cache,
+        stoppable=job in _STOPPABLE,
+    ):
+        _function(JOBS[job])(parsed.config, parsed.workdir)
     return 0
 
 

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict, config_flags
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import expand, user_path
-from nsneg_jax.jobs.defaults import flatten
 from nsneg_jax.parallel.launch import Launch
 from nsneg_jax.planning import PlanOptions
+from nsneg_jax.training.workdir import flatten
 
 _CPU = "cpu"  # what --plan stands for without a value
 # jobs that share their fields, so that a config of one is a config of each
@@ -168,7 +168,7 @@ def _values(argv: list[str], command: str) -> flags.FlagValues:
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag. {usage(command)}")
     if config is not None:
-        texts = {name: v for name, v in flatten(config).items() if isinstance(v, str)}
+        texts = {name: v for name, v in flatten(config.to_dict()).items() if isinstance(v, str)}
         config.update_from_flattened_dict({name: expand(text) for name, text in texts.items()})
     return values
 
@@ -282,7 +282,7 @@ def _unknown_field(argv: list[str], command: str) -> str:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=[])
     values([word for word in argv if not re.match(r"--?config\.", word)], known_only=True)
-    fields = flatten(values["config"].value)
+    fields = flatten(values["config"].value.to_dict())
     for argument in argv:
         match = re.match(r"--?config\.([\w.]+)", argument)
         if match and match[1] not in fields:

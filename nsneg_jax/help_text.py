@@ -10,8 +10,8 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from nsneg_jax import command_line
-from nsneg_jax.jobs.defaults import flatten
 from nsneg_jax.jobs.fields import meanings, pattern_of
+from nsneg_jax.training.workdir import flatten
 
 _WIDTH = 100
 _COLUMN = 40  # where meanings begin
@@ -51,7 +51,7 @@ def fields_of(config: ConfigDict) -> Iterator[str]:
     job = config.get("job")
     known = meanings(job)
     shown, section = set(), ""
-    values = flatten(config)
+    values = flatten(config.to_dict())
     for name in sorted(values, key=_order_of_defaults(job)):
         pattern, value = pattern_of(job, name), values[name]
         if name.rpartition(".")[0] != section:

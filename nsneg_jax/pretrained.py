@@ -10,9 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs.validation import DTYPES
 from nsneg_jax.models.encoder import PRECISIONS, Encoder, Tree, build_encoder, encoder_structure
+from nsneg_jax.parallel.mesh import DTYPES
 from nsneg_jax.training import checkpoint
+from nsneg_jax.training.workdir import CHECKPOINTS
 
 UNTRAINED = "untrained:"
 PRETRAINING, PROBE = "pre-training", "linear probe"  # kinds of checkpoints
@@ -158,6 +159,6 @@ def _fitted(tree: Tree, like: Tree, folder: Path) -> Tree:
 
 
 def _origin(folder: Path) -> str:
-    if folder.parent.name == checkpoint.FOLDER:
+    if folder.parent.name == CHECKPOINTS:
         return f"{folder.parent.parent}, step {folder.name}"
     return str(folder)

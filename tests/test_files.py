@@ -9,7 +9,8 @@ from nsneg_jax.evaluation import sets
 from nsneg_jax.files import data_root, earlier_data
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.packed import ArrayRecord
-from nsneg_jax.jobs.validation import check_workdir, claim_workdir
+from nsneg_jax.jobs.opening import to_json
+from nsneg_jax.training.workdir import check_workdir, claim_workdir
 
 
 @pytest.fixture
@@ -100,11 +101,9 @@ def test_data_of_an_earlier_version_is_pointed_out(at):
     for source in (Folder, ArrayRecord):
         with pytest.raises(UsageError, match=r"Found data/imagenet100 .* NSNEG_DATA=data"):
             source(missing, "train")
-    config = evaluate.get_config()
-    config.unlock()
-    config.sets = {"clean": config.sets.clean}
+    clean = sets.EvaluationSet(**evaluate.get_config().sets.clean)
     with pytest.raises(UsageError, match=r"Found data/imagenet100 .* NSNEG_DATA=data"):
-        sets.plan(config, ["n01"])
+        sets.plan({"clean": clean}, ["n01"], image_size=224)
     # another name, a folder outside of the root, the root itself, a store, and once it is moved
     for other in ("datasets/other", "/nowhere/imagenet100", "datasets", "gs://b/imagenet100"):
         assert earlier_data(other) == ""
@@ -118,22 +117,22 @@ def test_the_old_place_is_read_by_its_name(at, monkeypatch):
     before = {"data.source": "folder:data/imagenet100"}
     before["negatives.texture_source"] = "folder:data/imagenet100-texture"
     config.update_from_flattened_dict(before)
-    claim_workdir(config, at / "run", resuming=False)
+    claim_workdir(to_json(config), at / "run", resuming=False)
     now = patch.get_config()
     with pytest.raises(UsageError, match=r"data\.source was 'folder:data/imagenet100'"):
-        check_workdir(now, at / "run")
+        check_workdir(to_json(now), at / "run")
     # textures that are not used do not matter
     now.data.source = "folder:data/imagenet100"
     assert now.negatives.texture_source != config.negatives.texture_source
-    check_workdir(now, at / "run")
+    check_workdir(to_json(now), at / "run")
     monkeypatch.setenv("NSNEG_DATA", "data")
-    check_workdir(patch.get_config(), at / "run")
+    check_workdir(to_json(patch.get_config()), at / "run")
 
 
 def test_other_textures_are_refused_where_they_are_used(at):
     config = patch.get_config()
     config.negatives.kind = "patch+texture"
-    claim_workdir(config, at / "run", resuming=False)
+    claim_workdir(to_json(config), at / "run", resuming=False)
     config.negatives.texture_source = "folder:others"
     with pytest.raises(UsageError, match=r"negatives\.texture_source"):
-        check_workdir(config, at / "run")
+        check_workdir(to_json(config), at / "run")

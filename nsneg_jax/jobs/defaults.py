@@ -23,17 +23,6 @@ def check_variant(variant: str, variants: Sequence[str]) -> None:
         raise UsageError(f"The config has no variant {variant!r}, only {names}; '' is the default.")
 
 
-def flatten(config: ConfigDict) -> dict[str, Any]:
-    """The fields of a config by dotted name, in order."""
-    fields = {}
-    for name, value in config.items(preserve_field_references=False):
-        if isinstance(value, ConfigDict):
-            fields |= {f"{name}.{inner}": leaf for inner, leaf in flatten(value).items()}
-        else:
-            fields[name] = value
-    return fields
-
-
 def pretraining(variant: str = "") -> ConfigDict:
     """MoCo-v2 pre-training, without non-semantic negatives.
 
