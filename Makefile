@@ -4,7 +4,8 @@ BIN := .venv/bin
 RUNS ?= runs
 DEMO := $(RUNS)/demo
 
-.PHONY: demo evaluation claim test slow accelerators accelerators-h100 accelerators-tpu lint format clean
+.PHONY: demo evaluation claim test quick slow accelerators accelerators-h100 accelerators-tpu lint \
+  format wheel clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
@@ -31,6 +32,9 @@ claim: .venv/installed
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
+quick: lint
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(QUICK)
+
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
 
@@ -56,6 +60,9 @@ lint: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+wheel: .venv/installed-dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
 	rm -rf .venv .venv-h100 .venv-tpu $(DEMO)

@@ -2,8 +2,8 @@
 
     python main.py --config=configs/evaluate.py --workdir=runs/eval --config.pretrained=runs/linear
 
-default, paper   folders below data/ (docs/robustness.md says where to get each); what is not there
-                 is listed as missing and the rest runs.
+default, paper   folders below $NSNEG_DATA, by default datasets/ (docs/robustness.md says where to
+                 get each); what is not there is listed as missing and the rest runs.
 tfds             data sets of TFDS where it has them (docs/robustness.md), folders otherwise.
 tiny             the versions of the built-in shapes, for the tiny configs.
 
@@ -15,6 +15,7 @@ that adds to `sets`.
 from ml_collections import ConfigDict
 
 from nsneg_jax.evaluation.released import RELEASED
+from nsneg_jax.files import data_root
 from nsneg_jax.jobs import defaults
 from nsneg_jax.jobs.defaults import test_set
 
@@ -23,19 +24,20 @@ VARIANTS = ("", "paper", "tfds", "tiny")
 
 def get_config(variant: str = "") -> ConfigDict:
     defaults.check_variant(variant, VARIANTS)
-    rendition = "folder:data/imagenet-r"
+    root = f"folder:{data_root()}"
+    rendition = f"{root}/imagenet-r"
     config = defaults.evaluation()
     config.sets.update(
         {
-            "clean": test_set("folder:data/imagenet100", "val"),
-            "corruption": test_set("folder:data/imagenet-c", "", protocol="corruption", resize=0),
-            "sketch": test_set("folder:data/imagenet-sketch"),
-            "stylized": test_set("folder:data/stylized-imagenet", "val"),
+            "clean": test_set(f"{root}/imagenet100", "val"),
+            "corruption": test_set(f"{root}/imagenet-c", "", protocol="corruption", resize=0),
+            "sketch": test_set(f"{root}/imagenet-sketch"),
+            "stylized": test_set(f"{root}/stylized-imagenet", "val"),
             "rendition_100way": test_set(rendition),
             "rendition_19way": test_set(rendition, answers="present"),
-            "v2": test_set("folder:data/imagenetv2-matched-frequency-format-val", names="index"),
-            "a": test_set("folder:data/imagenet-a"),
-            "cue_conflict": test_set("folder:data/cue-conflict", protocol="cue_conflict"),
+            "v2": test_set(f"{root}/imagenetv2-matched-frequency-format-val", names="index"),
+            "a": test_set(f"{root}/imagenet-a"),
+            "cue_conflict": test_set(f"{root}/cue-conflict", protocol="cue_conflict"),
         }
     )
     if variant == "tfds":

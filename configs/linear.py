@@ -12,6 +12,7 @@ configs/patch.py:paper: 79.35 +- 0.12 %.
 
 from ml_collections import ConfigDict
 
+from nsneg_jax.files import data_root
 from nsneg_jax.jobs import defaults
 
 VARIANTS = ("", "paper", "imagenet1k", "tiny")
@@ -22,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = defaults.probing()
     if variant == "imagenet1k":
         config.update({"batch_size": 256, "epochs": 100, "learning_rates": (30.0,)})
-        config.data.source = "folder:data/imagenet"
+        config.data.source = f"folder:{data_root()}/imagenet"
         config.optimizer.milestones = (60, 80)
     if variant == "tiny":
         config.update({"batch_size": 100, "epochs": 36, "learning_rates": (0.01, 0.1, 1.0, 10.0)})

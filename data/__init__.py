@@ -1,1 +1,1 @@
-"""Class lists, and scripts that prepare data sets: see docs/data.md."""
+"""Class lists and scripts that prepare data sets: docs/data.md. Installed as nsneg_jax.prepare."""

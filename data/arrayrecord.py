@@ -1,12 +1,12 @@
 """Packs image files into a few large ones, for network file systems and object stores.
 
-    python -m data.arrayrecord --source data/imagenet100 --out data/imagenet100-packed
+    python -m data.arrayrecord --source datasets/imagenet100 --out datasets/imagenet100-packed
 
 SOURCE holds SPLIT/CLASS/NAME.JPEG, or is a data set by its name ('tfds:imagenet2012'); OUT gets the
-splits as `--config.data.source=arrayrecord:OUT` reads them (nsneg_jax/input/arrayrecord.py). Files
-are kept to the byte, or, with --resize_short, larger images reduced. Every shard is read again
-before it gets its name, so a run that was stopped is completed by the same command; --verify reads
-all of OUT and compares. Exit status: 0 all is there, 1 --verify found something wrong.
+splits as `--config.data.source=arrayrecord:OUT` reads them (nsneg_jax/input/sources/packed.py).
+Files are kept to the byte, or, with --resize_short, larger images reduced. Every shard is read
+again before it gets its name, so a run that was stopped is completed by the same command; --verify
+reads all of OUT and compares. Exit status: 0 all is there, 1 --verify found something wrong.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import simplejpeg
 from tqdm import tqdm
 
 from nsneg_jax.errors import RunError, UsageError, tell
-from nsneg_jax.files import expand, write_whole
+from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.crops import resize_short
 from nsneg_jax.input.decode import decode_image
 from nsneg_jax.input.sources import storage
@@ -41,7 +41,13 @@ from nsneg_jax.input.sources.packed import (
     read_index,
     records_digest,
 )
-from nsneg_jax.input.sources.source import FileSource, class_names, of_files, open_files
+from nsneg_jax.input.sources.source import (
+    FileSource,
+    class_names,
+    data_set_name,
+    of_files,
+    open_files,
+)
 
 # ImageNet makes 1024 shards of 1251 images, some 140 MB each
 _IMAGES_A_SHARD, _MOST_SHARDS = 1000, 1024
@@ -75,15 +81,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         UsageError: a value that nothing can be made with.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m data.arrayrecord",
+        prog=f"python -m {__package__}.arrayrecord",
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--source", type=expand, help="folder with SPLIT/CLASS/NAME.JPEG, or 'tfds:NAME' ..."
+        "--source",
+        type=expand,
+        default=f"{data_root()}/imagenet100",
+        help="folder with SPLIT/CLASS/NAME.JPEG, or 'tfds:NAME' ...",
     )
     parser.add_argument(
-        "--out", required=True, type=expand, help="folder to make, local or gs://BUCKET/FOLDER"
+        "--out",
+        type=expand,
+        default="",
+        help="folder to make, local or gs://BUCKET/FOLDER; '': $NSNEG_DATA/NAME-packed",
     )
     parser.add_argument("--splits", default="train,val", help="names with commas")
     parser.add_argument("--classes", default="", help="only these: names, or a file with them")
@@ -94,8 +106,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="to read and resize")
     parser.add_argument("--verify", action="store_true", help="check what is in OUT, make nothing")
     options = parser.parse_args(arguments)
-    if not options.source and not options.verify:
-        raise UsageError("Give a folder of images with --source, or --verify to check --out.")
+    options.out = options.out or f"{data_root()}/{data_set_name(options.source)}-packed"
     if options.resize_short != "none" and not options.resize_short.isdecimal():
         raise UsageError(
             f"--resize_short is {options.resize_short!r}, but must be a number of pixels, such as "

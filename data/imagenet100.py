@@ -1,6 +1,6 @@
 """Makes ImageNet-100, the paper's 100 classes of ImageNet, from a folder or the official archives.
 
-    python -m data.imagenet100 --source IMAGENET --out data/imagenet100
+    python -m data.imagenet100 --source IMAGENET --out datasets/imagenet100
 
 IMAGENET holds either `train/WNID/*.JPEG` and `val/WNID/*.JPEG`, or the archives as downloaded:
 ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and, for the labels of the latter,
@@ -9,21 +9,25 @@ stopped is completed by the same command. Exit status: 0 all counts are right, 1
 """
 
 import argparse
+import io
 import os
 import re
 import shutil
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
-from data.devkit import validation_wnids
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.files import expand
+from nsneg_jax.files import data_root, expand
+from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.source import class_names
 
@@ -36,16 +40,27 @@ TRAIN_RANGE = (732, 1300)
 VAL_PER_CLASS = 50
 _PARTIAL = ".partial"
 
+# the devkit's own numbers of the classes, and the number of each validation image
+_META = "data/meta.mat"
+_LABELS = "data/ILSVRC2012_validation_ground_truth.txt"
+# what reading a file that is something else raises
+_UNREADABLE = (
+    *(OSError, EOFError, tarfile.TarError, zlib.error, MatReadError),
+    *(LookupError, ValueError, TypeError, NotImplementedError),
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m data.imagenet100", description=__doc__.split("\n")[0]
+        prog=f"python -m {__package__}.imagenet100", description=__doc__.split("\n")[0]
     )
     parser.add_argument(
         "--source", required=True, type=expand, help="ImageNet: folders or archives"
     )
-    parser.add_argument("--out", required=True, type=expand, help="folder to make")
+    parser.add_argument(
+        "--out", type=expand, help="folder to make; $NSNEG_DATA/imagenet100 by default"
+    )
     parser.add_argument("--classes", default=str(CLASS_LIST), help="file with a wnid a line")
     parser.add_argument("--splits", default="train,val", help="with commas between them")
     parser.add_argument(
@@ -62,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
+        options.out = storage.local_folder(options.out or f"{data_root()}/imagenet100", "--out")
         classes = tuple(sorted(set(class_names(options.classes))))
         # what is missing is told before the hours that unpacking takes
         work = {split: plan(options, split, classes) for split in options.splits.split(",")}
@@ -250,6 +266,36 @@ def _val_labels(options: argparse.Namespace) -> list[str]:
             )
         return labels
     return validation_wnids(options.devkit or os.path.join(options.source, DEVKIT))
+
+
+def validation_wnids(path: str) -> list[str]:
+    """The wnid of each validation image, in the order of their numbers.
+
+    Args:
+        path: of the devkit.
+
+    Raises:
+        UsageError: the file is not the devkit.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            meta, numbers = (_member(archive, name) for name in (_META, _LABELS))
+        synsets = loadmat(io.BytesIO(meta), simplify_cells=True)["synsets"]
+        wnids = {int(synset["ILSVRC2012_ID"]): synset["WNID"] for synset in synsets}
+        return [wnids[int(number)] for number in numbers.split()]
+    except _UNREADABLE as error:
+        raise UsageError(
+            f"The labels of the validation images cannot be read from {path}: "
+            f"{type(error).__name__}: {error}. Give ImageNet's {DEVKIT} with --devkit, or a text "
+            "file with the wnid of each image a line with --val-labels."
+        ) from error
+
+
+def _member(archive: tarfile.TarFile, ending: str) -> bytes:
+    for member in archive:
+        if member.isfile() and member.name.endswith(ending):
+            return archive.extractfile(member).read()
+    raise KeyError(f"there is no {ending} in it")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Makes a texture of every image of a data set: the texture negatives of Ge et al. 2021.
 
-    python -m data.texture --source data/imagenet100 --out data/imagenet100-texture
+    python -m data.texture --source datasets/imagenet100 --out datasets/imagenet100-texture
 
 SOURCE holds SPLIT/CLASS/NAME.JPEG, or is 'arrayrecord:PATH' or 'tfds:NAME'; OUT gets
 SPLIT/CLASS/NAME.png, made of the central 96x96 square of the image and a random one. A texture
@@ -27,9 +27,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from nsneg_jax.errors import RunError, UsageError, tell
-from nsneg_jax.files import expand, write_whole
+from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.sources.source import FileSource, class_names, of_files, open_files
+from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources.source import (
+    FileSource,
+    class_names,
+    data_set_name,
+    of_files,
+    open_files,
+)
 from nsneg_jax.parallel.compilation_cache import keep_programs
 from nsneg_jax.parallel.mesh import data_mesh
 from nsneg_jax.textures.synthesis import (
@@ -84,17 +91,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     recipe = TextureRecipe()
     parser = argparse.ArgumentParser(
-        prog="python -m data.texture",
+        prog=f"python -m {__package__}.texture",
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--source",
-        required=True,
+        default=f"{data_root()}/imagenet100",
         type=expand,
         help="folder with SPLIT/CLASS/NAME.JPEG, or 'arrayrecord:PATH', 'tfds:NAME'",
     )
-    parser.add_argument("--out", required=True, type=expand, help="folder to make")
+    parser.add_argument(
+        "--out", default="", type=expand, help="folder to make; '': $NSNEG_DATA/NAME-texture"
+    )
     parser.add_argument("--split", default="train")
     parser.add_argument("--classes", default="", help="only these: names, or a file with them")
     parser.add_argument("--format", choices=tuple(FORMATS), default="png")
@@ -113,6 +122,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="for compiled programs, or 'off'; '' is the user's cache folder",
     )
     options = parser.parse_args(arguments)
+    made = f"{data_root()}/{data_set_name(options.source)}-texture"
+    options.out = storage.local_folder(options.out or made, "--out")
     shard = re.fullmatch(r"(\d+)/(\d+)", options.shard)
     if not shard or int(shard[1]) >= int(shard[2]):
         raise UsageError(

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from nsneg_jax.errors import UsageError
+
 
 def expand(given: str) -> str:
     """A path or data set as the user gave it, with the home folder in place of '~'.
@@ -32,6 +34,44 @@ def user_cache() -> Path:
     # of a user without a home "~" stays as it is, and must not become a folder right here
     root = given if given.is_absolute() else Path("/", os.path.expanduser("~"), ".cache")
     return root / "nsneg_jax"
+
+
+def data_root() -> str:
+    """Folder that data sets are read from and prepared in unless a path is given.
+
+    $NSNEG_DATA, local or as 'gs://BUCKET/FOLDER', without a '/' at its end; 'datasets', in the
+    working folder, where it is not set or empty.
+
+    Raises:
+        UsageError: it begins with the '~' of a user who has no home.
+    """
+    given = os.environ.get("NSNEG_DATA", "")
+    root = os.path.expanduser(given or "datasets")
+    if root.startswith("~"):
+        raise UsageError(
+            f"NSNEG_DATA is {given!r}, but that user has no home folder. Give the path in full."
+        )
+    return root.rstrip("/") or "/"
+
+
+def earlier_data(path: str) -> str:
+    """What to add to the message that `path` is missing, where an earlier version had it in data/.
+
+    Earlier versions prepared data sets in data/NAME and looked for them there.
+
+    Args:
+        path: of a folder that is not there.
+
+    Returns:
+        A sentence with a space before it; '' if nothing of that name lies in data/.
+    """
+    root = data_root()
+    name = os.path.relpath(path, root)
+    earlier = os.path.join("data", name)
+    elsewhere = "://" in path or name == "." or name.startswith("..")
+    if elsewhere or os.path.isdir(path) or not os.path.isdir(earlier):
+        return ""
+    return f" Found {earlier} from an earlier version: move it to {path}, or set NSNEG_DATA=data."
 
 
 def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> None:

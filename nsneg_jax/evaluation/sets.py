@@ -13,7 +13,7 @@ from nsneg_jax.corruptions import registry, settings_of
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.cue_conflict import cues_of, read_categories
 from nsneg_jax.evaluation.released import RELEASED
-from nsneg_jax.files import expand
+from nsneg_jax.files import earlier_data, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.source import Source, class_names, is_files, open_files, open_source
@@ -128,12 +128,12 @@ def plan(
                 where += f"; get {RELEASED[name].where}"
                 if RELEASED[name].tfds:
                     where += f", or --config.sets.{name}.source=tfds:{RELEASED[name].tfds}"
-            missing[name] = where
+            missing[name] = f"{where}.{earlier_data(root)}".removesuffix(".")
         else:
             try:
                 parts += _parts(name, settings, classes, image_size, tfds_dir)
             except UsageError as error:
-                missing[name] = str(error)
+                missing[name] = str(error).removesuffix(".")
     if missing and require_all:
         listed = "; ".join(f"{name}: {where}" for name, where in missing.items())
         raise UsageError(

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import data_root
 
 VARIANTS = ("", "paper", "tiny")
 
@@ -48,7 +49,7 @@ def pretraining(variant: str = "") -> ConfigDict:
             "data": {
                 # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]' or,
                 # built in, 'shapes[/VERSION][:SIZE][@SEED]'
-                "source": "folder:data/imagenet100",
+                "source": f"folder:{data_root()}/imagenet100",
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
                 "split": "train",  # images trained on
                 "eval_split": "val",  # images classified by kNN meanwhile
@@ -111,7 +112,7 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "texture_alpha": 0.0,
                 # textures: 'folder:PATH' or 'arrayrecord:PATH' with SPLIT/CLASS/NAME.png for each
                 # NAME.JPEG; 'made' = here, of the built-in images
-                "texture_source": "folder:data/imagenet100-texture",
+                "texture_source": f"folder:{data_root()}/imagenet100-texture",
                 # images without a texture: 'error' = refuse to start, 'skip' = leave them out
                 "missing": "error",
                 # side of a patch in pixels at 224 (smallest, largest), both included
@@ -193,7 +194,7 @@ def probing() -> ConfigDict:
             "data": {
                 # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]' or,
                 # built in, 'shapes[/VERSION][:SIZE][@SEED]'
-                "source": "folder:data/imagenet100",
+                "source": f"folder:{data_root()}/imagenet100",
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
                 "split": "train",  # images trained on; the bank of kNN
                 "eval_split": "val",  # images evaluated; whose features are written

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.extras import needed
 from nsneg_jax.files import write_whole
 
 TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt")
@@ -64,13 +65,9 @@ def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[
 
 
 def _import_torch() -> ModuleType:
-    try:
+    otherwise = "PyTorch's CPU build is enough. Or use .safetensors files."
+    with needed("torch", "A file of PyTorch", otherwise):
         import torch
-    except ImportError as error:
-        raise UsageError(
-            "PyTorch is needed to read and write its files and is not installed. Install it with "
-            "pip install torch (its CPU build is enough), or use .safetensors files."
-        ) from error
     return torch
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.extras import needed
 from nsneg_jax.files import write_whole
 from nsneg_jax.report.rows import Row, parts_of
 
@@ -34,13 +35,8 @@ def save_corruptions(rows: Sequence[Row], path: Path) -> None:
             "No run has accuracies by corruption to draw. Give the workdir of an evaluate job "
             "whose set 'corruption' was there, or leave out --corruptions."
         )
-    try:
+    with needed("report", "A picture of results", "Or leave out --corruptions."):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(
-            "Pictures are drawn by matplotlib, which is not installed. Install it with "
-            "`pip install matplotlib`, or leave out --corruptions."
-        ) from error
 
     groups = _groups(lines)
     widest = max(map(len, groups.values()))

@@ -67,6 +67,8 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
     before = _ADDED | flatten(json.loads(path.read_text()))
     now = flatten(config)
     free = _FREE_TO_CHANGE + (_FREE_IN_PRETRAINING if config["job"] == "pretrain" else ())
+    if "texture" not in now.get("negatives.kind", "texture"):
+        free += ("negatives.texture_source",)  # not read; its default follows $NSNEG_DATA
     differences = [
         f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
         for name in sorted(before.keys() | now.keys())

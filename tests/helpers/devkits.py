@@ -22,7 +22,7 @@ def meta(**options):
         row = (float(i + 1), wnid, "kit fox, Vulpes", "a grey fox", i, children, 0.0, 1300.0)
         synsets[i, 0] = row
     file = io.BytesIO()
-    savemat(file, {"synsets": synsets, "note": "é"}, **options)
+    savemat(file, {"synsets": synsets}, **options)
     return file.getvalue()
 
 

@@ -185,5 +185,5 @@ def test_damaged_files(content, tmp_path):
 def test_without_torch(content, tmp_path, monkeypatch):
     torch.save(content, tmp_path / "file.pth")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UsageError, match="pip install torch"):
+    with pytest.raises(UsageError, match=r"nsneg_jax\[torch\]"):
         import_file(tmp_path / "file.pth", tmp_path / "run")

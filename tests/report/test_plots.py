@@ -76,4 +76,4 @@ def test_picture_is_refused(store, tmp_path, capsys, monkeypatch):
     refused(runs, "picture.pdf", "ends in .png")
     refused(store(evaluation("a", clean=top1(70.0))), "picture.png", "No run has accuracies by")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    refused(runs, "picture.png", "pip install matplotlib")
+    refused(runs, "picture.png", "nsneg_jax[report]")

@@ -10,8 +10,12 @@ generator in the same state paints the same texture at every size.
 from collections.abc import Callable
 from math import copysign, cos, pi, sin, sqrt, tau
 
-import cv2
 import numpy as np
+
+from nsneg_jax.extras import needed
+
+with needed("shapes", "Drawing the built-in pictures"):
+    import cv2
 
 Texture = Callable[[np.random.Generator, int], np.ndarray]
 

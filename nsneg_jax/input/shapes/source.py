@@ -9,11 +9,14 @@ from math import acos, atan2, copysign, cos, pi, sin, sqrt, tau
 from operator import index as as_index
 from threading import Lock
 
-import cv2
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.extras import needed
 from nsneg_jax.input.shapes import fills as textures
+
+with needed("shapes", "Drawing the built-in pictures"):
+    import cv2
 
 CLASSES = (
     "disc",

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import earlier_data
 from nsneg_jax.input.decode import read_image, unreadable
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import some, wanted
@@ -122,6 +123,7 @@ def _class_folders(root: str, split: str) -> list[str]:
         raise UsageError(
             f"The data folder {root} {'is not a folder' if storage.exists(root) else 'is missing'}."
             f" Give the folder that holds the splits, with images in {root}/{split}/CLASS/."
+            f"{earlier_data(root)}"
         )
     folder = storage.join(root, split)
     if not storage.is_folder(folder):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import earlier_data
 from nsneg_jax.input.decode import decode_image, unreadable
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import Choice
@@ -202,7 +203,7 @@ def add_record(digest: Any, record: bytes) -> None:
 def _no_index(root: str, split: str) -> str:
     make = f"Make it with `python -m data.arrayrecord --source FOLDER --out {root}`."
     if not storage.is_folder(root):
-        return f"There are no packed images at {root}. {make}"
+        return f"There are no packed images at {root}. {make}{earlier_data(root)}"
     there = [
         name
         for name in storage.folders(root)

@@ -1,6 +1,7 @@
 """What a data set must offer to be trained on, and how its name in the configuration is read."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import expand, user_path
+from nsneg_jax.input.sources import storage
 
 _SHAPES_SIZE = 4000
 _SHAPES = re.compile(r"shapes(?:/(?P<version>\w+))?(?::(?P<size>[0-9]+))?(?:@(?P<seed>[0-9]+))?")
@@ -140,6 +142,16 @@ def open_files(
 def of_files(spec_or_folder: str) -> str:
     """A data set of image files as commands are given it: a folder needs no 'folder:' before it."""
     return spec_or_folder if is_files(spec_or_folder) else f"folder:{spec_or_folder}"
+
+
+def data_set_name(spec_or_folder: str) -> str:
+    """A name for what is made of a data set: 'imagenet100' of 'folder:/data/imagenet100/'."""
+    scheme, _, rest = of_files(spec_or_folder).partition(":")
+    if scheme == "tfds":
+        return re.split("[/:]", rest)[0]
+    if not storage.is_remote(rest):
+        rest = os.path.abspath(rest)
+    return rest.rstrip("/").rpartition("/")[2]
 
 
 def fingerprint(source: Source) -> dict[str, int | str]:

@@ -13,12 +13,36 @@ from etils import epath
 
 from nsneg_jax.errors import UsageError
 
-_SCHEMES = ("gs", "s3", "az", "hf")
+# the stores by scheme, and how to install the client of each
+_CLIENTS = {
+    "gs": 'pip install "nsneg_jax[gcs]"',
+    "s3": "pip install s3fs",
+    "az": "pip install adlfs",
+    "hf": "pip install huggingface_hub",
+}
 
 
 def is_remote(path: str) -> bool:
     """Whether a path is one of an object store."""
     return "://" in path
+
+
+def local_folder(path: str, option: str) -> str:
+    """`path`, for what can only be made in a local folder.
+
+    Args:
+        path: of the folder, which need not be there.
+        option: that it was given with, for the message.
+
+    Raises:
+        UsageError: it is one of an object store.
+    """
+    if is_remote(path):
+        raise UsageError(
+            f"{option} is {path}, but must be a local folder. Give one with {option}, and copy it "
+            "to the store afterwards."
+        )
+    return path
 
 
 def join(folder: str, name: str) -> str:
@@ -130,16 +154,18 @@ def remote(path: str) -> Iterator[epath.Path]:
         OSError: whatever the client says.
     """
     scheme = path.partition("://")[0]
-    if scheme not in _SCHEMES:
+    if scheme not in _CLIENTS:
         raise UsageError(
             f"The path {path} is in no store known here. Give a local path, or one that begins "
-            f"with {', '.join(f'{name}://' for name in _SCHEMES)}."
+            f"with {', '.join(f'{name}://' for name in _CLIENTS)}."
         )
     try:
         yield epath.Path(path)
     except (OSError, UsageError):
         raise
     except ImportError as error:
-        raise UsageError(f"{path} needs its store's client: {error}.") from error
+        raise UsageError(
+            f"{path} needs its store's client: {error}. Install it with `{_CLIENTS[scheme]}`."
+        ) from error
     except Exception as error:  # clients have types of errors of their own
         raise OSError(f"{type(error).__name__}: {error}") from error

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.extras import needed
 from nsneg_jax.files import expand, user_cache, write_npz
 from nsneg_jax.input.decode import decode_image, unreadable
 from nsneg_jax.input.sources.classes import Choice
@@ -147,13 +148,8 @@ def _find(spec: str, data_dir: str) -> Any:
             f"The data set 'tfds:{spec}' must be 'tfds:NAME[/CONFIG][:VERSION]', such as "
             "'tfds:imagenet2012' or 'tfds:imagenet_v2/matched-frequency:3.0.0'."
         )
-    try:
+    with needed("tfds", f"tfds:{spec}", "TensorFlow itself is not needed."):
         from tensorflow_datasets.core import read_only_builder, registered
-    except ImportError as error:
-        raise UsageError(
-            f"tfds:{spec} needs the package tensorflow-datasets: {error}. Install it with `pip "
-            "install tensorflow-datasets`; TensorFlow itself is not needed."
-        ) from error
     given = {key: value for key, value in parts.groupdict().items() if value}
     try:
         return read_only_builder.builder_from_files(**given, data_dir=_data_dir(data_dir))
