@@ -72,7 +72,7 @@ def central_batches(
         source,
         batch_size=batch_size,
         image_size=data.image_size,
-        resize=round(short * data.image_size / 224),
+        resize=labelled.scaled_resize(short, data.image_size),
         threads=data.threads,
         workers=data.workers,
         process_index=jax.process_index(),

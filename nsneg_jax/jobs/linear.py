@@ -77,6 +77,8 @@ def linear(
             "encoder": pretrained.encoder_origin,
             "encoder_seed": pretrained.encoder_seed,
             "images": len(training),
+            "image_size": config.data.image_size,
+            "resize": config.data.resize,
             "chosen": 0,
             "last": {},
         }

@@ -114,10 +114,12 @@ class Checkpoints:
 def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint folder that `path` means: itself, or the latest one of a workdir.
 
+    A '~' at its beginning is the user's home.
+
     Raises:
         UsageError: there is no such folder, or it holds no checkpoint.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_dir():
         raise UsageError(
             f"There is no folder {path}. Expected a run's workdir, or a checkpoint in it such as "
