@@ -10,14 +10,16 @@ from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.jobs import command_line
 from nsneg_jax.parallel import hosts
 from nsneg_jax.parallel.compilation_cache import keep_programs
+from nsneg_jax.training.workdir import flatten
 
 JOBS = {
     "pretrain": "nsneg_jax.jobs.pretrain:pretrain",
     "linear": "nsneg_jax.jobs.linear:linear",
-    "knn": "nsneg_jax.evaluation.neighbours:knn",
+    "knn": "nsneg_jax.jobs.knn:knn",
     "evaluate": "nsneg_jax.jobs.evaluate:evaluate",
-    "features": "nsneg_jax.evaluation.features:write_features",
+    "features": "nsneg_jax.jobs.features:write_features",
 }
+_STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on SIGTERM
 
 
 def run(command: command_line.Command) -> None:
@@ -28,7 +30,13 @@ def run(command: command_line.Command) -> None:
         importlib.import_module("nsneg_jax.planning.plan").show(command.config, command.plan)
         return
     # imported only here, so that a mistake in the command is told before JAX has started
-    with hosts.joined(command.launch, command.config, command.workdir, command.compilation_cache):
+    with hosts.joined(
+        command.launch,
+        flatten(command.config.to_dict()),
+        command.workdir,
+        command.compilation_cache,
+        stoppable=command.config.job in _STOPPABLE,
+    ):
         module, job = JOBS[command.config.job].split(":")
         getattr(importlib.import_module(module), job)(command.config, command.workdir)
 

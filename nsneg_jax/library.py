@@ -19,11 +19,11 @@ from ml_collections import ConfigDict
 from nsneg_jax import corruptions, pretrained
 from nsneg_jax.embedding import Pretrained, check_whole
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs.validation import DTYPES
 from nsneg_jax.methods import moco, negatives, views
 from nsneg_jax.models import encoder
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.models.resnet import ARCHS, STEMS
+from nsneg_jax.parallel.mesh import DTYPES
 from nsneg_jax.pytorch.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from nsneg_jax.pytorch.loading import load_file
 

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.embedding import Pretrained, check_whole
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs.validation import DTYPES, FILE_NAME
 from nsneg_jax.models.encoder import PRECISIONS, Encoder, Tree, build_encoder, encoder_structure
+from nsneg_jax.parallel.mesh import DTYPES
 from nsneg_jax.training import checkpoint
+from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG
 
 UNTRAINED = "untrained:"
 PRETRAINING, PROBE = "pre-training", "linear probe"  # kinds of checkpoints
@@ -200,8 +201,8 @@ def chosen_classifier(state: Tree, progress: dict[str, Any]) -> dict[str, np.nda
 def _recorded(folder: Path, progress: dict[str, Any]) -> dict[str, int]:
     """What a checkpoint says of its images, or the config.json of its run."""
     found = progress
-    if "image_size" not in progress and folder.parent.name == checkpoint.FOLDER:
-        path = folder.parent.parent / FILE_NAME
+    if "image_size" not in progress and folder.parent.name == CHECKPOINTS:
+        path = folder.parent.parent / CONFIG
         try:
             found = json.loads(path.read_text())["data"] if path.exists() else {}
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -231,6 +232,6 @@ def _fitted(tree: Tree, like: Tree, origin: str) -> Tree:
 
 
 def _origin(folder: Path) -> str:
-    if folder.parent.name == checkpoint.FOLDER:
+    if folder.parent.name == CHECKPOINTS:
         return f"{folder.parent.parent}, step {folder.name}"
     return str(folder)

@@ -1,5 +1,6 @@
 """Images as users have them through a trained encoder: the same as the jobs give."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,13 +15,12 @@ from tiny import checkpoint_of_untrained, tiny_config, tiny_linear_config
 from configs import evaluate as evaluate_config
 from nsneg_jax import embedding, load_pretrained
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation.features import write_features
 from nsneg_jax.files import write_json
 from nsneg_jax.input.labelled import central_view
 from nsneg_jax.input.shapes.source import Shapes
 from nsneg_jax.jobs.evaluate import evaluate
+from nsneg_jax.jobs.features import write_features
 from nsneg_jax.jobs.linear import linear
-from nsneg_jax.jobs.validation import to_json
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.training.checkpoint import read_checkpoint
 
@@ -32,7 +32,7 @@ def workdir(tmp_path_factory):
     """A pre-training's, with views of 16 pixels after a resize to 18 (256 at 224)."""
     workdir = tmp_path_factory.mktemp("run")
     checkpoint_of_untrained(workdir)
-    write_json(workdir / "config.json", to_json(tiny_config(**{"data.resize": 256})))
+    write_json(workdir / "config.json", json.loads(tiny_config(**{"data.resize": 256}).to_json()))
     return workdir
 
 

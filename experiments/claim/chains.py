@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nsneg_jax.errors import RunError
-from nsneg_jax.training.checkpoint import StopSignals
+from nsneg_jax.training.signals import StopSignals
 
 _LOOK_EVERY = 0.2  # seconds
 _TAIL = 12  # lines of a failed command's log that are shown

@@ -12,7 +12,7 @@ from experiments.claim.runs import ALPHAS, Run
 from nsneg_jax.files import write_whole
 from nsneg_jax.report.plots import COLOURS, MARKERS
 from nsneg_jax.report.rows import Row
-from nsneg_jax.training.metrics import FILE_NAME
+from nsneg_jax.training.workdir import METRICS
 
 # of a run: step or epoch -> value
 Curve = dict[float, float]
@@ -39,7 +39,7 @@ def save_all(
     Returns:
         Titles by file name. Figures against alpha are drawn of two patch variants or more.
     """
-    curves = {run: _curves(workdir / run.name / FILE_NAME) for run in runs}
+    curves = {run: _curves(workdir / run.name / METRICS) for run in runs}
     drawn = {
         "accuracy.png": ("kNN accuracy over epochs", lambda: _accuracy(curves, epochs)),
         "similarities.png": ("the three similarities over steps", lambda: _similarities(curves)),

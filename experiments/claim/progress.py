@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from experiments.claim.chains import Link
-from nsneg_jax.training.metrics import FILE_NAME, duration
+from nsneg_jax.training.progress import duration
+from nsneg_jax.training.workdir import METRICS
 
 _SHOW_EVERY = 20.0  # seconds between the lines of a log file
 _LAST_BYTES = 4096  # of metrics.jsonl that are read for its last lines
@@ -35,14 +36,14 @@ class Stage(NamedTuple):
         """How much of it is done."""
         if self.link.done():
             return 1.0
-        latest = last_figures(self.workdir / FILE_NAME)
+        latest = last_figures(self.workdir / METRICS)
         if self.total is None or not latest:
             return 0.0
         return min(1.0, latest.get("epoch", latest["step"]) / self.total)
 
     def status(self) -> str:
         """What it is at, in few words."""
-        latest = last_figures(self.workdir / FILE_NAME)
+        latest = last_figures(self.workdir / METRICS)
         words = [self.link.name]
         if latest and self.total is not None:
             words.append(f"{round(100 * self.fraction())} %")

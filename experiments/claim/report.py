@@ -8,12 +8,12 @@ from typing import Any
 from experiments.claim import plots as claim_plots
 from experiments.claim.runs import LABELS, Run
 from nsneg_jax.files import write_text
-from nsneg_jax.jobs.validation import FILE_NAME as CONFIG
 from nsneg_jax.report import published
 from nsneg_jax.report import table as report_table
 from nsneg_jax.report.command import read_results
 from nsneg_jax.report.pairs import differences
 from nsneg_jax.report.rows import Row, columns, pool, published_rows
+from nsneg_jax.training.workdir import CONFIG
 
 BASELINE = LABELS["moco"]
 _LIMITS = """\

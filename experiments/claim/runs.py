@@ -11,9 +11,8 @@ from experiments.claim import chains
 from experiments.claim.progress import Stage
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs import command_line
-from nsneg_jax.jobs.validation import check_workdir
-from nsneg_jax.report.command import RESULTS
-from nsneg_jax.training.checkpoint import FOLDER
+from nsneg_jax.jobs.opening import to_json
+from nsneg_jax.training.workdir import CHECKPOINTS, RESULTS, check_workdir
 
 MAIN, CONFIGS = Path("main.py"), Path("configs")
 LABELS = {
@@ -176,11 +175,11 @@ def stages_of(run: Run, setting: Setting) -> list[Stage]:
 def _stage(name: str, arguments: list[str], share: float) -> Stage:
     parsed = command_line.parse([str(MAIN), *arguments])
     config, workdir = parsed.config, parsed.workdir
-    check_workdir(config, workdir)
+    check_workdir(to_json(config), workdir)
     if config.job == "pretrain":
         images = int(config.data.source.partition(":")[2].partition("@")[0])
         total = config.epochs * (images // config.batch_size)
-        product = workdir / FOLDER / str(total)
+        product = workdir / CHECKPOINTS / str(total)
     else:
         total = config.epochs if config.job == "linear" else None
         product = workdir / RESULTS

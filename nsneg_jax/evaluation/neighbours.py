@@ -7,25 +7,20 @@ exp(s / temperature).
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from nsneg_jax.evaluation.features import Extractor, Features
-from nsneg_jax.evaluation.passes import check_same_classes, open_split
-from nsneg_jax.files import write_json
+from nsneg_jax.evaluation.passes import Reading
 from nsneg_jax.input.sources.source import Source
-from nsneg_jax.jobs.validation import claim_workdir, validate_knn
+from nsneg_jax.input.splits import check_same_classes
 from nsneg_jax.methods.moco import l2_normalize
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.parallel import mesh
-from nsneg_jax.pretrained import load_pretrained
-from nsneg_jax.report.command import RESULTS
-from nsneg_jax.training.metrics import Progress
+from nsneg_jax.training.progress import Progress
 
 TEMPERATURE = 0.07  # Wu et al.'s
 
@@ -34,74 +29,34 @@ BANK_BLOCK = 8192
 _QUERY_BLOCK = 1024
 
 
-def knn(
-    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
-) -> dict[str, float]:
-    """The kNN job: accuracy on `data.eval_split` with `data.split` as the bank.
-
-    Args:
-        config: of the job; see configs/linear.py.
-        workdir: for results.json and config.json.
-        devices: to split the work over, by default all there are.
-
-    Returns:
-        'knn_K', the accuracy in percent with K neighbours, for each K of `knn.k`.
-
-    Raises:
-        UsageError: the config, the encoder or the data do not fit.
-    """
-    mesh.use_dtype(config.dtype)
-    devices = mesh.data_mesh(devices)
-    validate_knn(config, devices.size)
-    bank, queries = (
-        open_split(config.data, split) for split in (config.data.split, config.data.eval_split)
-    )
-    check_same_classes(bank, queries)
-    pretrained = load_pretrained(config.pretrained, config.dtype, config.precision)
-    claim_workdir(config, workdir, resuming=False)
-    print(f"encoder  {pretrained.origin}")
-    print(
-        f"data     {bank.name}: {len(bank):,} images; {queries.name}: {len(queries):,}", flush=True
-    )
-    extract = Extractor(pretrained.encoder, config.data, config.batch_size, config.dtype, devices)
-    bank, queries = (
-        extract(pretrained.params, pretrained.stats, source) for source in (bank, queries)
-    )
-    results = accuracies(bank, queries, config.knn.k, config.knn.temperature, devices)
-    about = {
-        "job": "knn",
-        "encoder": pretrained.encoder_origin,
-        "encoder_seed": pretrained.encoder_seed,
-        **mesh.computation(devices, config.dtype, config.precision),
-    }
-    if jax.process_index() == 0:
-        write_json(workdir / RESULTS, about | results | {"validation_images": len(queries.labels)})
-    for k in config.knn.k:
-        print(f"{k} nearest: {results[f'knn_{k}']:.2f} %")
-    print(f"done: {len(queries.labels):,} images counted; {workdir / RESULTS}")
-    return results
-
-
 class Monitor:
     """The kNN accuracy of an encoder while it is trained.
 
     Args:
-        config: of a pre-training job; `data.split` is the bank, `data.eval_split` is classified.
-        bank: the source trained on.
         encoder: the network.
+        bank: the source whose images vote.
+        queries: the source whose images are classified.
+        reading: how both are read.
+        dtype: of the computation.
         devices: to split the work over.
 
     Raises:
-        UsageError: the split to classify is not there.
+        UsageError: the two have not the same classes.
     """
 
-    def __init__(self, config: ConfigDict, bank: Source, encoder: Encoder, devices: Mesh) -> None:
-        self._sources = bank, open_split(config.data, config.data.eval_split)
-        check_same_classes(*self._sources)
+    def __init__(
+        self,
+        encoder: Encoder,
+        bank: Source,
+        queries: Source,
+        reading: Reading,
+        dtype: str,
+        devices: Mesh,
+    ) -> None:
+        check_same_classes(bank, queries)
+        self._sources = bank, queries
         encoder = dataclasses.replace(encoder, precision="float32")
-        self._extract = Extractor(
-            encoder, config.data, config.batch_size, config.model.dtype, devices
-        )
+        self._extract = Extractor(encoder, reading, dtype, devices)
         self._devices = devices
 
     def __call__(self, params: Tree, stats: Tree) -> dict[str, float]:

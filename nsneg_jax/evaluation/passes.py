@@ -1,80 +1,65 @@
 """One pass of classifiers over labelled images, each image counted once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from nsneg_jax.errors import UsageError
 from nsneg_jax.input import labelled
 from nsneg_jax.input.pipeline import prefetch_to_devices
-from nsneg_jax.input.sources.source import Source, open_source
+from nsneg_jax.input.sources.source import Source
 from nsneg_jax.methods import probe
 from nsneg_jax.models.encoder import Tree
-from nsneg_jax.parallel import hosts, mesh
-from nsneg_jax.training.metrics import Progress
+from nsneg_jax.parallel import mesh
+from nsneg_jax.training.progress import Progress
 
 
-def open_split(data: ConfigDict, split: str) -> Source:
-    """A split of the data set of a config's `data` section, the same on all processes.
+@dataclass(frozen=True)
+class Reading:
+    """How the images of a pass are read.
 
-    Raises:
-        UsageError: it cannot be used, or is not the same everywhere.
+    Attributes:
+        batch_size: over all devices.
+        image_size: side of a view in pixels.
+        resize: shorter side before the central crop, in pixels for views of 224 and scaled to
+            others; 0 for the crop alone.
+        threads, workers: for decoding, see `labelled.evaluation_batches`.
     """
-    source = open_source(
-        data.source,
-        split,
-        image_size=data.image_size,
-        classes=data.classes,
-        tfds_dir=data.tfds_dir,
-    )
-    hosts.agree_on_files(source)
-    return source
 
-
-def check_same_classes(training: Source, validation: Source) -> None:
-    """Raises UsageError where two splits would number their labels differently."""
-    if training.classes != validation.classes:
-        only = sorted(set(training.classes) ^ set(validation.classes))
-        raise UsageError(
-            f"{training.name} and {validation.name} have not the same classes: "
-            f"{', '.join(only[:8])} {'...' if len(only) > 8 else ''} in one of them only. Complete "
-            "the folders, or choose classes that both have with --config.data.classes."
-        )
+    batch_size: int
+    image_size: int
+    resize: int
+    threads: int
+    workers: int
 
 
 def central_batches(
-    data: ConfigDict,
-    batch_size: int,
+    reading: Reading,
     source: Source,
     devices: Mesh,
     *,
-    resize: int | None = None,
     fields: Sequence[str] = labelled.FIELDS,
     skip_unreadable: bool = False,
 ) -> Iterator[dict[str, jax.Array]]:
     """The batches of one pass over `source` on the devices, see `labelled.evaluation_batches`.
 
     Args:
-        data: a config's `data` section.
-        batch_size: over all devices.
+        reading: how the images are read.
         source: of the images.
         devices: the batch is split over them.
-        resize: for views of 224 px, scaled to others; None takes that of `data`.
         fields: entries of a batch that are wanted.
         skip_unreadable: leave out images that cannot be read.
     """
-    short = data.resize if resize is None else resize
     batches = labelled.evaluation_batches(
         source,
-        batch_size=batch_size,
-        image_size=data.image_size,
-        resize=labelled.scaled_resize(short, data.image_size),
-        threads=data.threads,
-        workers=data.workers,
+        batch_size=reading.batch_size,
+        image_size=reading.image_size,
+        resize=labelled.scaled_resize(reading.resize, reading.image_size),
+        threads=reading.threads,
+        workers=reading.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         skip_unreadable=skip_unreadable,
@@ -98,8 +83,7 @@ class Evaluation:
 
     Args:
         method: the probe's networks.
-        data: a config's `data` section.
-        batch_size: over all devices.
+        reading: how the images are read.
         source: of the images.
         devices: the batch is split over them.
     """
@@ -107,15 +91,14 @@ class Evaluation:
     def __init__(
         self,
         method: probe.Probe,
-        data: ConfigDict,
-        batch_size: int,
+        reading: Reading,
         source: Source,
         devices: Mesh,
     ) -> None:
         self._whole = mesh.replicated(devices)
         self._step = compile_evaluation_step(method, devices)
-        self._batches = partial(central_batches, data, batch_size, source, devices)
-        self._total = labelled.steps_per_pass(len(source), batch_size)
+        self._batches = partial(central_batches, reading, source, devices)
+        self._total = labelled.steps_per_pass(len(source), reading.batch_size)
         self._is_compiled = False
 
     def __call__(self, backbone: Tree, classifier: Tree) -> probe.Sums:

@@ -1,12 +1,13 @@
-"""What the robustness job has to do: its sets, and the parts they are evaluated in."""
+"""The sets of a robustness evaluation, and the parts that they are evaluated in."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
 from nsneg_jax.errors import UsageError
@@ -19,19 +20,47 @@ from nsneg_jax.input.sources.source import Source, class_names, is_files, open_f
 IMAGENET_1K = Path(__file__).parent / "imagenet1k.txt"
 
 
-class Part(NamedTuple):
-    """A piece of work of the robustness job that is finished as a whole.
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Where the images of a set are and how they are asked for.
 
     Attributes:
-        set_name: of the set in the config.
+        source: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]' or 'shapes/VERSION:SIZE'.
+        split: folder of the class folders in PATH, or a split of TFDS.
+        resize: shorter side before the central crop, at 224; 0 for the crop alone.
+        protocol: one of `PROTOCOLS`.
+        answers: arg-max over 'all' classes of the classifier or those 'present' in the set.
+        names: of the class folders: 'class' names or 'index', those of ImageNet-1K.
+        generate: of 'corruption': corrupt the clean images of `source` here.
+        extra: of `generate`: the corruptions outside the benchmark's mean too.
+    """
+
+    source: str
+    split: str
+    resize: int
+    protocol: str
+    answers: str
+    names: str
+    generate: bool
+    extra: bool
+
+
+PROTOCOLS = ("top1", "corruption", "cue_conflict")
+
+
+class Part(NamedTuple):
+    """A piece of a robustness evaluation that is finished as a whole.
+
+    Attributes:
+        set_name: name of the set.
         corruption_of: (corruption, severity) that the part shows, or None.
-        protocol: 'top1', 'corruption' or 'cue_conflict'.
+        protocol: one of `PROTOCOLS`.
         source: of the images; labels are indices into the classifier's classes.
         about: the name of the source, for the results.
         resize: shorter side before the central crop, at 224; 0 for the crop alone.
         answers: bool [C], the classes that may be answered.
         corruption: what is to be done to the images here, (name, severity), or None.
-        settings: of the set in the config, as JSON.
+        settings: of the set, as JSON.
         generated: whether the images are made here, by TFDS or by rule, and not a released set's.
     """
 
@@ -57,27 +86,39 @@ class Part(NamedTuple):
         return " ".join(map(str, (self.set_name, *(self.corruption_of or ()))))
 
 
-def plan(config: ConfigDict, classes: Sequence[str]) -> tuple[list[Part], dict[str, str]]:
+def plan(
+    sets: Mapping[str, EvaluationSet],
+    classes: Sequence[str],
+    *,
+    only: Sequence[str] = (),
+    require_all: bool = False,
+    image_size: int,
+    tfds_dir: str = "",
+) -> tuple[list[Part], dict[str, str]]:
     """The parts to do, and of sets that are not there where to get them.
 
     Args:
-        config: of the job.
+        sets: by name.
         classes: the classifier's, in the order of its logits.
+        only: names of the sets to do; all without any.
+        require_all: whether a missing set is an error.
+        image_size: side in pixels of images that are drawn, not read.
+        tfds_dir: where data sets of TFDS are.
 
     Raises:
-        UsageError: `only` names no set, a set cannot be used, or one is missing and `require_all`
+        UsageError: `only` names no set, no set can be used, or one is missing and `require_all`
             is set.
     """
-    wanted = [name.strip() for name in config.only.split(",") if name.strip()] or list(config.sets)
-    unknown = [name for name in wanted if name not in config.sets]
+    wanted = list(only) or list(sets)
+    unknown = [name for name in wanted if name not in sets]
     if unknown:
         raise UsageError(
-            f"only names {unknown[0]!r}, but the sets are {', '.join(config.sets)}. Choose among "
+            f"only names {unknown[0]!r}, but the sets are {', '.join(sets)}. Choose among "
             "these with --config.only=NAME,NAME, or add a set in a config file of your own."
         )
     parts, missing = [], {}
     for name in wanted:
-        settings = config.sets[name]
+        settings = sets[name]
         scheme, _, root = settings.source.partition(":")
         if scheme == "folder" and not storage.is_folder(root):
             where = f"{root} is not there"
@@ -88,10 +129,10 @@ def plan(config: ConfigDict, classes: Sequence[str]) -> tuple[list[Part], dict[s
             missing[name] = where
         else:
             try:
-                parts += _parts(name, settings, classes, config.data)
+                parts += _parts(name, settings, classes, image_size, tfds_dir)
             except UsageError as error:
                 missing[name] = str(error)
-    if missing and config.require_all:
+    if missing and require_all:
         listed = "; ".join(f"{name}: {where}" for name, where in missing.items())
         raise UsageError(
             f"{len(missing)} of {len(wanted)} sets are missing, and require_all is set: {listed}. "
@@ -106,10 +147,12 @@ def plan(config: ConfigDict, classes: Sequence[str]) -> tuple[list[Part], dict[s
     return parts, missing
 
 
-def _parts(name: str, settings: ConfigDict, classes: Sequence[str], data: ConfigDict) -> list[Part]:
+def _parts(
+    name: str, settings: EvaluationSet, classes: Sequence[str], image_size: int, tfds_dir: str
+) -> list[Part]:
     if settings.protocol == "corruption" and not settings.generate:
-        return _ready_corruptions(name, settings, classes, data.tfds_dir)
-    source = _open(name, settings, classes, data)
+        return _ready_corruptions(name, settings, classes, tfds_dir)
+    source = _open(name, settings, classes, image_size, tfds_dir)
     procedural = settings.source.startswith("shapes")
     one = _part(name, settings, source, len(classes), about=source.name, generated=procedural)
     if settings.protocol != "corruption":
@@ -124,7 +167,7 @@ def _parts(name: str, settings: ConfigDict, classes: Sequence[str], data: Config
 
 def _part(
     name: str,
-    settings: ConfigDict,
+    settings: EvaluationSet,
     source: Source,
     classes: int,
     *,
@@ -142,13 +185,13 @@ def _part(
         resize=settings.resize,
         answers=_answers(settings, source, classes),
         corruption=None,
-        settings=settings.to_json(),
+        settings=json.dumps(asdict(settings)),
         generated=generated,
     )
 
 
 def _ready_corruptions(
-    name: str, settings: ConfigDict, classes: Sequence[str], tfds_dir: str
+    name: str, settings: EvaluationSet, classes: Sequence[str], tfds_dir: str
 ) -> list[Part]:
     """One part for each corruption and severity that is there, made by others."""
     scheme, _, root = settings.source.partition(":")
@@ -185,7 +228,7 @@ def _ready_corruptions(
 
 
 def _released_corruptions(
-    root: str, settings: ConfigDict, classes: Sequence[str], tfds_dir: str
+    root: str, settings: EvaluationSet, classes: Sequence[str], tfds_dir: str
 ) -> Iterator[tuple[tuple[str, int], Source]]:
     """Those in CORRUPTION/SEVERITY, at any one folder's depth below."""
     scheme = settings.source.partition(":")[0]
@@ -200,7 +243,7 @@ def _released_corruptions(
 
 
 def _tfds_corruptions(
-    root: str, settings: ConfigDict, classes: Sequence[str], tfds_dir: str
+    root: str, settings: EvaluationSet, classes: Sequence[str], tfds_dir: str
 ) -> Iterator[tuple[tuple[str, int], Source]]:
     """Those that are prepared: TFDS has a config for each corruption and severity."""
     from nsneg_jax.input.sources.tfds import NotPrepared, Tfds
@@ -215,10 +258,12 @@ def _tfds_corruptions(
 _SETTINGS = tuple((name, s) for name in (*CORRUPTIONS, *EXTRA) for s in SEVERITIES)
 
 
-def _open(name: str, settings: ConfigDict, classes: Sequence[str], data: ConfigDict) -> Source:
+def _open(
+    name: str, settings: EvaluationSet, classes: Sequence[str], image_size: int, tfds_dir: str
+) -> Source:
     scheme, _, root = settings.source.partition(":")
     if not is_files(settings.source):
-        source = open_source(settings.source, settings.split, image_size=data.image_size)
+        source = open_source(settings.source, settings.split, image_size=image_size)
         if tuple(source.classes) != tuple(classes):
             raise UsageError(
                 f"The set {name}, {source.name}, has the classes {', '.join(source.classes)}, but "
@@ -240,7 +285,7 @@ def _open(name: str, settings: ConfigDict, classes: Sequence[str], data: ConfigD
     # TFDS names the labels of all these sets by wnid
     by_name = settings.names == "class" or scheme == "tfds"
     names = classes if by_name else _imagenet_indices(name, classes)
-    return open_files(settings.source, settings.split, names, partial=True, tfds_dir=data.tfds_dir)
+    return open_files(settings.source, settings.split, names, partial=True, tfds_dir=tfds_dir)
 
 
 class _CueFolder(Folder):
@@ -265,7 +310,7 @@ def _imagenet_indices(name: str, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(indices[wnid] for wnid in classes)
 
 
-def _answers(settings: ConfigDict, source: Source, classes: int) -> np.ndarray:
+def _answers(settings: EvaluationSet, source: Source, classes: int) -> np.ndarray:
     if settings.answers == "all":
         return np.ones(classes, bool)
     present = np.zeros(classes, bool)

@@ -1,4 +1,4 @@
-"""The figures of the robustness job, out of what each image got."""
+"""The figures of a robustness evaluation, out of what each image got."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from nsneg_jax.evaluation import cue_conflict
 from nsneg_jax.evaluation.intervals import accuracy, bootstrap_interval, calibration_rms
 from nsneg_jax.evaluation.sets import Part
 
-Outputs = Mapping[str, np.ndarray]  # of a part, see `evaluate.Classifier`
+Outputs = Mapping[str, np.ndarray]  # of a part, see `classifier.Classifier`
 
 _IMAGES_A_CLASS = 50  # in ImageNet's validation images, and so in each corruption and severity
 

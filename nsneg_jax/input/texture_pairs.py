@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_whole
 from nsneg_jax.input.sources.source import FileSource, Source, open_files
+from nsneg_jax.input.splits import agree_on_files
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.textures.recipe import TextureRecipe
 from nsneg_jax.textures.synthesis import compiled_synthesis, cut_exemplars, mosaic, random_generator
@@ -58,7 +59,7 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
         path = workdir / "textures.npy"
         return images, MadeTextures(images, config.data.image_size, path, config.seed)
     textures = open_files(settings.texture_source, config.data.split, images.classes, partial=True)
-    hosts.agree_on_files(textures)
+    agree_on_files(textures)
     return pair_folders(images, textures, settings.missing)
 
 

@@ -9,8 +9,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs.validation import flatten
 from nsneg_jax.parallel.launch import Launch
+from nsneg_jax.training.workdir import flatten
 
 _CPU = "cpu"  # what --plan stands for without a value
 USAGE = "Usage: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value ...]"
@@ -97,7 +97,7 @@ def _unknown_field(argv: list[str]) -> str:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=[])
     values([word for word in argv if not re.match(r"--?config\.", word)], known_only=True)
-    fields = flatten(values["config"].value)
+    fields = flatten(values["config"].value.to_dict())
     for argument in argv:
         match = re.match(r"--?config\.([\w.]+)", argument)
         if match and match[1] not in fields:

@@ -1,33 +1,28 @@
-"""The robustness job: a trained probe on many test sets, the row of the paper's table."""
+"""The robustness job: a trained probe on many test sets, a row of the paper's table."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nsneg_jax.corruptions import corrupt, image_keys
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import summary
-from nsneg_jax.evaluation.passes import central_batches, one_late
+from nsneg_jax.evaluation.classifier import Classifier
 from nsneg_jax.evaluation.sets import Part, plan
-from nsneg_jax.files import write_json, write_npz
-from nsneg_jax.input import labelled
+from nsneg_jax.files import write_npz
 from nsneg_jax.input.sources.source import class_names
-from nsneg_jax.jobs.validation import claim_workdir, validate_evaluate
-from nsneg_jax.methods.probe import frozen_features, ranks
-from nsneg_jax.models.encoder import Encoder
-from nsneg_jax.parallel import hosts, mesh
+from nsneg_jax.jobs.frozen import EvaluationSettings, evaluation_settings
+from nsneg_jax.jobs.opening import open_run
+from nsneg_jax.jobs.validation import validate_evaluate
+from nsneg_jax.parallel import hosts
 from nsneg_jax.pretrained import Pretrained, load_pretrained
-from nsneg_jax.report.command import RESULTS
-from nsneg_jax.training.checkpoint import StopSignals, stopped
-from nsneg_jax.training.metrics import Progress
+from nsneg_jax.training.progress import Progress
+from nsneg_jax.training.signals import StopSignals, stopped
+from nsneg_jax.training.workdir import PARTS
 
 
 def evaluate(
@@ -51,19 +46,27 @@ def evaluate(
         UsageError: the config, the classifier or a set do not fit, or, with `require_all`, a set
             is not there.
     """
-    mesh.use_dtype(config.dtype)
-    devices = mesh.data_mesh(devices)
-    validate_evaluate(config, devices.size)
-    pretrained = load_pretrained(config.pretrained, config.dtype, config.precision)
-    classes = _classes(config, pretrained)
-    parts, missing = plan(config, classes)
-    claim_workdir(config, workdir, resuming=False)
+    run = open_run(
+        config, workdir, devices, validate_evaluate, dtype=config.dtype, precision=config.precision
+    )
+    settings = evaluation_settings(config)
+    pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
+    classes = _classes(settings.classes, pretrained)
+    parts, missing = plan(
+        settings.sets,
+        classes,
+        only=settings.only,
+        require_all=settings.require_all,
+        image_size=settings.reading.image_size,
+        tfds_dir=settings.tfds_dir,
+    )
+    run.claim()
     print(f"classifier  {pretrained.origin}: {len(classes):,} classes")
     for name, where in missing.items():
         print(f"missing     {name}: {where}")
-    classify = Classifier(config, pretrained, devices)
+    classify = Classifier(pretrained, settings.reading, run.dtype, settings.seed, run.devices)
     network = _fingerprint(pretrained, classes)
-    keys = {part.title: _key(config, network, part) for part in parts}
+    keys = {part.title: _key(settings, network, part) for part in parts}
     hosts.agree("classifier and files", keys, hosts.SAME_DATA)
     finished = hosts.of_first([_is_done(_path(workdir, p), keys[p.title]) for p in parts])
     waiting = [part for part, is_done in zip(parts, finished, strict=True) if not is_done]
@@ -95,31 +98,29 @@ def evaluate(
         "encoder": pretrained.encoder_origin,
         "encoder_seed": pretrained.encoder_seed,
         "classifier": pretrained.origin,
-        "label": config.label,
-        **mesh.computation(devices, config.dtype, config.precision),
-        "sets": summary.summarise(outputs, classes, config.seed),
+        "label": settings.label,
+        **run.computation,
+        "sets": summary.summarise(outputs, classes, settings.seed),
         "missing": missing,
     }
-    write_json(workdir / RESULTS, results)
-    print(
-        f"done: {workdir / RESULTS}; `python -m nsneg_jax.report.command {workdir}` makes the table"
-    )
+    path = run.write_results(results)
+    print(f"done: {path}; `python -m nsneg_jax.report.command {workdir}` makes the table")
     return hosts.of_first(results)
 
 
-def _classes(config: ConfigDict, pretrained: Pretrained) -> tuple[str, ...]:
-    """Names of the classifier's classes, in the order of its logits."""
+def _classes(named: str, pretrained: Pretrained) -> tuple[str, ...]:
+    """Names of the classifier's classes, in the order of its logits; `named` in the config."""
     if pretrained.classifier is None:
         raise UsageError(
             f"{pretrained.origin} has no classifier to evaluate. Train one with "
             "--config=configs/linear.py and give its workdir with --config.pretrained=DIR."
         )
     count = len(pretrained.classifier["bias"])
-    given = tuple(sorted(class_names(config.classes))) if config.classes else None
+    given = tuple(sorted(class_names(named))) if named else None
     if pretrained.classes and given and given != pretrained.classes:
         raise UsageError(
             f"The classifier of {pretrained.origin} knows its {count} classes, and they are not "
-            f"those of classes={config.classes!r}. Leave classes empty."
+            f"those of classes={named!r}. Leave classes empty."
         )
     known = pretrained.classes or given
     if known is None or len(known) != count:
@@ -132,96 +133,6 @@ def _classes(config: ConfigDict, pretrained: Pretrained) -> tuple[str, ...]:
     return known
 
 
-class Classifier:
-    """What a probe's classifier says of the images of a part."""
-
-    def __init__(self, config: ConfigDict, pretrained: Pretrained, devices: Mesh) -> None:
-        self._config = config
-        self._devices = devices
-        backbone = {"params": pretrained.params, "stats": pretrained.stats}
-        self._network = mesh.put((backbone, pretrained.classifier), mesh.replicated(devices))
-        self._classify = compile_classifier(pretrained.encoder, config.dtype, devices)
-        self._is_compiled = False
-
-    def __call__(self, part: Part, display: Progress) -> dict[str, np.ndarray]:
-        """Arrays [n] in the order of the part's source: 'top1', 'top5' bool, 'confidence' float32,
-        'valid' bool (False for images that cannot be read), 'names'; of cue conflicts also
-        'probabilities' [n, C]."""
-        outputs = []
-        if not self._is_compiled:
-            display.compiling("the classifier")
-        for output in one_late(self._of_batch(part, batch) for batch in self._batches(part)):
-            outputs.append(output)
-            if not self._is_compiled:
-                display.first("batch")
-                self._is_compiled = True
-            elif display.is_due():
-                images = min(len(outputs) * self._config.batch_size, len(part.source))
-                display.note(f"{part.title}  {images:,} of {len(part.source):,} images")
-        joined = {
-            name: np.concatenate([output[name] for output in outputs])[: len(part.source)]
-            for name in outputs[0]
-        }
-        return joined | {"names": np.array(part.names())}
-
-    def _of_batch(self, part: Part, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        images = batch["image"]
-        if part.corruption is not None:
-            keys = image_keys(self._config.seed, batch["index"])
-            corrupted = corrupt(images, *part.corruption, keys)
-            images = jax.device_put(corrupted, mesh.split_batch(self._devices))
-        found = self._classify(self._network, part.answers, images, batch["label"], batch["valid"])
-        if part.protocol != "cue_conflict":
-            del found["probabilities"]
-        return found
-
-    def _batches(self, part: Part) -> Iterator[dict[str, jax.Array]]:
-        return central_batches(
-            self._config.data,
-            self._config.batch_size,
-            part.source,
-            self._devices,
-            resize=part.resize,
-            fields=(*labelled.FIELDS, "index"),
-            skip_unreadable=True,
-        )
-
-
-def compile_classifier(encoder: Encoder, dtype: str, devices: Mesh) -> Callable:
-    """The program that takes (backbone, classifier), the answers bool [C] that may be given, and
-    images, labels and their validity, split over the devices; see `Classifier`."""
-    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
-    return jax.jit(
-        partial(_classify, encoder, dtype),
-        in_shardings=(whole, whole, split, split, split),
-        out_shardings=whole,
-    )
-
-
-def _classify(
-    encoder: Encoder,
-    dtype: str,
-    network: tuple,
-    answers: jax.Array,
-    images: jax.Array,
-    labels: jax.Array,
-    valid: jax.Array,
-) -> dict[str, jax.Array]:
-    backbone, classifier = network
-    features = frozen_features(encoder, dtype, backbone, images).astype(classifier["kernel"].dtype)
-    product = jnp.dot(features, classifier["kernel"], precision=jax.lax.Precision.HIGHEST)
-    logits = jnp.where(answers, product + classifier["bias"], -jnp.inf)
-    probabilities = jax.nn.softmax(logits)
-    rank = ranks(logits, labels)
-    return {
-        "top1": rank < 1,
-        "top5": rank < 5,
-        "confidence": probabilities.max(axis=-1).astype(jnp.float32),
-        "probabilities": probabilities.astype(jnp.float32),
-        "valid": valid,
-    }
-
-
 def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
     """A digest of every value of the network and of the names of its answers."""
     digest = hashlib.sha256("\n".join(classes).encode())
@@ -230,11 +141,11 @@ def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def _key(config: ConfigDict, network: str, part: Part) -> str:
+def _key(settings: EvaluationSettings, network: str, part: Part) -> str:
     """What a part's outputs depend on, but for the contents of the files."""
     names = hashlib.sha256("\n".join(part.names()).encode()).hexdigest()
-    settings = config.data.image_size, config.seed, config.dtype, config.precision
-    return json.dumps([network, part.settings, names, *settings])
+    others = settings.reading.image_size, settings.seed, settings.dtype, settings.precision
+    return json.dumps([network, part.settings, names, *others])
 
 
 def _is_done(path: Path, key: str) -> bool:
@@ -246,4 +157,4 @@ def _is_done(path: Path, key: str) -> bool:
 
 
 def _path(workdir: Path, part: Part) -> Path:
-    return workdir / "parts" / f"{part.title.replace(' ', '-')}.npz"
+    return workdir / PARTS / f"{part.title.replace(' ', '-')}.npz"

@@ -12,20 +12,22 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import RunError, UsageError
-from nsneg_jax.evaluation.passes import Evaluation, check_same_classes, means, open_split
-from nsneg_jax.files import write_json
+from nsneg_jax.evaluation.passes import Evaluation, means
 from nsneg_jax.input import labelled
 from nsneg_jax.input.pipeline import prefetch_to_devices
 from nsneg_jax.input.sources.source import Source, check_same_data
-from nsneg_jax.jobs.validation import check_workdir, claim_workdir, validate_linear
+from nsneg_jax.input.splits import check_same_classes, open_split
+from nsneg_jax.jobs.frozen import ProbeSettings, probe_settings
+from nsneg_jax.jobs.opening import Run, open_run
+from nsneg_jax.jobs.validation import validate_linear
 from nsneg_jax.methods import probe
 from nsneg_jax.methods.optimizer import learning_rate_schedule, sgd
 from nsneg_jax.models.encoder import Tree
-from nsneg_jax.parallel import hosts, mesh
+from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import Pretrained, load_pretrained
-from nsneg_jax.report.command import RESULTS
-from nsneg_jax.training.checkpoint import Checkpoints, StopSignals, stopped
-from nsneg_jax.training.metrics import MetricWriter, Progress
+from nsneg_jax.training.metrics import MetricWriter
+from nsneg_jax.training.progress import Progress
+from nsneg_jax.training.signals import stopped
 
 
 def linear(
@@ -49,43 +51,41 @@ def linear(
         RunError: a value of the backbone has changed, no classifier's loss is finite, or a
             checkpoint cannot be read.
     """
-    mesh.use_dtype(config.dtype)
-    devices = mesh.data_mesh(devices)
-    validate_linear(config, devices.size)
-    validation = open_split(config.data, config.data.eval_split)
-    if config.evaluate_only:
-        _evaluate(config, workdir, devices, validation)
+    run = open_run(
+        config, workdir, devices, validate_linear, dtype=config.dtype, precision=config.precision
+    )
+    settings = probe_settings(config)
+    reading = settings.reading
+    validation = open_split(settings.data, settings.data.eval_split)
+    if settings.evaluate_only:
+        _evaluate(run, settings, validation)
         return None
-    training = open_split(config.data, config.data.split)
+    training = open_split(settings.data, settings.data.split)
     check_same_classes(training, validation)
-    steps_per_epoch = labelled.steps_per_pass(len(training), config.batch_size)
-    total = config.epochs * steps_per_epoch
+    steps_per_epoch = labelled.steps_per_pass(len(training), reading.batch_size)
+    total = settings.epochs * steps_per_epoch
 
-    with Checkpoints(workdir, keep=1) as checkpoints, StopSignals() as signals:
-        resumed = hosts.of_first(checkpoints.latest_step())
-        if resumed is not None:
-            check_workdir(config, workdir)
+    with run.resumable(keep=1) as (checkpoints, signals, resumed):
         # the encoder is in the probe's checkpoint too: the run it came from may be gone by now
-        pretrained = load_pretrained(
-            config.pretrained if resumed is None else workdir, config.dtype, config.precision
-        )
-        method, state = build(config, pretrained, steps_per_epoch, len(training.classes))
-        state = mesh.put(state, mesh.replicated(devices))
+        path = settings.pretrained if resumed is None else workdir
+        pretrained = load_pretrained(path, run.dtype, run.precision)
+        method, state = build(settings, pretrained, steps_per_epoch, len(training.classes))
+        state = mesh.put(state, mesh.replicated(run.devices))
         progress = {
             "model": pretrained.model,
             "classes": list(training.classes),
             "encoder": pretrained.encoder_origin,
             "encoder_seed": pretrained.encoder_seed,
             "images": len(training),
-            "image_size": config.data.image_size,
-            "resize": config.data.resize,
+            "image_size": reading.image_size,
+            "resize": reading.resize,
             "chosen": 0,
             "last": {},
         }
         if resumed is not None:
             state, progress = checkpoints.restore(resumed, state)
             check_same_data(training, progress["images"], workdir)
-        claim_workdir(config, workdir, resuming=resumed is not None)
+        run.claim(resuming=resumed is not None)
         frozen = jax.device_get(state.backbone)
         done = start = resumed or 0
         sizes = f"{len(training):,} training and {len(validation):,} validation images"
@@ -95,20 +95,20 @@ def linear(
 
         batches = labelled.training_batches(
             training,
-            batch_size=config.batch_size,
-            image_size=config.data.image_size,
-            crop_scale=config.crop_scale,
-            seed=config.seed,
+            batch_size=reading.batch_size,
+            image_size=reading.image_size,
+            crop_scale=settings.crop_scale,
+            seed=settings.seed,
             start_step=start,
             total_steps=total,
-            threads=config.data.threads,
-            workers=config.data.workers,
+            threads=reading.threads,
+            workers=reading.workers,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        batches = prefetch_to_devices(batches, mesh.split_batch(devices), labelled.FIELDS)
-        train_step, end_epoch = compile_steps(method, devices)
-        evaluate = Evaluation(method, config.data, config.batch_size, validation, devices)
+        batches = prefetch_to_devices(batches, mesh.split_batch(run.devices), labelled.FIELDS)
+        train_step, end_epoch = compile_steps(method, run.devices)
+        evaluate = Evaluation(method, reading, validation, run.devices)
         with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
             if done < total:
                 display.compiling("the step")
@@ -125,20 +125,20 @@ def linear(
                         "train": means(state.sums),
                         "val": means(evaluate(state.backbone, state.classifier)),
                     }
-                    _check_some_finite(figures["train"]["loss"], config.learning_rates, done)
+                    _check_some_finite(figures["train"]["loss"], settings.learning_rates, done)
                     accuracy = np.array(figures["val"]["accuracy_top1"])
                     state = end_epoch(state, accuracy, epoch)
                     progress["chosen"] = int(np.argmax(state.best_accuracy))
                     progress["last"] = figures["val"]
                     for split, values in figures.items():
-                        values = _by_rate(values, config.learning_rates)
+                        values = _by_rate(values, settings.learning_rates)
                         writer.write(done, split, {"epoch": epoch} | values)
-                    display.show(done, _status(epoch, config.epochs, figures))
-                    if epoch in (1, config.epochs):
+                    display.show(done, _status(epoch, settings.epochs, figures))
+                    if epoch in (1, settings.epochs):
                         check_frozen(state.backbone, frozen)
                 elif display.is_due():
                     losses = _losses(means(state.sums))
-                    display.show(done, f"epoch {epoch + 1}/{config.epochs}  loss {losses}")
+                    display.show(done, f"epoch {epoch + 1}/{settings.epochs}  loss {losses}")
                 if rest == 0 or stop:
                     checkpoints.save(done, state, progress)
                 if stop:
@@ -146,31 +146,32 @@ def linear(
     if done < total:
         print(stopped(signals.received, done, total))
     else:
-        results = _results(config, state, progress) | {"validation_images": len(validation)}
-        results |= mesh.computation(devices, config.dtype, config.precision)
-        _finish(results, workdir)
+        results = _results(settings.learning_rates, state, progress)
+        _finish(run, results | {"validation_images": len(validation)} | run.computation)
     return state
 
 
 def build(
-    config: ConfigDict, pretrained: Pretrained, steps_per_epoch: int, classes: int
+    settings: ProbeSettings, pretrained: Pretrained, steps_per_epoch: int, classes: int
 ) -> tuple[probe.Probe, probe.ProbeState]:
-    """The probe of a validated config and its initial state."""
-    factor = learning_rate_schedule(config.optimizer, 1.0, steps_per_epoch, config.epochs)
+    """The probe and its initial state."""
+    factor = learning_rate_schedule(settings.optimizer, 1.0, steps_per_epoch, settings.epochs)
     method = probe.Probe(
         encoder=pretrained.encoder,
-        optimizer=probe.classifier_optimizer(config.learning_rates, sgd(config.optimizer, factor)),
-        flip_probability=config.flip_probability,
-        dtype=config.dtype,
-        seed=config.seed,
+        optimizer=probe.classifier_optimizer(
+            settings.learning_rates, sgd(settings.optimizer, factor)
+        ),
+        flip_probability=settings.flip_probability,
+        dtype=settings.dtype,
+        seed=settings.seed,
     )
     backbone = {"params": pretrained.params, "stats": pretrained.stats}
-    size = config.data.image_size
+    size = settings.reading.image_size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     features = jax.eval_shape(
-        partial(probe.frozen_features, pretrained.encoder, config.dtype), backbone, image
+        partial(probe.frozen_features, pretrained.encoder, settings.dtype), backbone, image
     )
-    rates = len(config.learning_rates)
+    rates = len(settings.learning_rates)
     return method, probe.init_state(method, backbone, rates, features.shape[1], classes)
 
 
@@ -202,8 +203,8 @@ def check_frozen(backbone: Tree, before: Tree) -> None:
             )
 
 
-def _evaluate(config: ConfigDict, workdir: Path, devices: Mesh, validation: Source) -> None:
-    pretrained = load_pretrained(config.pretrained, config.dtype, config.precision)
+def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
+    pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
     if pretrained.classifier is None:
         raise UsageError(
             f"{pretrained.origin} has no classifier to evaluate. Give the workdir of a linear "
@@ -217,10 +218,10 @@ def _evaluate(config: ConfigDict, workdir: Path, devices: Mesh, validation: Sour
             f"has {len(validation.classes)}, or others. Choose those of the classifier with "
             "--config.data.classes."
         )
-    claim_workdir(config, workdir, resuming=False)
-    method, state = build(config, pretrained, 1, classes)
-    state = mesh.put(state, mesh.replicated(devices))
-    evaluate = Evaluation(method, config.data, config.batch_size, validation, devices)
+    run.claim()
+    method, state = build(settings, pretrained, 1, classes)
+    state = mesh.put(state, mesh.replicated(run.devices))
+    evaluate = Evaluation(method, settings.reading, validation, run.devices)
     classifier = jax.tree.map(lambda leaf: np.asarray(leaf)[None], pretrained.classifier)
     figures = means(evaluate(state.backbone, classifier))
     results = {
@@ -229,9 +230,9 @@ def _evaluate(config: ConfigDict, workdir: Path, devices: Mesh, validation: Sour
         "encoder_seed": pretrained.encoder_seed,
         "validation_images": len(validation),
         **{name: _plain(values[0]) for name, values in figures.items()},
-        **mesh.computation(devices, config.dtype, config.precision),
+        **run.computation,
     }
-    _finish(results, workdir)
+    _finish(run, results)
 
 
 def _check_some_finite(losses: list[float], rates: Sequence[float], done: int) -> None:
@@ -243,7 +244,7 @@ def _check_some_finite(losses: list[float], rates: Sequence[float], done: int) -
         )
 
 
-def _results(config: ConfigDict, state: probe.ProbeState, progress: dict) -> dict:
+def _results(rates: Sequence[float], state: probe.ProbeState, progress: dict) -> dict:
     best = jax.device_get((state.best_accuracy, state.best_epoch))
     probes = [
         {
@@ -252,7 +253,7 @@ def _results(config: ConfigDict, state: probe.ProbeState, progress: dict) -> dic
             "best_accuracy_top1": round(float(best[0][i]), 4),
             "best_epoch": int(best[1][i]),
         }
-        for i, rate in enumerate(config.learning_rates)
+        for i, rate in enumerate(rates)
     ]
     chosen = probes[progress["chosen"]]
     return {
@@ -267,9 +268,8 @@ def _results(config: ConfigDict, state: probe.ProbeState, progress: dict) -> dic
     }
 
 
-def _finish(results: dict, workdir: Path) -> None:
-    if jax.process_index() == 0:
-        write_json(workdir / RESULTS, results)
+def _finish(run: Run, results: dict) -> None:
+    path = run.write_results(results)
     for each in results.get("probes", [results]):
         rate = f"lr {each['learning_rate']:g}: " if "learning_rate" in each else ""
         best = (
@@ -280,7 +280,7 @@ def _finish(results: dict, workdir: Path) -> None:
         print(
             f"{rate}top-1 {each['accuracy_top1']:.2f} %, top-5 {each['accuracy_top5']:.2f} %{best}"
         )
-    print(f"done: {results['validation_images']:,} images counted; {workdir / RESULTS}")
+    print(f"done: {results['validation_images']:,} images counted; {path}")
 
 
 def _by_rate(figures: dict[str, list[float]], rates: Sequence[float]) -> dict[str, float]:

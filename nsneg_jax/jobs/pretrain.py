@@ -12,27 +12,25 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import RunError, UsageError
-from nsneg_jax.evaluation.neighbours import Monitor
-from nsneg_jax.evaluation.passes import open_split
 from nsneg_jax.input.pipeline import prefetch_to_devices, pretrain_batches
 from nsneg_jax.input.shuffle import ShuffleOrders
 from nsneg_jax.input.sources.source import Source, check_same_data
+from nsneg_jax.input.splits import open_split
 from nsneg_jax.input.texture_pairs import open_textures
+from nsneg_jax.jobs.knn import monitor
+from nsneg_jax.jobs.opening import to_json
 from nsneg_jax.jobs.pictures import save_views
-from nsneg_jax.jobs.validation import (
-    check_workdir,
-    claim_workdir,
-    to_json,
-    validate_pretraining,
-    view_recipe,
-)
+from nsneg_jax.jobs.validation import validate_pretraining, view_recipe
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.negatives import scaled_patch_range
 from nsneg_jax.methods.optimizer import learning_rate_schedule, sgd
 from nsneg_jax.models.encoder import Encoder, build_encoder
 from nsneg_jax.parallel import hosts, mesh
-from nsneg_jax.training.checkpoint import Checkpoints, StopSignals, stopped
-from nsneg_jax.training.metrics import MetricWriter, Progress, Stopwatch, Window
+from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.training.metrics import MetricWriter, Window
+from nsneg_jax.training.progress import Progress, Stopwatch
+from nsneg_jax.training.signals import StopSignals, stopped
+from nsneg_jax.training.workdir import VIEWS, check_workdir, claim_workdir
 
 _PICTURED_SAMPLES = 8
 
@@ -67,7 +65,7 @@ def pretrain(
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, StopSignals() as signals:
         resumed = hosts.of_first(checkpoints.latest_step())
         if resumed is not None:
-            check_workdir(config, workdir)
+            check_workdir(to_json(config), workdir)
             _check_same_model(config, checkpoints.progress(resumed), workdir)
         method, state = build(config, steps_per_epoch)
         state = mesh.put(state, state_sharding(method, devices))
@@ -79,7 +77,8 @@ def pretrain(
             if "official" in progress:
                 print(_about_import(progress, config.batch_size, steps_per_epoch))
         # only now: the config of a run that was refused must not stay behind
-        claim_workdir(config, workdir, resuming=resumed is not None)
+        first = jax.process_index() == 0
+        claim_workdir(to_json(config), workdir, resuming=resumed is not None, write=first)
         start = resumed or 0
         print(_summary(config, source, devices, state.params_q, start, total), flush=True)
 
@@ -106,7 +105,7 @@ def pretrain(
         is_finite = jax.jit(moco.is_finite)
         steps_per_knn = config.knn_every_epochs * steps_per_epoch
         if steps_per_knn:
-            knn = Monitor(config, source, method.encoder, devices)
+            knn = monitor(config, source, method.encoder, devices)
         done = start
         try:
             with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
@@ -317,7 +316,7 @@ def _save_first_views(method: moco.MoCo, batch: moco.Batch, workdir: Path) -> No
         for name, crops in batch.items()
     }
     views = jax.jit(partial(moco.make_views, method))(0, first)
-    save_views(jax.device_get(views), workdir / "pictures" / "views.png")
+    save_views(jax.device_get(views), workdir / VIEWS)
 
 
 def _divergence(error: FloatingPointError, checkpoints: Checkpoints) -> str:

@@ -1,125 +1,16 @@
-"""Checks of a config before any data or device is touched, and its copy in the workdir."""
+"""Checks of a config's values before any data or device is touched."""
 
-import json
-from pathlib import Path
-from typing import Any
-
-import jax
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import write_json
+from nsneg_jax.evaluation.sets import PROTOCOLS
 from nsneg_jax.input.sources.source import is_files
 from nsneg_jax.methods.negatives import scaled_patch_range
 from nsneg_jax.methods.views import ViewRecipe
 from nsneg_jax.models.encoder import PRECISIONS
 from nsneg_jax.models.resnet import ARCHS, STEMS
-
-FILE_NAME = "config.json"
-
-DTYPES = ("float32", "bfloat16", "float64")
-
-# what may change when a run goes on: it alters how the work is done or when it ends, and nothing
-# of what a step does (the schedule follows `epochs`)
-_FREE_TO_CHANGE = (
-    "total_steps",
-    "data.tfds_dir",
-    "data.threads",
-    "data.workers",
-    "log_every_steps",
-    "pictures",
-    "checkpoint.every_steps",
-    "checkpoint.keep",
-)
-# fields that config.json of an earlier version does not have, and what such a run did
-_ADDED = {"model.precision": "tensorfloat32", "precision": "float32"}
-_FREE_IN_PRETRAINING = (
-    "knn_every_epochs",
-    "data.eval_split",
-    "data.resize",
-    "moco.shuffle",
-    "moco.shard_queue",
-)
-
-
-def flatten(config: ConfigDict) -> dict[str, Any]:
-    """The fields of a config by dotted name, in order."""
-    fields = {}
-    for name, value in config.items(preserve_field_references=False):
-        if isinstance(value, ConfigDict):
-            fields |= {f"{name}.{inner}": leaf for inner, leaf in flatten(value).items()}
-        else:
-            fields[name] = value
-    return fields
-
-
-def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain nested dicts and lists."""
-    return json.loads(config.to_json())
-
-
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Checks that the run in `workdir`, if it left a config.json, has the same config.
-
-    Raises:
-        UsageError: it has other values, which the message lists.
-    """
-    path = workdir / FILE_NAME
-    if not path.exists():
-        return
-    before = _ADDED | flatten(ConfigDict(json.loads(path.read_text())))
-    now = flatten(ConfigDict(to_json(config)))
-    free = _FREE_TO_CHANGE + (_FREE_IN_PRETRAINING if config.job == "pretrain" else ())
-    differences = [
-        f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name, _ADDED.get(name)) and name not in free
-    ]
-    if differences:
-        raise UsageError(
-            f"The run in {workdir} was started with another config: "
-            + "; ".join(differences)
-            + ". Give the same values to go on with it, or another --workdir for a new run."
-        )
-
-
-def claim_workdir(config: ConfigDict, workdir: Path, resuming: bool) -> None:
-    """Writes config.json into `workdir`, or checks that the run there has the same config.
-
-    Args:
-        config: the run's config.
-        workdir: made if missing.
-        resuming: whether there is a checkpoint to go on from.
-
-    Raises:
-        UsageError: the run there has other values, which the message lists, or did another job.
-    """
-    if resuming:
-        check_workdir(config, workdir)
-    else:
-        _check_same_job(config, workdir)
-    if jax.process_index() == 0:
-        write_json(workdir / FILE_NAME, to_json(config))
-
-
-def _check_same_job(config: ConfigDict, workdir: Path) -> None:
-    path = workdir / FILE_NAME
-    if not path.exists():
-        return
-    before = json.loads(path.read_text())
-    job, now = (
-        "linear evaluation" if each.get("evaluate_only") else each.get("job")
-        for each in (before, to_json(config))
-    )
-    if job != now:
-        raise UsageError(
-            f"{workdir} holds a {job} run, whose files this {now} run would write over. Give "
-            "another --workdir."
-        )
-
-
-def _shown(fields: dict[str, Any], name: str) -> str:
-    return repr(fields[name]) if name in fields else "absent"
+from nsneg_jax.parallel.mesh import DTYPES
+from nsneg_jax.training.workdir import flatten
 
 
 def view_recipe(config: ConfigDict) -> ViewRecipe:
@@ -136,7 +27,7 @@ class _Checker:
     """Raises a UsageError for the first field that is not as expected."""
 
     def __init__(self, config: ConfigDict):
-        self.fields = flatten(config)
+        self.fields = flatten(config.to_dict())
 
     def expect(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -218,7 +109,7 @@ def validate_evaluate(config: ConfigDict, devices: int) -> None:
     check = _check_frozen_encoder(config, devices, "linear probe (such as runs/linear)")
     for name in config.sets:
         check.not_negative(f"sets.{name}.resize")
-        check.one_of(f"sets.{name}.protocol", ("top1", "corruption", "cue_conflict"))
+        check.one_of(f"sets.{name}.protocol", PROTOCOLS)
         check.one_of(f"sets.{name}.answers", ("all", "present"))
         check.one_of(f"sets.{name}.names", ("class", "index"))
 

@@ -20,18 +20,14 @@ from typing import Any
 import jax
 import jaxlib
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from nsneg_jax.errors import RunError, UsageError, exit_status, paragraph
-from nsneg_jax.input.sources.source import Source, fingerprint
-from nsneg_jax.jobs.validation import flatten, to_json
 from nsneg_jax.parallel.compilation_cache import keep_programs
 from nsneg_jax.parallel.launch import Launch, initialize_arguments
 from nsneg_jax.parallel.watch import GO_ON, Watch
 
 SAME_DATA = "Copy the data set again where it differs, or read it from one shared folder."
 
-_STOPPABLE = ("pretrain", "linear", "evaluate")  # save and stop on SIGTERM, all at one step
 _SHARED_WITHIN = 30.0  # seconds a file may take to be seen on another host
 _LONG = 7 * 24 * 3600 * 1000  # ms; the watch ends a wait that is in vain
 _calls = itertools.count()
@@ -40,7 +36,12 @@ _MOST_DIFFERENCES = 8
 
 @contextmanager
 def joined(
-    launch: Launch, config: ConfigDict, workdir: Path, compilation_cache: str = ""
+    launch: Launch,
+    config: Mapping[str, Any],
+    workdir: Path,
+    compilation_cache: str = "",
+    *,
+    stoppable: bool,
 ) -> Iterator[None]:
     """Encloses a run: joins its processes if there are several, and has them end together.
 
@@ -49,9 +50,10 @@ def joined(
 
     Args:
         launch: the command line's flags.
-        config: must be the same everywhere.
+        config: plain values by name, must be the same everywhere.
         workdir: must be one folder for all.
         compilation_cache: as `where` of `keep_programs`.
+        stoppable: whether the job saves and stops on SIGTERM, all processes at the same step.
 
     Raises:
         UsageError: wrong flags, or the processes have not the same config, code or workdir.
@@ -62,7 +64,7 @@ def joined(
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", launch.cpu_devices)
     if arguments is not None:
-        _initialize(arguments, stoppable=config.job in _STOPPABLE)
+        _initialize(arguments, stoppable=stoppable)
     if arguments is None or jax.process_count() == 1:
         keep_programs(compilation_cache)
         yield
@@ -128,10 +130,9 @@ def connect_devices() -> None:
     multihost_utils.sync_global_devices("nsneg/connect")
 
 
-def agree_on_files(source: Source) -> None:
-    """Checks that all processes see the same files in a source, as `agree`."""
-    if jax.process_count() > 1:
-        agree(f"files in {source.name}", fingerprint(source), SAME_DATA)
+def are_several() -> bool:
+    """Whether the run has more than one process."""
+    return jax.process_count() > 1
 
 
 def wait_for_all() -> None:
@@ -187,7 +188,7 @@ def _gather(mine: str) -> list[str]:
     ]
 
 
-def _check_alike(config: ConfigDict) -> None:
+def _check_alike(config: Mapping[str, Any]) -> None:
     agree(
         "versions and devices",
         {
@@ -201,14 +202,14 @@ def _check_alike(config: ConfigDict) -> None:
     )
     agree(
         "config",
-        flatten(ConfigDict(to_json(config))),
+        config,
         "Start all processes with the same --config and the same values of its fields.",
     )
 
 
 def _code_version() -> str:
     """A digest of the package's source."""
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+DTYPES = ("float32", "bfloat16", "float64")  # that a job may compute in
+
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over `devices`, by default all there are.

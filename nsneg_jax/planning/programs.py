@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 
 from nsneg_jax import corruptions
 from nsneg_jax.errors import RunError, UsageError
-from nsneg_jax.evaluation import features
+from nsneg_jax.evaluation import classifier, features
 from nsneg_jax.evaluation import neighbours as knn
 from nsneg_jax.evaluation import passes as evaluation
 from nsneg_jax.input.texture_pairs import EXEMPLARS, is_photograph, made_at_once, small_recipe
-from nsneg_jax.jobs import evaluate, linear
+from nsneg_jax.jobs import linear
+from nsneg_jax.jobs.frozen import probe_settings
 from nsneg_jax.jobs.validation import (
     validate_evaluate,
     validate_features,
@@ -124,7 +125,7 @@ def lower(
 def _lower_probe(
     config: ConfigDict, pretrained: Pretrained, devices: Mesh, classes: int
 ) -> Lowered:
-    method, state = linear.build(config, pretrained, 1, classes)
+    method, state = linear.build(probe_settings(config), pretrained, 1, classes)
     state = _shapes(state)
     train_step, end_epoch = linear.compile_steps(method, devices)
     batch = _batch(config)
@@ -179,16 +180,16 @@ def _lower_evaluation(
         yield f"evaluate: {name} {severity}", lowered
     width = _features(config, pretrained, devices).shape[1]
     dtype = jax.tree.leaves(pretrained.params)[0].dtype
-    classifier = {
+    head = {
         "kernel": jax.ShapeDtypeStruct((width, classes), dtype),
         "bias": jax.ShapeDtypeStruct((classes,), dtype),
     }
     backbone = {"params": pretrained.params, "stats": pretrained.stats}
-    program = evaluate.compile_classifier(pretrained.encoder, config.dtype, devices)
+    program = classifier.compile_classifier(pretrained.encoder, config.dtype, devices)
     yield (
         "evaluate: classifier",
         program.lower(
-            (backbone, classifier),
+            (backbone, head),
             jax.ShapeDtypeStruct((classes,), bool),
             *(batch[name] for name in ("image", "label", "valid")),
         ),

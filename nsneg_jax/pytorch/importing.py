@@ -18,6 +18,7 @@ from nsneg_jax.pytorch.names import from_state_dict, from_torch_layout
 from nsneg_jax.pytorch.states import KEY, QUERY, RECORD, Found
 from nsneg_jax.training import checkpoint
 from nsneg_jax.training.metrics import Window
+from nsneg_jax.training.workdir import CHECKPOINTS
 
 IMAGES, BATCH_SIZE = 126_689, 128  # ImageNet-100's training set; the paper's Table 1
 
@@ -125,7 +126,7 @@ def recognise_file(
 
 
 def _check_free(workdir: Path) -> None:
-    folder = workdir / checkpoint.FOLDER
+    folder = workdir / CHECKPOINTS
     if workdir.exists() and not workdir.is_dir():
         raise UsageError(f"{workdir} is a file. Give a folder for the checkpoint.")
     if folder.exists() and any(folder.iterdir()):

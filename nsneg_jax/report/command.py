@@ -16,8 +16,7 @@ from nsneg_jax.files import write_text
 from nsneg_jax.report import plots as report_plots
 from nsneg_jax.report import table as report_table
 from nsneg_jax.report.rows import Result, is_imagenet100, pool, published_rows
-
-RESULTS = "results.json"
+from nsneg_jax.training.workdir import RESULTS
 
 
 def read_results(runs: Sequence[Path]) -> list[Result]:

@@ -1,20 +1,16 @@
-"""Orbax checkpoints of a run: save, restore on any number of devices, and stop on a signal."""
+"""Orbax checkpoints of a run: save them, and restore them on any number of devices."""
 
 import json
-import os
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.training.workdir import CHECKPOINTS
 
-FOLDER = "checkpoints"
 _STATE, _PROGRESS = "state", "progress"
 
 
@@ -30,7 +26,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int):
-        self.folder = (workdir / FOLDER).resolve()
+        self.folder = (workdir / CHECKPOINTS).resolve()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -123,16 +119,16 @@ def find_checkpoint(path: str | Path) -> Path:
     if not path.is_dir():
         raise UsageError(
             f"There is no folder {path}. Expected a run's workdir, or a checkpoint in it such as "
-            f"WORKDIR/{FOLDER}/400."
+            f"WORKDIR/{CHECKPOINTS}/400."
         )
     if (path / _STATE).is_dir() and (path / _PROGRESS).is_dir():
         return path
-    parent = path if path.name == FOLDER else path / FOLDER
+    parent = path if path.name == CHECKPOINTS else path / CHECKPOINTS
     steps = [child for child in parent.glob("[0-9]*") if child.name.isdecimal()]
     if not steps:
         raise UsageError(
-            f"{path} holds no checkpoint. Expected a run's workdir, with {FOLDER}/STEP in it, or "
-            f"one such folder STEP, with {_STATE} and {_PROGRESS} in it."
+            f"{path} holds no checkpoint. Expected a run's workdir, with {CHECKPOINTS}/STEP in it, "
+            f"or one such folder STEP, with {_STATE} and {_PROGRESS} in it."
         )
     return max(steps, key=lambda child: int(child.name))
 
@@ -208,48 +204,3 @@ def first_difference(
             if before != now:
                 return f"{name} has {quality} {before} in the checkpoint, {now} in this run"
     return None
-
-
-class StopSignals:
-    """While entered, SIGTERM and the first SIGINT set `received` instead of ending the process.
-
-    Without `jax.distributed` JAX does not see SIGTERM, which is how schedulers announce a
-    preemption; with several processes JAX takes it, has all of them stop at the same step, and
-    `received` says only what came to this one, SIGTERM excepted.
-    """
-
-    def __init__(self) -> None:
-        self.received: str | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignals":
-        signals = [signal.SIGINT]
-        if jax.process_count() == 1:
-            signals.append(signal.SIGTERM)
-        self._before = {number: signal.signal(number, self._receive) for number in signals}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def stop_after(self, step: int) -> bool:
-        """Whether to stop; to be asked after every step, by every process alike."""
-        if jax.process_count() == 1:
-            return bool(self.received)
-        return multihost_utils.reached_preemption_sync_point(step)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-        if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells the other processes of
-
-
-def stopped(received: str | None, done: int, total: int, unit: str = "step") -> str:
-    """What a run says that stopped before its end; `received` as of `StopSignals`."""
-    return (
-        f"stopped by {received or 'a signal'} after {unit} {done} of {total}, with everything "
-        "saved; the same command goes on from there"
-    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from nsneg_jax.jobs.validation import flatten
+from nsneg_jax.training.workdir import flatten
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".pytest_cache" / "jax"
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 def flags(config: ConfigDict, method: str) -> list[str]:
     """The command line that makes `config` of a config file's tiny variant."""
-    fields = (f"--config.{name}={value}" for name, value in flatten(config).items())
+    fields = (f"--config.{name}={value}" for name, value in flatten(config.to_dict()).items())
     return [f"--config={ROOT / 'configs' / method}.py:tiny", *fields]
 
 

@@ -24,7 +24,7 @@ from nsneg_jax.corruptions import CORRUPTIONS, EXTRA
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.shapes.source import CLASSES as SHAPES
 from nsneg_jax.jobs import evaluate as job
-from nsneg_jax.training.metrics import Progress
+from nsneg_jax.training.progress import Progress
 
 
 @pytest.fixture

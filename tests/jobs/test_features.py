@@ -12,9 +12,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from tiny import checkpoint_of_untrained, tiny_linear_config
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation.features import write_features
-from nsneg_jax.evaluation.neighbours import knn
 from nsneg_jax.input.shapes.source import CLASSES, Shapes
+from nsneg_jax.jobs.features import write_features
+from nsneg_jax.jobs.knn import knn
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.pretrained import load_pretrained
 

@@ -13,11 +13,12 @@ from tiny import checkpoint_of_untrained, metrics_lines, tiny_linear_config
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.evaluation.passes import Evaluation
 from nsneg_jax.input.shapes.source import Shapes
+from nsneg_jax.jobs.frozen import probe_settings
 from nsneg_jax.jobs.linear import build, linear
 from nsneg_jax.methods import probe
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import load_pretrained
-from nsneg_jax.training.metrics import Progress
+from nsneg_jax.training.progress import Progress
 
 ONE = jax.devices()[:1]
 
@@ -103,12 +104,13 @@ def test_1003_images_are_1003_votes_on_any_devices(tmp_path):
     path = checkpoint_of_untrained(tmp_path, **{"model.dtype": "float64"})
     config = tiny_linear_config(path, dtype="float64", batch_size=128)
     loaded = load_pretrained(path, "float64")
-    method, state = build(config, loaded, 1, 10)
+    settings = probe_settings(config)
+    method, state = build(settings, loaded, 1, 10)
     source = Shapes("val", image_size=16, size=1003)
     sums = {}
     for count in (1, 2, 8):
         devices = mesh.data_mesh(jax.devices()[:count])
-        evaluate = Evaluation(method, config.data, config.batch_size, source, devices)
+        evaluate = Evaluation(method, settings.reading, source, devices)
         sums[count] = evaluate(
             *jax.device_put((state.backbone, state.classifier), mesh.replicated(devices))
         )

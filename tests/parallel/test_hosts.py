@@ -15,10 +15,10 @@ from replay import trajectories
 from tiny import metrics_lines, tiny_config, tiny_linear_config
 
 from configs import texture
-from nsneg_jax.evaluation.features import write_features
-from nsneg_jax.evaluation.neighbours import knn
 from nsneg_jax.input.shapes.source import CLASSES as SHAPES
 from nsneg_jax.jobs.evaluate import evaluate
+from nsneg_jax.jobs.features import write_features
+from nsneg_jax.jobs.knn import knn
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.parallel import mesh

@@ -229,8 +229,8 @@ from pathlib import Path
 import conftest  # for the same devices and compilation cache
 import jax
 from tiny import metrics_lines, tiny_config
-from nsneg_jax.evaluation.passes import open_split
 from nsneg_jax.input.labelled import evaluation_batches
+from nsneg_jax.input.splits import open_split
 from nsneg_jax.jobs.pretrain import pretrain
 data, workdir = map(Path, sys.argv[1:])
 classes = {"data.source": "tfds:photographs", "data.classes": "n01,n03", "data.tfds_dir": str(data)}

@@ -1,0 +1,119 @@
+"""What a probe's classifier says of images: right or wrong, and how sure."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from nsneg_jax.corruptions import corrupt, image_keys
+from nsneg_jax.evaluation.passes import Reading, central_batches, one_late
+from nsneg_jax.evaluation.sets import Part
+from nsneg_jax.input import labelled
+from nsneg_jax.methods.probe import frozen_features, ranks
+from nsneg_jax.models.encoder import Encoder
+from nsneg_jax.parallel import mesh
+from nsneg_jax.pretrained import Pretrained
+from nsneg_jax.training.progress import Progress
+
+
+class Classifier:
+    """What a probe's classifier says of the images of a part, in a program compiled once.
+
+    Args:
+        pretrained: a probe's checkpoint, with its classifier.
+        reading: how images are read; its `resize` is each part's own.
+        dtype: of the encoder's computation.
+        seed: of the corruptions that are made.
+        devices: the batch is split over them.
+    """
+
+    def __init__(
+        self, pretrained: Pretrained, reading: Reading, dtype: str, seed: int, devices: Mesh
+    ) -> None:
+        self._reading = reading
+        self._seed = seed
+        self._devices = devices
+        backbone = {"params": pretrained.params, "stats": pretrained.stats}
+        self._network = mesh.put((backbone, pretrained.classifier), mesh.replicated(devices))
+        self._classify = compile_classifier(pretrained.encoder, dtype, devices)
+        self._is_compiled = False
+
+    def __call__(self, part: Part, display: Progress) -> dict[str, np.ndarray]:
+        """Arrays [n] in the order of the part's source: 'top1', 'top5' bool, 'confidence' float32,
+        'valid' bool (False for images that cannot be read), 'names'; of cue conflicts also
+        'probabilities' [n, C]."""
+        outputs = []
+        if not self._is_compiled:
+            display.compiling("the classifier")
+        for output in one_late(self._of_batch(part, batch) for batch in self._batches(part)):
+            outputs.append(output)
+            if not self._is_compiled:
+                display.first("batch")
+                self._is_compiled = True
+            elif display.is_due():
+                images = min(len(outputs) * self._reading.batch_size, len(part.source))
+                display.note(f"{part.title}  {images:,} of {len(part.source):,} images")
+        joined = {
+            name: np.concatenate([output[name] for output in outputs])[: len(part.source)]
+            for name in outputs[0]
+        }
+        return joined | {"names": np.array(part.names())}
+
+    def _of_batch(self, part: Part, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        images = batch["image"]
+        if part.corruption is not None:
+            keys = image_keys(self._seed, batch["index"])
+            corrupted = corrupt(images, *part.corruption, keys)
+            images = jax.device_put(corrupted, mesh.split_batch(self._devices))
+        found = self._classify(self._network, part.answers, images, batch["label"], batch["valid"])
+        if part.protocol != "cue_conflict":
+            del found["probabilities"]
+        return found
+
+    def _batches(self, part: Part) -> Iterator[dict[str, jax.Array]]:
+        return central_batches(
+            replace(self._reading, resize=part.resize),
+            part.source,
+            self._devices,
+            fields=(*labelled.FIELDS, "index"),
+            skip_unreadable=True,
+        )
+
+
+def compile_classifier(encoder: Encoder, dtype: str, devices: Mesh) -> Callable:
+    """The program that takes (backbone, classifier), the answers bool [C] that may be given, and
+    images, labels and their validity, split over the devices; see `Classifier`."""
+    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
+    return jax.jit(
+        partial(_classify, encoder, dtype),
+        in_shardings=(whole, whole, split, split, split),
+        out_shardings=whole,
+    )
+
+
+def _classify(
+    encoder: Encoder,
+    dtype: str,
+    network: tuple,
+    answers: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    valid: jax.Array,
+) -> dict[str, jax.Array]:
+    backbone, classifier = network
+    features = frozen_features(encoder, dtype, backbone, images).astype(classifier["kernel"].dtype)
+    product = jnp.dot(features, classifier["kernel"], precision=jax.lax.Precision.HIGHEST)
+    logits = jnp.where(answers, product + classifier["bias"], -jnp.inf)
+    probabilities = jax.nn.softmax(logits)
+    rank = ranks(logits, labels)
+    return {
+        "top1": rank < 1,
+        "top5": rank < 5,
+        "confidence": probabilities.max(axis=-1).astype(jnp.float32),
+        "probabilities": probabilities.astype(jnp.float32),
+        "valid": valid,
+    }

@@ -1,0 +1,68 @@
+"""The features job: those of a trained encoder to a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from nsneg_jax.evaluation.features import Extractor, Features
+from nsneg_jax.files import write_npz, write_whole
+from nsneg_jax.input.splits import open_split
+from nsneg_jax.jobs.frozen import feature_settings
+from nsneg_jax.jobs.opening import open_run
+from nsneg_jax.jobs.validation import validate_features
+from nsneg_jax.pretrained import load_pretrained
+from nsneg_jax.training.workdir import FEATURES
+
+
+def write_features(
+    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+) -> Path:
+    """Writes the features of `data.eval_split` to WORKDIR/features.npz.
+
+    With `features_format='safetensors'` it is WORKDIR/features.safetensors. Either holds
+    `features` float32 [n, F], `labels` int32 [n] and, as npz, `classes`, their names.
+
+    Args:
+        config: of the job; see configs/linear.py.
+        workdir: for the file and config.json.
+        devices: to split the batch over, by default all there are.
+
+    Raises:
+        UsageError: the config, the encoder or the data do not fit.
+    """
+    run = open_run(
+        config, workdir, devices, validate_features, dtype=config.dtype, precision=config.precision
+    )
+    settings = feature_settings(config)
+    source = open_split(settings.data, settings.data.eval_split)
+    pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
+    run.claim()
+    print(
+        f"encoder  {pretrained.origin}\ndata     {source.name}: {len(source):,} images", flush=True
+    )
+    extract = Extractor(pretrained.encoder, settings.reading, run.dtype, run.devices)
+    found = extract(pretrained.params, pretrained.stats, source)
+    path = workdir / f"{FEATURES}.{settings.features_format}"
+    if jax.process_index() == 0:
+        _WRITERS[settings.features_format](path, found, source.classes)
+    n, values = found.features.shape
+    print(f"done: {n:,} features of {values} values in {path}")
+    return path
+
+
+def _write_npz(path: Path, found: Features, classes: tuple[str, ...]) -> None:
+    # features hardly compress
+    write_npz(path, {**found._asdict(), "classes": np.array(classes)}, compressed=False)
+
+
+def _write_safetensors(path: Path, found: Features, classes: tuple[str, ...]) -> None:
+    from safetensors.numpy import save_file
+
+    metadata = {"classes": "\n".join(classes)}
+    write_whole(path, lambda partial_path: save_file(found._asdict(), partial_path, metadata))
+
+
+_WRITERS = {"npz": _write_npz, "safetensors": _write_safetensors}

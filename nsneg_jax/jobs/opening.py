@@ -1,0 +1,115 @@
+"""What every job opens with: its config checked, devices, a workdir, and the step to go on from."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from nsneg_jax.files import write_json
+from nsneg_jax.parallel import hosts, mesh
+from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.training.signals import StopSignals
+from nsneg_jax.training.workdir import RESULTS, check_workdir, claim_workdir
+
+
+class Resumption(NamedTuple):
+    """The state of a run that saves and stops.
+
+    Attributes:
+        checkpoints: in the workdir.
+        signals: that ask it to stop.
+        step: steps done in the latest checkpoint; None for a new run.
+    """
+
+    checkpoints: Checkpoints
+    signals: StopSignals
+    step: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job whose config was checked. Nothing is written yet.
+
+    Attributes:
+        config: its fields, nested dicts of what JSON has.
+        workdir: for what it leaves.
+        devices: to split the batch over.
+        dtype, precision: of the encoder's computation.
+    """
+
+    config: Mapping[str, Any]
+    workdir: Path
+    devices: Mesh
+    dtype: str
+    precision: str
+
+    @contextmanager
+    def resumable(self, keep: int) -> Iterator[Resumption]:
+        """Encloses a run that saves checkpoints, of which the latest `keep` stay.
+
+        Raises:
+            UsageError: the workdir has a checkpoint of a run with another config.
+        """
+        with Checkpoints(self.workdir, keep) as checkpoints, StopSignals() as signals:
+            step = hosts.of_first(checkpoints.latest_step())
+            if step is not None:
+                check_workdir(self.config, self.workdir)
+            yield Resumption(checkpoints, signals, step)
+
+    def claim(self, resuming: bool = False) -> None:
+        """Writes config.json; called last, so that a run that is refused leaves none.
+
+        Raises:
+            UsageError: the workdir is another run's, see `claim_workdir`.
+        """
+        claim_workdir(self.config, self.workdir, resuming, write=jax.process_index() == 0)
+
+    @property
+    def computation(self) -> dict[str, str]:
+        """What the results are computed with, to be kept with them."""
+        return mesh.computation(self.devices, self.dtype, self.precision)
+
+    def write_results(self, results: Mapping[str, Any]) -> Path:
+        """Writes results.json, of several processes the first; returns its path."""
+        path = self.workdir / RESULTS
+        if jax.process_index() == 0:
+            write_json(path, results)
+        return path
+
+
+def open_run(
+    config: ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None,
+    validate: Callable[[ConfigDict, int], None],
+    *,
+    dtype: str,
+    precision: str,
+) -> Run:
+    """Checks the values of a config and prepares the process for it.
+
+    Args:
+        config: of the job.
+        workdir: for what it leaves.
+        devices: to split the batch over; None takes all there are.
+        validate: checks `config` for a number of devices.
+        dtype, precision: of the encoder's computation.
+
+    Raises:
+        UsageError: the first field that is wrong.
+    """
+    mesh.use_dtype(dtype)
+    devices = mesh.data_mesh(devices)
+    validate(config, devices.size)
+    return Run(to_json(config), workdir, devices, dtype, precision)
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as nested dicts and lists of what JSON has."""
+    return json.loads(config.to_json())
