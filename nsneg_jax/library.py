@@ -156,7 +156,7 @@ def contrastive_loss(
     q, k, queue = (jnp.asarray(x) for x in (q, k, queue))
     t = jnp.zeros((*q.shape[:1], 0, *q.shape[1:]), q.dtype) if t is None else jnp.asarray(t)
     _check_shapes(q, k, queue, t)
-    alphas = _alphas(alpha, t.shape[1])
+    _check_alpha(alpha, t.shape[1])
     if isinstance(temperature, Real) and not temperature > 0:
         raise UsageError(
             f"temperature is {temperature!r}, but must be greater than 0, such as 0.2."
@@ -165,7 +165,8 @@ def contrastive_loss(
     exact = jax.lax.Precision.HIGHEST
     positive = jnp.einsum("nd,nd->n", q, k, precision=exact)
     queued = jnp.einsum("nd,kd->nk", q, queue, precision=exact)
-    nonsemantic = alphas * jnp.einsum("nd,nmd->nm", q, t, precision=exact)
+    nonsemantic = jnp.einsum("nd,nmd->nm", q, t, precision=exact)
+    nonsemantic *= jnp.asarray(alpha, nonsemantic.dtype)
     logits = jnp.concatenate([positive[:, None], queued, nonsemantic], axis=1) / temperature
     labels = jnp.zeros(len(logits), jnp.int32)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -321,19 +322,12 @@ def _check_shapes(q: jax.Array, k: jax.Array, queue: jax.Array, t: jax.Array) ->
             raise UsageError(f"{name} is of dtype {array.dtype}, but must be of a floating dtype.")
 
 
-def _alphas(alpha: Any, m: int) -> Any:
-    """alpha as a number or [M]."""
-    if isinstance(alpha, jax.Array):
-        shape = alpha.shape
-    else:
-        alpha = np.asarray(alpha, float)
-        shape = alpha.shape
-        if not (alpha >= 0).all():
-            raise UsageError(f"alpha is {alpha.tolist()}, but must be 0 or greater, such as 2.")
-        alpha = alpha.tolist() if shape == () else jnp.asarray(alpha, jnp.float32)
-    if shape not in ((), (m,)):
+def _check_alpha(alpha: Any, m: int) -> None:
+    """Raises UsageError unless alpha is a number or [m], and, as far as is known, none negative."""
+    if not isinstance(alpha, jax.Array) and not (np.asarray(alpha, float) >= 0).all():
+        raise UsageError(f"alpha is {alpha!r}, but must be 0 or greater, such as 2.")
+    if np.shape(alpha) not in ((), (m,)):
         raise UsageError(
-            f"alpha has the shape {shape}, but must be a number or one for each of the {m} "
-            "non-semantic negatives of an image."
+            f"alpha has the shape {np.shape(alpha)}, but must be a number or one for each of the "
+            f"{m} non-semantic negatives of an image."
         )
-    return alpha

@@ -103,6 +103,17 @@ def test_every_form_of_an_image_gives_the_same(workdir, photographs, tmp_path, m
     )
 
 
+def test_tensors_of_pytorch(workdir, photographs):
+    torch = pytest.importorskip("torch")
+    loaded = load_pretrained(workdir)
+    expected = loaded.embed(photographs[:1])
+    tensor = torch.tensor(photographs[0])
+    np.testing.assert_array_equal(loaded.embed([tensor]), expected)
+    np.testing.assert_array_equal(loaded.embed(tensor[None]), expected)
+    with pytest.raises(UsageError, match=r"np\.moveaxis"):
+        loaded.embed(tensor[None].movedim(-1, 1))
+
+
 def test_one_program_for_each_batch_size(workdir, photographs):
     loaded = load_pretrained(workdir)
     before = embedding._features._cache_size()

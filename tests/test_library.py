@@ -40,7 +40,7 @@ def papers_loss(q, k, queue, t, temperature, alphas):
 
 @pytest.mark.parametrize(
     ("temperature", "alpha", "alphas"),
-    [(0.2, 2.0, (2, 2)), (0.07, 3, (3, 3)), (0.5, (1.0, 2.5), (1, 2.5))],
+    [(0.2, 2.0, (2, 2)), (0.07, 3, (3, 3)), (0.5, (1.1, 2.3), (1.1, 2.3))],
 )
 def test_loss_is_the_papers(embeddings, temperature, alpha, alphas):
     expected = papers_loss(**embeddings, temperature=temperature, alphas=alphas)

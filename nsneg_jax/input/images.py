@@ -31,16 +31,16 @@ def as_list(images: Images) -> list[Any]:
     if isinstance(images, str | os.PathLike | Image.Image):
         raise UsageError(f"The images are a single {_named(images)}. Put it in a list: [image].")
     if hasattr(images, "ndim"):
+        images = np.asarray(images)
         _check_batch(images.shape)
         _check_dtype(images.dtype, "The images are")
-        images = np.asarray(images)
-    listed = list(images)
+    listed = [np.asarray(image) if hasattr(image, "ndim") else image for image in images]
     if not listed:
         raise UsageError(f"The images are empty, but must be one or more. {_WANTED}")
     for index, image in enumerate(listed):
         if isinstance(image, str | os.PathLike | Image.Image):
             continue
-        if not hasattr(image, "ndim"):
+        if not isinstance(image, np.ndarray):
             raise UsageError(f"Image {index} is a {_named(image)}, which is no image. {_WANTED}")
         _check_dtype(image.dtype, f"Image {index} is")
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
@@ -90,7 +90,7 @@ def _pixels(image: Any) -> np.ndarray:
             return rgb_of(image)
         except ValueError as error:
             raise UsageError(f"A PIL image cannot be used: {error}. Convert it to RGB.") from error
-    return np.asarray(image)
+    return image
 
 
 def _check_batch(shape: tuple[int, ...]) -> None:
