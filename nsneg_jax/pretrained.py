@@ -1,7 +1,8 @@
 """Trained encoders out of checkpoints, for the jobs that build on them and for users' own code."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,50 +10,36 @@ import jax
 import numpy as np
 
 from nsneg_jax import models
+from nsneg_jax.embedding import Pretrained, check_whole
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.encoder import HEAD, PRECISIONS, Encoder, Tree
 from nsneg_jax.parallel.mesh import DTYPES
 from nsneg_jax.training import checkpoint
-from nsneg_jax.training.workdir import CHECKPOINTS
+from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG
 
 UNTRAINED = "untrained:"
 PRETRAINING, PROBE = "pre-training", "linear probe"  # kinds of checkpoints
 
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A trained encoder without its projection head.
-
-    Attributes:
-        encoder: its structure; `encoder.features(params, stats, images)` gives [N, F] features.
-        params: of the query encoder, nested dicts of NumPy arrays; float64 for the dtype
-            'float64', else float32.
-        stats: its running statistics, likewise.
-        model: the `model` section of the config it was trained with.
-        classifier: {'kernel': [F, C], 'bias': [C]} of a linear probe's checkpoint, else None.
-        classes: names of the classifier's C classes where they are known.
-        origin: workdir and step, for messages.
-        encoder_origin: of a probe's checkpoint, those of the pre-training it was made from.
-        encoder_seed: of that pre-training; None where it is not known.
-    """
-
-    encoder: Encoder
-    params: Tree
-    stats: Tree
-    model: dict[str, Any]
-    classifier: dict[str, np.ndarray] | None
-    classes: tuple[str, ...] | None
-    origin: str
-    encoder_origin: str
-    encoder_seed: int | None
+# of networks with the stem 'imagenet', where nothing is recorded: the published runs'
+_IMAGE_SIZE, _RESIZE = 224, 256
+_LEAST_SIDE = 8
 
 
 def load_pretrained(
-    path: str | Path, dtype: str = "float32", precision: str = "float32"
+    path: str | Path,
+    dtype: str = "float32",
+    precision: str = "float32",
+    *,
+    image_size: int | None = None,
+    resize: int | None = None,
 ) -> Pretrained:
     """Reads the encoder of a pre-training's or a linear probe's checkpoint.
 
-    It may have been written with any number of devices; the run's config is not needed.
+    It may have been written with any number of devices. The run's config is not needed, but for
+    the size of the images: it is the one that the checkpoint records (a linear probe's does), else
+    the one in the config.json of its workdir, else the published runs' 224 and 256 for networks of
+    the stem 'imagenet'. Of a small stem without any of these, such as a checkpoint folder copied
+    elsewhere, it is not known; give it to use `embed` and `classify`.
 
     Args:
         path: a workdir, for its latest checkpoint, or a checkpoint folder such as
@@ -60,18 +47,15 @@ def load_pretrained(
             the same network with the initial weights of seed 0, to compare with.
         dtype: of the encoder's computation: 'float32', 'bfloat16' or 'float64'.
         precision: of products in float32, see `nsneg_jax.models.encoder.PRECISIONS`.
+        image_size: side of the views in pixels, in place of the recorded one.
+        resize: shorter side before the central crop, in pixels of a view of 224 and scaled to
+            others, 0 for the crop alone; in place of the recorded one.
 
     Raises:
         UsageError: no such folder, no checkpoint in it, one that cannot be read, or one that is
             neither a pre-training's nor a probe's.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype is {dtype!r}, but must be one of {', '.join(map(repr, DTYPES))}.")
-    if precision not in PRECISIONS:
-        raise UsageError(
-            f"precision is {precision!r}, but must be one of {', '.join(map(repr, PRECISIONS))}."
-        )
-    computed = {"dim": 0, "dtype": dtype, "precision": precision}
+    check_computation(dtype, precision)
     untrained = str(path).startswith(UNTRAINED)
     folder = checkpoint.find_checkpoint(str(path).removeprefix(UNTRAINED))
     state, progress = checkpoint.read_checkpoint(folder, "params_q", "stats_q", "backbone", "best")
@@ -81,26 +65,100 @@ def load_pretrained(
             f"The checkpoint {folder} does not say what its model is: it was written by an older "
             "version. Continue that run for a step, which writes a checkpoint that does."
         )
-    model = progress["model"]
+    views = view_geometry(progress["model"], _recorded(folder, progress), image_size, resize)
+    assembled = partial(assemble, progress["model"], dtype=dtype, precision=precision, views=views)
     if untrained:
-        return _untrained(model, computed, f"untrained, as {_origin(folder)}")
+        params, stats = _initial(progress["model"], dtype, precision)
+        return assembled(params, stats, origin=f"untrained, as {_origin(folder)}", encoder_seed=0)
     if kind == PRETRAINING:
-        params, stats = dict(state["params_q"]), state["stats_q"]
-        params.pop(HEAD, None)
+        params, stats = state["params_q"], state["stats_q"]
     else:
         params, stats = state["backbone"]["params"], state["backbone"]["stats"]
-    classifier = chosen_classifier(state, progress)
-    encoder, *like = backbone_structure(model, dtype, precision)
-    return Pretrained(
-        encoder=encoder,
-        params=_fitted(params, like[0], folder),
-        stats=_fitted(stats, like[1], folder),
-        model=model,
-        classifier=classifier,
+    return assembled(
+        params,
+        stats,
+        classifier=chosen_classifier(state, progress),
         classes=tuple(progress["classes"]) if progress.get("classes") else None,
         origin=_origin(folder),
-        encoder_origin=progress.get("encoder", _origin(folder)),
+        encoder_origin=progress.get("encoder"),
         encoder_seed=progress.get("encoder_seed" if kind == PROBE else "seed"),
+    )
+
+
+def check_computation(dtype: str, precision: str) -> None:
+    """Raises UsageError for a dtype or a precision that there is not."""
+    for name, value, known in (("dtype", dtype, DTYPES), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise UsageError(
+                f"{name} is {value!r}, but must be one of {', '.join(map(repr, known))}."
+            )
+
+
+def view_geometry(
+    model: Mapping[str, Any],
+    recorded: Mapping[str, int],
+    image_size: int | None,
+    resize: int | None,
+) -> dict[str, int | None]:
+    """`image_size` and `resize` of a `Pretrained`: what is given, else recorded, else the rule.
+
+    Raises:
+        UsageError: a given one is no number of pixels.
+    """
+    given = {"image_size": image_size, "resize": resize}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, least in (("image_size", _LEAST_SIDE), ("resize", 0)):
+        if name in given:
+            check_whole(name, given[name], least)
+    published = model["stem"] == "imagenet"
+    rule = {"image_size": _IMAGE_SIZE, "resize": _RESIZE} if published else {}
+    return {"image_size": None, "resize": None} | rule | dict(recorded) | given
+
+
+def assemble(
+    model: dict[str, Any],
+    params: Tree,
+    stats: Tree,
+    *,
+    dtype: str,
+    precision: str,
+    views: Mapping[str, int | None],
+    origin: str,
+    classifier: dict[str, np.ndarray] | None = None,
+    classes: tuple[str, ...] | None = None,
+    encoder_origin: str | None = None,
+    encoder_seed: int | None = None,
+) -> Pretrained:
+    """The encoder of these parameters, which may have a projection head.
+
+    Args:
+        model: the `model` section of the config it was trained with.
+        params, stats: arrays of the query encoder.
+        dtype, precision: of its computation, whatever those of its training.
+        views: from `view_geometry`.
+        origin, classifier, classes, encoder_origin, encoder_seed: as of `Pretrained`.
+
+    Raises:
+        UsageError: the arrays are not of the structure and shapes of the model.
+    """
+    computed = {"dtype": dtype, "precision": precision}
+    whole = model | computed if HEAD in params else model | computed | {"dim": 0}
+    _, *like = models.structure(**whole)
+    params, stats = _fitted(params, like[0], origin), _fitted(stats, like[1], origin)
+    encoder, _, _ = backbone_structure(model, dtype, precision)
+    return Pretrained(
+        encoder=encoder,
+        params={name: leaf for name, leaf in params.items() if name != HEAD},
+        stats=stats,
+        head=params.get(HEAD),
+        model=model,
+        dtype=dtype,
+        classifier=classifier,
+        classes=classes,
+        **views,
+        origin=origin,
+        encoder_origin=encoder_origin or origin,
+        encoder_seed=encoder_seed,
     )
 
 
@@ -140,19 +198,34 @@ def chosen_classifier(state: Tree, progress: dict[str, Any]) -> dict[str, np.nda
     return {name: array[progress["chosen"]] for name, array in state["best"].items()}
 
 
-def _untrained(model: dict[str, Any], computed: dict[str, Any], origin: str) -> Pretrained:
-    with jax.enable_x64(computed["dtype"] == "float64"):
-        trees = models.build(**(model | computed), seed=0)
-    encoder, params, stats = trees[0], *jax.tree.map(np.asarray, trees[1:])
-    return Pretrained(encoder, params, stats, model, None, None, origin, origin, 0)
+def _recorded(folder: Path, progress: dict[str, Any]) -> dict[str, int]:
+    """What a checkpoint says of its images, or the config.json of its run."""
+    found = progress
+    if "image_size" not in progress and folder.parent.name == CHECKPOINTS:
+        path = folder.parent.parent / CONFIG
+        try:
+            found = json.loads(path.read_text())["data"] if path.exists() else {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{path} cannot be read as the config of a run: {error}. Get the file again, or "
+                "copy the checkpoint's folder elsewhere to use it alone."
+            ) from error
+    return {name: found[name] for name in ("image_size", "resize") if name in found}
 
 
-def _fitted(tree: Tree, like: Tree, folder: Path) -> Tree:
+def _initial(model: dict[str, Any], dtype: str, precision: str) -> tuple[Tree, Tree]:
+    with jax.enable_x64(dtype == "float64"):
+        computed = {"dtype": dtype, "precision": precision}
+        _, params, stats = models.build(**(model | computed), seed=0)
+    return jax.tree.map(np.asarray, (params, stats))
+
+
+def _fitted(tree: Tree, like: Tree, origin: str) -> Tree:
     """`tree` in the dtypes of `like`, which must be of its structure and shapes."""
     difference = checkpoint.first_difference(tree, like, qualities=("shape",))
     if difference is not None:
         raise UsageError(
-            f"The checkpoint {folder} does not hold the model that it names: {difference}. Its "
+            f"The checkpoint {origin} does not hold the model that it names: {difference}. Its "
             "files are not of one run."
         )
     return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype, copy=False), tree, like)

@@ -62,7 +62,7 @@ def central_batches(
         reading.batch_size,
         reading.loaders(),
         image_size=reading.image_size,
-        resize=round(reading.resize * reading.image_size / 224),
+        resize=labelled.scaled_resize(reading.resize, reading.image_size),
         skip_unreadable=skip_unreadable,
     )
     return prefetch_to_devices(batches, mesh.split_batch(devices), fields)

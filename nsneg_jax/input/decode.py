@@ -67,7 +67,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
             pass  # Pillow reads some that simplejpeg is too strict for, and says what is wrong
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            return _to_rgb(picture)
+            return rgb_of(picture)
     # Pillow's decoders meet damage with nearly any exception: OSError, SyntaxError, ValueError ...
     except Exception as error:
         reason = str(error)
@@ -76,7 +76,12 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise unreadable(name, reason or type(error).__name__) from error
 
 
-def _to_rgb(picture: Image.Image) -> np.ndarray:
+def rgb_of(picture: Image.Image) -> np.ndarray:
+    """The pixels of a picture of Pillow's as uint8 [H, W, 3], RGB, not to be written to.
+
+    Raises:
+        ValueError: they are 32-bit numbers.
+    """
     mode = picture.mode
     if mode.startswith("I;16") or (mode == "I" and picture.format == "PPM"):
         # Pillow reads 16-bit grey as it is and 16-bit colour by its high bytes; do so with both

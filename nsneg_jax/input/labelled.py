@@ -121,6 +121,11 @@ def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
 
+def scaled_resize(resize: int, image_size: int) -> int:
+    """What `central_view` takes for views of `image_size` pixels, of a `resize` given at 224."""
+    return round(resize * image_size / 224)
+
+
 class _ShuffledEpochs:
     """[step] is int64 [batch_size], the images of a step; blank places are marked."""
 

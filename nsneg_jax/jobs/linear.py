@@ -76,6 +76,8 @@ def linear(
             "encoder": pretrained.encoder_origin,
             "encoder_seed": pretrained.encoder_seed,
             "images": len(training),
+            "image_size": reading.image_size,
+            "resize": reading.resize,
             "chosen": 0,
             "last": {},
         }

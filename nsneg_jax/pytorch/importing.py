@@ -45,26 +45,7 @@ def import_file(
         UsageError: the file is refused, or `workdir` holds checkpoints. Nothing is written.
     """
     _check_free(workdir)
-    content = torch_file.read(path)
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds a {type(content).__name__}, not a dict with a state dict.")
-    wrapped = isinstance(content.get("state_dict"), dict)
-    around = content if wrapped else {}
-    record = _own_record(around)
-    found = official.recognise(
-        content["state_dict"] if wrapped else content,
-        str(path),
-        arch=around.get("arch"),
-        stem=stem or _fields(record.get("model")).get("stem"),
-        probe="best_acc1" in around or "optimizer" in around,
-    )
-    for name in ("bn_groups", "bn_running"):
-        before = _fields(record.get("model")).get(name)
-        if type(before) is type(found.model[name]):
-            found.model[name] = before
-    precision = _fields(record.get("model")).get("precision")
-    if precision in PRECISIONS:
-        found.model["precision"] = precision
+    found, around, record = recognise_file(path, stem)
     epoch = _whole(around.get("epoch", 0), f"'epoch' in {path}", 0)
     origin = {
         "file": path.name,
@@ -102,6 +83,45 @@ def import_file(
         folder = checkpoints.folder / str(step)
     lines.append(f"written    {folder}")
     return "\n".join(lines)
+
+
+def recognise_file(
+    path: Path, stem: str | None = None
+) -> tuple[Found, dict[str, Any], dict[str, Any]]:
+    """What a PyTorch or safetensors file holds: see `official.recognise`.
+
+    Args:
+        path: the file.
+        stem: as in `official.recognise`; by default what the file says if it is one of ours.
+
+    Returns:
+        The state dict; the dict around it, empty without one; and our own entry in that, empty
+        where it is not one of ours.
+
+    Raises:
+        UsageError: the file is refused.
+    """
+    content = torch_file.read(path)
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds a {type(content).__name__}, not a dict with a state dict.")
+    wrapped = isinstance(content.get("state_dict"), dict)
+    around = content if wrapped else {}
+    record = _own_record(around)
+    found = official.recognise(
+        content["state_dict"] if wrapped else content,
+        str(path),
+        arch=around.get("arch"),
+        stem=stem or _fields(record.get("model")).get("stem"),
+        probe="best_acc1" in around or "optimizer" in around,
+    )
+    for name in ("bn_groups", "bn_running"):
+        before = _fields(record.get("model")).get(name)
+        if type(before) is type(found.model[name]):
+            found.model[name] = before
+    precision = _fields(record.get("model")).get("precision")
+    if precision in PRECISIONS:
+        found.model["precision"] = precision
+    return found, around, record
 
 
 def _check_free(workdir: Path) -> None:
@@ -154,10 +174,18 @@ def _probe_state(found: Found) -> dict[str, Any]:
             "stats": from_state_dict(arrays, found.stats),
         }
     }
-    if "fc.weight" in arrays:
-        kernel = np.ascontiguousarray(from_torch_layout(arrays["fc.weight"]))
-        state["best"] = {"kernel": kernel[None], "bias": arrays["fc.bias"][None]}
+    classifier = classifier_of(arrays)
+    if classifier is not None:
+        state["best"] = {name: array[None] for name, array in classifier.items()}
     return state
+
+
+def classifier_of(arrays: official.Arrays) -> dict[str, np.ndarray] | None:
+    """'kernel' [F, C] and 'bias' [C] of a state dict's `fc`; None without one."""
+    if "fc.weight" not in arrays:
+        return None
+    kernel = np.ascontiguousarray(from_torch_layout(arrays["fc.weight"]))
+    return {"kernel": kernel, "bias": arrays["fc.bias"]}
 
 
 def _momentum(around: dict[str, Any], found: Found, path: Path) -> official.Arrays | None:

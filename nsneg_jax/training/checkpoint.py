@@ -111,6 +111,8 @@ class Checkpoints:
 def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint folder that `path` means: itself, or the latest one of a workdir.
 
+    A '~' at its beginning is the user's home.
+
     Raises:
         UsageError: there is no such folder, or it holds no checkpoint.
     """

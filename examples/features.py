@@ -1,0 +1,19 @@
+"""Features of a folder's photographs, by an encoder that you have trained or imported.
+
+    python -m examples.features runs/patch photographs features.npy
+
+The first is what `load_pretrained` takes: a workdir, a checkpoint folder or a PyTorch file.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from nsneg_jax import load_pretrained
+
+encoder, folder, out = sys.argv[1:]
+photographs = sorted(Path(folder).rglob("*.jpg"))
+features = load_pretrained(encoder).embed(photographs)
+np.save(out, features)
+print(f"{features.shape[0]} photographs, {features.shape[1]} features each, in {out}")
