@@ -11,41 +11,31 @@ PACKAGE = Path(__file__).parents[1] / "nsneg_jax"
 NAME = PACKAGE.name
 # low to high; a folder or file imports from lower levels and from itself
 LEVELS = (
-    ("errors", "files"),
+    ("errors",),
+    ("files", "extras"),
     ("models", "corruptions", "textures"),
     ("methods",),
     ("parallel",),
     ("input",),
     ("training",),
     ("report",),
+    ("embedding",),
     ("pretrained",),
     ("pytorch",),
     ("evaluation",),
     ("jobs",),
     ("planning",),
-    ("cli", "__main__", "__init__"),
+    ("library",),
+    ("command_line",),
+    ("help_text",),
+    ("cli", "__init__"),
+    ("__main__",),
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 CONFIG = "ml_collections"
 PURE = ("methods", "models")  # arrays in, arrays out
 IMPURE = (f"{NAME}.files", f"{NAME}.parallel", CONFIG, "os", "pathlib", "json")
 MOST_FILES, MOST_LINES = 12, 400
-
-# what still breaks a rule: (file, what it imports)
-KNOWN_UP = {("methods/moco.py", "nsneg_jax.parallel.mesh")}
-KNOWN_CONFIG = {
-    "input/texture_pairs.py",
-    "methods/optimizer.py",
-    "models/encoder.py",
-    "pretrained.py",
-    "pytorch/importing.py",
-    "pytorch/states.py",
-}
-KNOWN_IMPURE = {
-    ("methods/moco.py", "nsneg_jax.parallel.mesh"),
-    ("methods/optimizer.py", CONFIG),
-    ("models/encoder.py", CONFIG),
-}
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 
@@ -104,7 +94,7 @@ def test_imports_point_down():
             ours, theirs = part_of(file), part_of(MODULES[module])
             if ours != theirs and LEVEL[theirs] >= LEVEL[ours]:
                 up.add((file, module))
-    assert up == KNOWN_UP
+    assert not up
 
 
 def test_no_modules_import_each_other():
@@ -116,7 +106,7 @@ def test_no_modules_import_each_other():
 
 def test_only_the_jobs_and_what_uses_them_know_configs():
     know = {file for file, modules in IMPORTS.items() if any(is_in(m, CONFIG) for m in modules)}
-    assert {file for file in know if LEVEL[part_of(file)] < LEVEL["jobs"]} == KNOWN_CONFIG
+    assert not {file for file in know if LEVEL[part_of(file)] < LEVEL["jobs"]}
 
 
 def test_methods_and_models_are_pure():
@@ -127,7 +117,7 @@ def test_methods_and_models_are_pure():
         for module in modules
         if any(is_in(module, each) for each in IMPURE)
     }
-    assert impure == KNOWN_IMPURE
+    assert not impure
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,10 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_whole
-from nsneg_jax.input.sources.source import FileSource, Source, open_files
-from nsneg_jax.input.splits import agree_on_files
+from nsneg_jax.input.sources.source import FileSource, Source
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.textures.recipe import TextureRecipe
 from nsneg_jax.textures.synthesis import compiled_synthesis, cut_exemplars, mosaic, random_generator
@@ -41,26 +39,6 @@ class Subset:
 
     def image(self, index: int) -> np.ndarray:
         return self._source.image(int(self._indices[index]))
-
-
-def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[Source, Source]:
-    """The images of a pre-training's config and their textures, in the same order.
-
-    Args:
-        config: of the job.
-        images: of `data.source`; of files unless the textures are 'made'.
-        workdir: where those that are made are kept.
-
-    Raises:
-        UsageError: see `pair_folders` and `MadeTextures`.
-    """
-    settings = config.negatives
-    if settings.texture_source == "made":
-        path = workdir / "textures.npy"
-        return images, MadeTextures(images, config.data.image_size, path, config.seed)
-    textures = open_files(settings.texture_source, config.data.split, images.classes, partial=True)
-    agree_on_files(textures)
-    return pair_folders(images, textures, settings.missing)
 
 
 def pair_folders(

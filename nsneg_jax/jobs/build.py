@@ -1,13 +1,16 @@
 """From the fields of a pre-training config to the typed pieces that they describe."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optax
 from ml_collections import ConfigDict
 
 from nsneg_jax import models
-from nsneg_jax.errors import UsageError
+from nsneg_jax.input.sources.source import Source, open_files
+from nsneg_jax.input.splits import agree_on_files
+from nsneg_jax.input.texture_pairs import MadeTextures, pair_folders
 from nsneg_jax.methods import optimizer
 from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.contrast import InfoNCE
@@ -64,10 +67,7 @@ def build(config: ConfigDict, steps_per_epoch: int) -> tuple[Method, Any]:
 def build_method(config: ConfigDict, encoder: Encoder, steps_per_epoch: int) -> Method:
     """The method of a validated config around an encoder."""
     schedule = build_schedule(config, config.optimizer.learning_rate, steps_per_epoch)
-    name = config.get("method", "moco")
-    if name not in METHODS:
-        raise UsageError(f"method is {name!r}, but must be one of {', '.join(METHODS)}.")
-    return METHODS[name](config, encoder, build_views(config), schedule)
+    return METHODS[config.method](config, encoder, build_views(config), schedule)
 
 
 def build_views(config: ConfigDict) -> ViewMaker:
@@ -102,24 +102,44 @@ def negative_weights(config: ConfigDict) -> tuple[float, ...]:
     return weights
 
 
+def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[Source, Source]:
+    """The images of a pre-training's config and their textures, in the same order.
+
+    Args:
+        config: of the job.
+        images: of `data.source`; of files unless the textures are 'made'.
+        workdir: where those that are made are kept.
+
+    Raises:
+        UsageError: see `pair_folders` and `MadeTextures`.
+    """
+    settings = config.negatives
+    if settings.texture_source == "made":
+        path = workdir / "textures.npy"
+        return images, MadeTextures(images, config.data.image_size, path, config.seed)
+    textures = open_files(settings.texture_source, config.data.split, images.classes, partial=True)
+    agree_on_files(textures)
+    return pair_folders(images, textures, settings.missing)
+
+
 def build_schedule(
     config: ConfigDict, learning_rate: float, steps_per_epoch: int
 ) -> optax.Schedule:
-    """The learning rate by step of any training job's config."""
+    """The learning rate by step of a pre-training config."""
     return optimizer.learning_rate_schedule(
         config.optimizer.schedule,
         learning_rate,
         steps_per_epoch,
         config.epochs,
         config.optimizer.milestones,
-        config.optimizer.get("warmup_epochs", 0),
+        config.optimizer.warmup_epochs,
     )
 
 
 def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimiser of any training job's config."""
+    """The optimiser of a pre-training config."""
     return optimizer.make(
-        config.optimizer.get("name", "sgd"),
+        config.optimizer.name,
         schedule,
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,

@@ -38,6 +38,7 @@ def pretraining(variant: str = "") -> ConfigDict:
     config = ConfigDict(
         {
             "job": "pretrain",  # what is run: 'pretrain' alone reads these fields
+            "method": "moco",  # pre-training method, a name registered in nsneg_jax.jobs.build
             "seed": 0,  # of initial weights, order of the data and every draw; 0 or greater
             # images per step, over all devices; a multiple of their number and of model.bn_groups
             "batch_size": 512,
@@ -119,11 +120,14 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "patch_size": (16, 72),
             },
             "optimizer": {
+                "name": "sgd",  # 'sgd', 'adamw', 'lars' or one registered in methods.optimizer
                 "learning_rate": 0.8,  # of the first epoch; greater than 0, not scaled by the batch
                 "schedule": "cosine",  # of the rate: 'cosine' or 'step'; it changes once per epoch
                 "milestones": (120, 160),  # epochs of 'step' where the rate falls to a tenth
-                "momentum": 0.9,  # of SGD; 0 or greater, less than 1
-                "weight_decay": 1e-4,  # on every parameter; 0 or greater
+                "warmup_epochs": 0,  # first epochs in which the rate grows from 0; 0 = none
+                "momentum": 0.9,  # of SGD and LARS; beta_1 of AdamW; 0 or greater, less than 1
+                # 0 or greater; of 'sgd' on every parameter, of the others not on biases and norms
+                "weight_decay": 1e-4,
             },
             "checkpoint": {
                 "every_steps": 500,  # steps between checkpoints; greater than 0

@@ -14,16 +14,15 @@ from nsneg_jax.input.loading import Loaders, Steps, prefetch_to_devices
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources.source import Source, check_same_data
 from nsneg_jax.input.splits import open_split
-from nsneg_jax.input.texture_pairs import open_textures
 from nsneg_jax.jobs import build
 from nsneg_jax.jobs.knn import monitor
 from nsneg_jax.jobs.opening import Resumption, Run, open_run
-from nsneg_jax.jobs.pictures import save_views
 from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.method import Method
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.parallel import mesh
+from nsneg_jax.report.pictures import save_views
 from nsneg_jax.training.checkpoint import Checkpoints
 from nsneg_jax.training.metrics import MetricWriter, Window
 from nsneg_jax.training.progress import Progress, Stopwatch
@@ -102,7 +101,7 @@ def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
 def _open_data(config: ConfigDict, workdir: Path) -> _Data:
     source, textures = open_split(config.data, config.data.split), None
     if "texture" in config.negatives.kind:
-        source, textures = open_textures(config, source, workdir)
+        source, textures = build.open_textures(config, source, workdir)
     steps_per_epoch = _steps_per_epoch(source, config.batch_size)
     return _Data(
         source, textures, steps_per_epoch, config.total_steps or config.epochs * steps_per_epoch

@@ -5,10 +5,12 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.sets import PROTOCOLS
 from nsneg_jax.input.sources.source import is_files
-from nsneg_jax.jobs.build import view_recipe
+from nsneg_jax.jobs.build import METHODS, view_recipe
 from nsneg_jax.methods.negatives import scaled_patch_range
+from nsneg_jax.methods.optimizer import OPTIMIZERS
+from nsneg_jax.models import NETWORKS
 from nsneg_jax.models.encoder import PRECISIONS
-from nsneg_jax.models.resnet import ARCHS, STEMS
+from nsneg_jax.models.resnet import STEMS
 from nsneg_jax.parallel.mesh import DTYPES
 from nsneg_jax.training.workdir import flatten
 
@@ -150,7 +152,10 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         "total_steps", "seed", "data.workers", "data.resize", "optimizer.weight_decay",
         "knn_every_epochs",
     )  # fmt: skip
-    check.one_of("model.arch", tuple(ARCHS))
+    check.one_of("method", tuple(METHODS))
+    check.one_of("optimizer.name", tuple(OPTIMIZERS))
+    check.not_negative("optimizer.warmup_epochs")
+    check.one_of("model.arch", tuple(NETWORKS))
     check.one_of("model.stem", STEMS)
     check.one_of("model.bn_running", ("first", "mean"))
     check.one_of("model.dtype", DTYPES)

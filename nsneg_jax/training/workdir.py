@@ -37,7 +37,13 @@ _FREE_IN_PRETRAINING = (
     "moco.shard_queue",
 )
 # fields that config.json of an earlier version does not have, and what such a run did
-_ADDED = {"model.precision": "tensorfloat32", "precision": "float32"}
+_ADDED = {
+    "method": "moco",
+    "model.precision": "tensorfloat32",
+    "optimizer.name": "sgd",
+    "optimizer.warmup_epochs": 0,
+    "precision": "float32",
+}
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,10 @@ from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.texture_pairs import (
     MadeTextures,
     make_textures,
-    open_textures,
     pair_folders,
     small_recipe,
 )
-from nsneg_jax.jobs.build import build
+from nsneg_jax.jobs.build import build, open_textures
 from nsneg_jax.methods import shuffling
 from nsneg_jax.textures.recipe import TextureRecipe, validate
 

@@ -25,12 +25,12 @@ from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.shapes.source import Shapes
 from nsneg_jax.jobs.build import build
-from nsneg_jax.jobs.pictures import save_views
 from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import load_pretrained
+from nsneg_jax.report.pictures import save_views
 from nsneg_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(main.__file__).parent

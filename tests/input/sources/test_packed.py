@@ -17,7 +17,8 @@ from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.packed import ArrayRecord
 from nsneg_jax.input.sources.source import open_source
-from nsneg_jax.input.texture_pairs import open_textures, pair_folders
+from nsneg_jax.input.texture_pairs import pair_folders
+from nsneg_jax.jobs.build import open_textures
 from nsneg_jax.jobs.validation import validate_pretraining
 
 
