@@ -62,7 +62,7 @@ def register(name: str, optimizer: Optimizer) -> None:
         ValueError: the name is taken.
     """
     if name in OPTIMIZERS:
-        raise ValueError(f"There is an optimiser {name!r} already.")
+        raise ValueError(f"An optimiser named {name!r} exists already. Choose another name.")
     OPTIMIZERS[name] = optimizer
 
 
