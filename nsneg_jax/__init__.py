@@ -1,6 +1,6 @@
 """Robust contrastive pre-training with non-semantic negatives, in JAX/Flax.
 
-Ge et al., NeurIPS 2021 (arXiv 2110.14189). What the names below do is in docs/library.md. They are
+Ge et al., NeurIPS 2021 (arXiv 2110.14189). docs/library.md explains the names below. They are
 imported on first use: `import nsneg_jax` alone takes no time and imports neither JAX nor NumPy.
 """
 
@@ -54,7 +54,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """A checkout's own version, installed or not; else the installed package's."""
+    """Returns the version of the checkout, installed or not; else of the installed package."""
     from importlib.metadata import version
     from pathlib import Path
     from tomllib import loads
@@ -62,7 +62,7 @@ def _version() -> str:
     metadata = Path(__file__).parents[1] / "pyproject.toml"
     if metadata.is_file():
         project = loads(metadata.read_text("utf-8")).get("project", {})
-        # beside an installed package it may be another's
+        # Beside an installed package, the file may belong to another project.
         if project.get("name") == __name__ and "version" in project:
             return project["version"]
     return version(__name__)

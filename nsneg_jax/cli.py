@@ -1,6 +1,6 @@
 """The package's commands: `nsneg COMMAND` or `python -m nsneg_jax COMMAND`; main.py runs jobs.
 
-What a command needs is imported when it runs, so that neither help nor a mistake waits for JAX.
+Commands import what they need when they run, so that neither help nor a mistake waits for JAX.
 """
 
 import ast
@@ -31,7 +31,7 @@ PROGRAMS = {
     "report": "nsneg_jax.report.command:main",
     "convert": "nsneg_jax.pytorch.command:program",
 }
-# each command in a line, in the order that they are used in
+# One line per command, in the order of use.
 ABOUT = {
     "prepare": "make the data sets: ImageNet-100, textures, packed images",
     "plan": "say what a pre-training will need: memory, FLOPs, exchanges between devices",
@@ -39,20 +39,20 @@ ABOUT = {
     "linear": "train a linear probe on a frozen encoder",
     "knn": "classify images by their nearest neighbours in an encoder's features",
     "features": "write an encoder's features and the labels to one file",
-    "evaluate": "fill the robustness table's row: a trained probe on many test sets",
-    "report": "make tables and pictures of what these jobs left",
-    "convert": "import and export checkpoints of PyTorch",
+    "evaluate": "fill a row of the robustness table: a trained probe on many test sets",
+    "report": "make tables and pictures from the results of these jobs",
+    "convert": "import and export PyTorch checkpoints",
 }
-# scripts of `nsneg prepare`, in data/
+# Scripts of `nsneg prepare`, in data/.
 PREPARE = ("imagenet100", "texture", "arrayrecord")
 _HELP = ("--help", "-h", "-help")
 
 
 def entry() -> int:
-    """The program `nsneg`; returns the exit status."""
+    """Runs the program `nsneg`; returns the exit status."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["report"] or set(arguments) & set(_HELP):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as any that only prints
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends a command that only prints
     return main(arguments)
 
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run_main(argv: Sequence[str]) -> int:
-    """Runs main.py, whose config says which job; `argv` begins with its name. Returns as `main`."""
+    """Runs main.py, whose config names the job; returns as `main`. `argv` begins with its name."""
     return _status(_run_job, list(argv[1:]), "")
 
 
@@ -134,7 +134,7 @@ def _prepare(arguments: list[str]) -> int:
         raise UsageError(f"{what}. Give one of {', '.join(PREPARE)}.")
     before = sys.argv
     sys.argv = [f"nsneg prepare {name}", *rest]
-    try:  # as `python -m` does it: the scripts choose their devices only as programs
+    try:  # like `python -m`, because the scripts choose their devices only as programs
         runpy.run_module(f"{package}.{name}", run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         return ended.code or 0
@@ -144,13 +144,13 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _prepare_package() -> str:
-    """The package with the scripts of `nsneg prepare`: the installed one, or a checkout's."""
+    """Returns the package with the scripts of `nsneg prepare`: installed, or in a checkout."""
     installed = "nsneg_jax.prepare"
     return installed if importlib.util.find_spec(installed) else "data"
 
 
 def _first_line(module: str) -> str:
-    """Of a module's docstring, which is not imported."""
+    """Returns the first line of a module's docstring, without importing the module."""
     path = Path(importlib.util.find_spec(module).origin)
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).partition("\n")[0]
 
@@ -161,7 +161,7 @@ def _function(name: str) -> Callable:
 
 
 def overview() -> str:
-    """The help of `nsneg`."""
+    """Returns the help of `nsneg`."""
     lines = [f"  {name.ljust(10)}{about}" for name, about in ABOUT.items()]
     return "\n".join(
         (
@@ -182,7 +182,7 @@ def overview() -> str:
 
 
 def version() -> str:
-    """A checkout's own version, installed or not; else the installed package's."""
+    """Returns the version of the checkout, installed or not; else of the installed package."""
     project = Path(__file__).parents[1] / "pyproject.toml"
     if project.is_file():
         return loads(project.read_text(encoding="utf-8"))["project"]["version"]

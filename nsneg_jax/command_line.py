@@ -15,8 +15,8 @@ from nsneg_jax.parallel.launch import Launch
 from nsneg_jax.planning import PlanOptions
 from nsneg_jax.training.workdir import flatten
 
-_CPU = "cpu"  # what --plan stands for without a value
-# jobs that share their fields, so that a config of one is a config of each
+_CPU = "cpu"  # value of a bare --plan
+# Jobs that share their fields, so that a config of one suits each.
 _OF_PROBES = ("linear", "knn", "features")
 
 
@@ -24,11 +24,11 @@ class Flag(NamedTuple):
     """A flag that is no field of a config.
 
     Attributes:
-        name: without dashes.
-        value: what it takes, for the help.
-        meaning: for the help.
+        name: name without dashes.
+        value: placeholder of the value, for the help.
+        meaning: meaning, for the help.
         kind: 'string', 'integer', 'float', or the choices.
-        default: where it is not given.
+        default: default value.
     """
 
     name: str
@@ -39,37 +39,37 @@ class Flag(NamedTuple):
 
 
 CONFIG = Flag("config", "NAME[:VARIANT]", "a config by name, or FILE.py[:VARIANT]")
-WORKDIR = Flag("workdir", "DIR", "folder for all that the run leaves; the same one to go on")
+WORKDIR = Flag("workdir", "DIR", "folder for all that the run writes; give it again to resume")
 CACHE = Flag(
     "compilation_cache",
     "DIR",
     "folder for compiled programs, or 'off'; by default the user's cache folder",
     default="",
 )
-# fields of Launch
+# Fields of Launch.
 LAUNCH = (
     Flag(
         "distributed",
         "auto|on|off",
-        "auto: join other processes where a TPU pod, SLURM or Open MPI started several; on: join "
-        "by JAX's own detection, or fail; off: run alone",
+        "auto: join other processes if a TPU pod, SLURM or Open MPI started several; on: join by "
+        "JAX's own detection, or fail; off: run alone",
         ("auto", "on", "off"),
         "auto",
     ),
     Flag("coordinator", "HOST:PORT", "where process 0 listens", default=""),
-    Flag("num_processes", "P", "how many processes there are", "integer"),
-    Flag("process_id", "I", "which of them this is, from 0", "integer"),
+    Flag("num_processes", "P", "number of processes", "integer"),
+    Flag("process_id", "I", "number of this process, from 0", "integer"),
     Flag(
-        "cpu_devices", "N", "compute on N virtual CPU devices; 0: the devices there are", "integer",
+        "cpu_devices", "N", "compute on N virtual CPU devices; 0: the real devices", "integer",
         0,
     ),
 )  # fmt: skip
-# fields of PlanOptions, as `nsneg plan` has them; main.py puts plan_ before the names
+# Fields of PlanOptions, as in `nsneg plan`; main.py puts plan_ before the names.
 PLAN = (
     Flag("devices", "N", "devices to plan for, by default 1", "integer"),
-    Flag("images", "N", "images of the data set; by default found from its name", "integer"),
-    Flag("hosts", "N", "hosts of the devices; by default one for each 8", "integer"),
-    Flag("step_seconds", "S", "measured seconds of a step; by default by its FLOPs", "float"),
+    Flag("images", "N", "images in the data set; by default from its name", "integer"),
+    Flag("hosts", "N", "hosts of the devices; by default one per 8", "integer"),
+    Flag("step_seconds", "S", "measured seconds per step; by default from its FLOPs", "float"),
 )
 TARGET = Flag("target", "CHIP:NUMBER", "accelerators to compile for, such as h100:8 or v5e:2x4")
 MAIN_TARGET = Flag(
@@ -78,17 +78,17 @@ MAIN_TARGET = Flag(
 
 
 class Command(NamedTuple):
-    """What the user asked for."""
+    """A parsed command line."""
 
     config: ConfigDict
-    workdir: Path | None  # None where a plan is asked for
+    workdir: Path | None  # None for a plan
     launch: Launch = Launch()
     plan: PlanOptions | None = None
     compilation_cache: str = ""  # a folder or 'off'; '' for the user's cache folder
 
 
 def flags_of(command: str) -> tuple[Flag, ...]:
-    """The flags of 'plan', of a job, or, with '', of main.py."""
+    """Returns the flags of 'plan', of a job, or, with '', of main.py."""
     if command == "plan":
         return (CONFIG, TARGET, *PLAN, CACHE)
     if command:
@@ -98,7 +98,7 @@ def flags_of(command: str) -> tuple[Flag, ...]:
 
 
 def usage(command: str) -> str:
-    """How a command is called, in a line; '' is main.py."""
+    """Returns a line that shows how to call a command; '' is main.py."""
     if not command:
         return (
             "Usage: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value ...]"
@@ -112,11 +112,11 @@ def parse(argv: list[str], command: str = "") -> Command:
 
     Args:
         argv: the program's name, then its arguments.
-        command: the job, or 'plan'; '' is main.py, where the config says which job.
+        command: the job, or 'plan'; '' is main.py, whose config names the job.
 
     Raises:
-        UsageError: an unknown flag, config, variant or field, a value of the wrong type, a config
-            of another job, or no config or workdir.
+        UsageError: a flag, config, variant or field is unknown, a value has the wrong type, the
+            config belongs to another job, or config or workdir is missing.
     """
     values = _values(argv, command)
     if not values["config"].value:
@@ -138,12 +138,12 @@ def parse(argv: list[str], command: str = "") -> Command:
 
 
 def read_config(argv: list[str], command: str = "") -> ConfigDict | None:
-    """The config of a command line that may lack the rest; None if it names none."""
+    """Reads the config of a command line that may lack the rest; None if it names no config."""
     return _values(argv, command)["config"].value
 
 
 def _values(argv: list[str], command: str) -> flags.FlagValues:
-    # a flag that may go without a value, which absl knows of yes and no only
+    # --plan may have no value, which absl allows only for booleans.
     argv = [f"{word}={_CPU}" if re.fullmatch("--?plan", word) else word for word in argv]
     argv = _with_path(argv)
     values = flags.FlagValues()
@@ -158,8 +158,8 @@ def _values(argv: list[str], command: str) -> flags.FlagValues:
         rest = values(argv)
         config = values["config"].value
         if config is not None:
-            config.lock()  # raises the OSError of a file that was not found
-    except (AttributeError, KeyError) as error:  # ml_collections' ways to say: no such field
+            config.lock()  # raises the OSError of a missing file
+    except (AttributeError, KeyError) as error:  # ml_collections' errors for unknown fields
         raise UsageError(_unknown_field(argv, command)) from error
     except flags.UnrecognizedFlagError as error:
         raise UsageError(f"{_one_line(error)}. {usage(command)}") from error
@@ -187,17 +187,17 @@ def _plan(values: flags.FlagValues, command: str) -> PlanOptions | None:
 
 
 def is_for(command: str, job: str) -> bool:
-    """Whether a command takes the config of a job; a probe's is one of kNN and features too."""
+    """Returns whether a command takes the config of a job; linear, knn and features share one."""
     if command == "plan":
         return job == "pretrain"
     return command == job or {command, job} <= set(_OF_PROBES)
 
 
 def _settle_job(config: ConfigDict, command: str, is_set: bool) -> None:
-    """Sets the command's job; raises UsageError where the config, or --config.job, is of another.
+    """Sets the job of the command; raises UsageError if the config, or --config.job, differs.
 
     Args:
-        config: locked; its job may change among those of probes.
+        config: locked config; its job may change among linear, knn and features.
         command: a job.
         is_set: whether --config.job is given.
     """
@@ -209,14 +209,14 @@ def _settle_job(config: ConfigDict, command: str, is_set: bool) -> None:
         )
     if not is_for(command, job):
         raise UsageError(
-            f"The config is of the job {job!r}, and `nsneg {command}` runs {command!r}. Run "
+            f"The config belongs to the job {job!r}, but `nsneg {command}` runs {command!r}. Run "
             f"`nsneg {job}`, or give another --config; `nsneg {command} --help` lists them."
         )
     config.job = command
 
 
 def configs_folder() -> Path:
-    """The folder of the configs that have names: installed with the package, or the checkout's."""
+    """Returns the folder of the named configs: installed with the package, or in the checkout."""
     installed = importlib.util.find_spec("nsneg_jax.configs")
     if installed is not None:
         return Path(next(iter(installed.submodule_search_locations)))
@@ -224,16 +224,16 @@ def configs_folder() -> Path:
 
 
 def config_names() -> list[str]:
-    """Names of the configs in `configs_folder`, sorted."""
+    """Returns the names of the configs in `configs_folder`, sorted."""
     paths = configs_folder().glob("*.py")
     return sorted(path.stem for path in paths if not path.stem.startswith("_"))
 
 
 def config_file(given: str) -> tuple[Path, str]:
-    """File and variant, with its colon, of a config given by name or path.
+    """Returns file and variant, with its colon, of a config given by name or path.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such config.
     """
     name, colon, variant = given.partition(":")
     is_path = name.endswith(".py") or "/" in name
@@ -247,13 +247,13 @@ def config_file(given: str) -> tuple[Path, str]:
 
 
 def given_config(argv: list[str]) -> str | None:
-    """The value of --config in a command line; None without one."""
+    """Returns the value of --config in a command line; None without one."""
     places = _places_of_config(argv)
     return re.sub("^--?config=", "", argv[places[-1]]) if places else None
 
 
 def _places_of_config(argv: list[str]) -> list[int]:
-    """Where --config=VALUE stands in `argv`, or VALUE where it follows --config."""
+    """Returns the places in `argv` of --config=VALUE, or of VALUE after --config."""
     places = []
     for place, word in enumerate(argv):
         if re.match("--?config=", word):
@@ -264,7 +264,7 @@ def _places_of_config(argv: list[str]) -> list[int]:
 
 
 def _with_path(argv: list[str]) -> list[str]:
-    """`argv` with the path of a config's file in place of its name."""
+    """Replaces the name of a config in `argv` by the path of its file."""
     words = list(argv)
     for place in _places_of_config(argv):
         flag, given = re.fullmatch("(--?config=)?(.*)", words[place], re.DOTALL).groups("")
@@ -278,7 +278,7 @@ def _where_fields_are(command: str) -> str:
 
 
 def _unknown_field(argv: list[str], command: str) -> str:
-    """The message for the first override in `argv` that the config does not have."""
+    """Returns the message for the first override in `argv` that the config does not have."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=[])
     values([word for word in argv if not re.match(r"--?config\.", word)], known_only=True)
@@ -286,7 +286,7 @@ def _unknown_field(argv: list[str], command: str) -> str:
     for argument in argv:
         match = re.match(r"--?config\.([\w.]+)", argument)
         if match and match[1] not in fields:
-            # the slip is in the letters or in the section
+            # The mistake is either in the letters or in the section.
             leaf = match[1].rpartition(".")[2]
             same_leaf = [field for field in fields if field.rpartition(".")[2] == leaf]
             nearest = (same_leaf or difflib.get_close_matches(match[1], fields, 1, cutoff=0))[0]

@@ -1,4 +1,4 @@
-"""A trained encoder that takes images as they are: embeddings and a probe's answers."""
+"""A trained encoder for raw images: embeddings, and the answers of a probe."""
 
 import contextlib
 from collections.abc import Callable
@@ -22,11 +22,11 @@ BATCH_SIZE = 64
 
 
 class Answers(NamedTuple):
-    """What a classifier says of N images.
+    """A classifier's answers for N images.
 
     Attributes:
         labels: int32 [N]. The likeliest class.
-        names: of these classes; None where the checkpoint does not know them.
+        names: names of these classes; None if the checkpoint does not record them.
         probabilities: float32 [N, C], with a sum of 1 per image.
     """
 
@@ -37,26 +37,26 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A trained encoder; `embed` and `classify` take images as they are, the rest is its parts.
+    """A trained encoder; `embed` and `classify` take raw images.
 
     Attributes:
-        encoder: its structure without the projection head; `encoder.features(params, stats,
-            images)` gives [N, F] features.
-        params: of the query encoder without its head, nested dicts of NumPy arrays; float64 for
-            the dtype 'float64', else float32.
-        stats: its running statistics, likewise.
-        head: parameters of the projection head, likewise; None where there is none.
-        model: the `model` section of the config it was trained with.
-        dtype: of the computation.
+        encoder: structure without the projection head; `encoder.features(params, stats, images)`
+            returns features [N, F].
+        params: parameters of the query encoder without its head, nested dicts of NumPy arrays;
+            float64 if `dtype` is 'float64', else float32.
+        stats: running statistics, like `params`.
+        head: parameters of the projection head, like `params`; None if there is none.
+        model: `model` section of the config it was trained with.
+        dtype: dtype of the computation.
         classifier: {'kernel': [F, C], 'bias': [C]} of a linear probe's checkpoint, else None.
-        classes: names of the classifier's C classes where they are known.
-        image_size: side of the views that the encoder is given, in pixels; None where it is
-            neither recorded nor given.
-        resize: shorter side before the central crop, in pixels of a view of 224 and scaled to
-            others; 0 for the crop alone; None as of `image_size`.
+        classes: names of the classifier's C classes, or None if unknown.
+        image_size: side in pixels of the views that the encoder takes; None if it is neither
+            recorded nor given.
+        resize: shorter side before the central crop, in pixels for views of 224, scaled for others;
+            0 crops without resizing; None like `image_size`.
         origin: workdir and step, for messages.
-        encoder_origin: of a probe's checkpoint, those of the pre-training it was made from.
-        encoder_seed: of that pre-training; None where it is not known.
+        encoder_origin: for a probe's checkpoint, workdir and step of its pre-training.
+        encoder_seed: seed of the pre-training; None if unknown.
     """
 
     encoder: Encoder = field(repr=False)
@@ -76,28 +76,27 @@ class Pretrained:
     def embed(
         self, images: Images, *, head: bool = False, batch_size: int = BATCH_SIZE
     ) -> np.ndarray:
-        """Embeddings of images, seen as the kNN, linear and features jobs see them.
+        """Embeds images as the kNN, linear and features jobs do.
 
-        Each image is resized, cropped at its centre and normalised; files are decoded in threads.
-        The network computes on JAX's default device, in inference mode, in batches of one size: it
-        is compiled once for each `batch_size`.
+        Each image is resized, cropped at its centre and normalised; threads decode files. The
+        network runs on JAX's default device in inference mode, in batches of equal size, and is
+        compiled once per `batch_size`.
 
         Args:
             images: uint8, 0..255, RGB: an array [N, H, W, 3], or a list of arrays [H, W, 3], PIL
-                images or paths of image files, of any sizes and mixed as you like. An EXIF
-                orientation is ignored, as in training.
-            head: give the projection head's output, the space that the contrastive loss compares
-                in, instead of the features before it. It is as the encoder gives it, not of unit
-                length.
-            batch_size: images per pass. Fewer than that take the time of a whole batch: give 1 to
-                embed single images.
+                images or paths of image files, in any mix and any sizes. As in training, an EXIF
+                orientation is ignored.
+            head: whether to return the output of the projection head, in which the contrastive loss
+                compares, instead of the features before it. It is not scaled to unit length.
+            batch_size: images per pass. A smaller number takes the time of a whole batch, so give 1
+                to embed single images.
 
         Returns:
             float32 [N, F], the pooled features, or [N, dim] with `head`, in the order of `images`.
 
         Raises:
-            UsageError: the images are none, not uint8 or not RGB, a file cannot be read, the
-                checkpoint has no projection head, or the size of the views is not known.
+            UsageError: there are no images, they are not uint8 or not RGB, a file cannot be read,
+                the checkpoint has no projection head, or the size of the views is unknown.
         """
         if head and self.head is None:
             raise UsageError(
@@ -109,10 +108,10 @@ class Pretrained:
         return self._over_batches(_features, self.encoder, images, batch_size)
 
     def classify(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Answers:
-        """What a linear probe's classifier says of images; arguments and errors as of `embed`.
+        """Classifies images with a linear probe's classifier; takes arguments like `embed`.
 
         Raises:
-            UsageError: as of `embed`, or the checkpoint has no classifier.
+            UsageError: see `embed`, or the checkpoint has no classifier.
         """
         if self.classifier is None:
             raise UsageError(
@@ -141,13 +140,13 @@ class Pretrained:
     def _over_batches(
         self, program: Callable, encoder: Encoder, images: Images, batch_size: int
     ) -> np.ndarray:
-        """What `program` gives for each image, float32."""
+        """Runs `program` on each image; returns its outputs in float32."""
         listed = as_list(images)
         check_whole("batch_size", batch_size, 1)
         if self.image_size is None or self.resize is None:
             raise UsageError(
-                f"{self.origin} does not say how large the images were that its encoder of stem "
-                f"{self.model['stem']!r} was trained with. Say so with load_pretrained(path, "
+                f"{self.origin} does not record the size of the images that its encoder of stem "
+                f"{self.model['stem']!r} was trained on. Give it with load_pretrained(path, "
                 "image_size=PIXELS, resize=PIXELS); resize=0 crops without resizing."
             )
         short = scaled_resize(self.resize, self.image_size)
@@ -155,7 +154,7 @@ class Pretrained:
         with self._numbers():
             for batch, count in view_batches(listed, batch_size, self.image_size, short):
                 outputs.append((program(encoder, self.dtype, self._network, batch), count))
-                if len(outputs) > 1:  # one late: the next images are read while these are computed
+                if len(outputs) > 1:  # one late, to read the next images meanwhile
                     outputs[-2] = _fetched(*outputs[-2])
             outputs[-1] = _fetched(*outputs[-1])
         return np.concatenate(outputs)
@@ -186,6 +185,6 @@ def _probabilities(encoder: Encoder, dtype: str, network: Tree, images: jax.Arra
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """Raises UsageError unless `value` is a whole number from `least` on."""
+    """Raises UsageError unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{name} is {value!r}, but must be a whole number from {least} on.")
+        raise UsageError(f"{name} is {value!r}, but must be a whole number, at least {least}.")

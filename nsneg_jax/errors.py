@@ -13,23 +13,23 @@ class UsageError(Exception):
 
 
 class RunError(Exception):
-    """A run that cannot go on, for no mistake of the command's; commands exit with status 1.
+    """A run that cannot continue although its command is right; commands exit with status 1.
 
-    Its message says what happened, what is safe, and how to go on.
+    Its message says what happened, what is safe, and how to continue.
     """
 
 
 def paragraph(error: Exception) -> str:
-    """The message as a terminal shows it: lines of 100 characters, paths in one piece."""
+    """Wraps the message for a terminal: lines of 100 characters, paths unbroken."""
     return textwrap.fill(f"error: {error}", 100, break_on_hyphens=False, break_long_words=False)
 
 
 def exit_status(error: Exception) -> int:
-    """The exit status of a command that `error` ends: 2 for a mistake of the user's, else 1."""
+    """Returns the exit status of a command that `error` ends: 2 for a user's mistake, else 1."""
     return 2 if isinstance(error, UsageError) else 1
 
 
 def tell(error: Exception) -> int:
-    """Prints the message to the standard error; returns the exit status."""
+    """Prints the message to standard error; returns the exit status."""
     print(paragraph(error), file=sys.stderr)
     return exit_status(error)

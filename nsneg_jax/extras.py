@@ -1,11 +1,11 @@
-"""Packages that not every user needs: what to install where one of them is missing."""
+"""Optional packages, and the message that says how to install a missing one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nsneg_jax.errors import UsageError
 
-# packages that an import may fail to find, by the extra of pyproject.toml that installs them
+# Packages that an import may fail to find, by the extra of pyproject.toml that installs them.
 PACKAGES = {
     "shapes": ("cv2",),
     "tfds": ("tensorflow_datasets",),
@@ -17,16 +17,16 @@ PACKAGES = {
 
 @contextmanager
 def needed(extra: str, purpose: str, otherwise: str = "") -> Iterator[None]:
-    """For imports of an extra's packages: says what to install where one is missing.
+    """Encloses imports of an extra's packages; says what to install if one is missing.
 
     Args:
         extra: a key of `PACKAGES`.
-        purpose: what they are needed for, as the subject of "needs": "Drawing a picture".
-        otherwise: a sentence on how to do without, or ''.
+        purpose: purpose of the packages, as the subject of "needs": "Drawing a picture".
+        otherwise: a sentence on how to do without them, or ''.
 
     Raises:
-        UsageError: one of the extra's packages is not installed. Other errors of the import, such
-            as a system library that is missing, are passed on.
+        UsageError: one of the packages is not installed. Other errors of the import, such as a
+            missing system library, pass through.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Writes files completely or not at all, and resolves users' paths."""
 
 import json
 import os
@@ -13,37 +13,37 @@ from nsneg_jax.errors import UsageError
 
 
 def expand(given: str) -> str:
-    """A path or data set as the user gave it, with the home folder in place of '~'.
+    """Replaces '~' by the home folder in a path or data set from the user.
 
     Args:
         given: such as '~/runs', '~ann/runs', 'folder:~/data' or 'untrained:~/runs/patch'; anything
-            else stays as it is.
+            else is returned unchanged.
     """
     scheme, path = re.fullmatch(r"((?:\w+:)*)(.*)", given, re.DOTALL).groups()
     return scheme + os.path.expanduser(path)
 
 
 def user_path(given: str) -> Path:
-    """`expand` for a local path, such as an argument of a command."""
+    """Does `expand` for a local path, such as an argument of a command."""
     return Path(expand(given))
 
 
 def user_cache() -> Path:
-    """Folder for files that can be made again: $XDG_CACHE_HOME/nsneg_jax or ~/.cache/nsneg_jax."""
+    """Returns the folder for caches: $XDG_CACHE_HOME/nsneg_jax or ~/.cache/nsneg_jax."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # of a user without a home "~" stays as it is, and must not become a folder right here
+    # Without a home, "~" stays, and must not become a folder in the working folder.
     root = given if given.is_absolute() else Path("/", os.path.expanduser("~"), ".cache")
     return root / "nsneg_jax"
 
 
 def data_root() -> str:
-    """Folder that data sets are read from and prepared in unless a path is given.
+    """Returns the default folder for reading and preparing data sets.
 
-    $NSNEG_DATA, local or as 'gs://BUCKET/FOLDER', without a '/' at its end; 'datasets', in the
-    working folder, where it is not set or empty.
+    This is $NSNEG_DATA, local or as 'gs://BUCKET/FOLDER', without a trailing '/'. If that is unset
+    or empty, it is 'datasets' in the working folder.
 
     Raises:
-        UsageError: it begins with the '~' of a user who has no home.
+        UsageError: $NSNEG_DATA begins with the '~' of a user without a home.
     """
     given = os.environ.get("NSNEG_DATA", "")
     root = os.path.expanduser(given or "datasets")
@@ -55,15 +55,15 @@ def data_root() -> str:
 
 
 def earlier_data(path: str) -> str:
-    """What to add to the message that `path` is missing, where an earlier version had it in data/.
+    """Returns an addition to the message that `path` is missing, if data/ has it.
 
-    Earlier versions prepared data sets in data/NAME and looked for them there.
+    Earlier versions prepared data sets in data/NAME and read them from there.
 
     Args:
-        path: of a folder that is not there.
+        path: path of a missing folder.
 
     Returns:
-        A sentence with a space before it; '' if nothing of that name lies in data/.
+        A sentence with a leading space; '' if data/ has nothing of that name.
     """
     root = data_root()
     name = os.path.relpath(path, root)
@@ -75,15 +75,15 @@ def earlier_data(path: str) -> str:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> None:
-    """Makes the file at `path` by `write`, which is given another path in the same folder.
+    """Makes the file at `path` by calling `write` with another path in the same folder.
 
-    `path` changes only when `write` has returned, so that a run killed meanwhile leaves it as it
-    was. The folder is made if missing.
+    `path` changes only after `write` has returned, so a run killed meanwhile leaves it unchanged.
+    The folder is made if missing.
 
     Args:
-        path: of the file.
-        write: makes a file at the path it is given.
-        mark: tells processes apart that may write the same file at the same time.
+        path: path of the file.
+        write: makes a file at the path it gets.
+        mark: distinguishes processes that may write the same file at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{mark}.partial")
@@ -95,27 +95,27 @@ def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> Non
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path`, whole or not at all."""
-    # every process of a run may write the same, at the same time
+    """Writes `text` to `path`, completely or not at all."""
+    # Every process of a run may write the same file at once.
     write_whole(path, lambda partial: partial.write_text(text), f".{os.getpid()}")
 
 
 def write_npz(
     path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = True, mark: str = ""
 ) -> None:
-    """Writes arrays by name, whole or not at all; `mark` as of `write_whole`."""
+    """Writes arrays by name, completely or not at all; for `mark` see `write_whole`."""
 
     def write(partial: Path) -> None:
-        with partial.open("wb") as file:  # by name, savez would add an ending
+        with partial.open("wb") as file:  # given a name, np.savez would add an ending
             (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
     write_whole(path, write, mark)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes plain values as indented JSON, whole or not at all.
+    """Writes plain values as indented JSON, completely or not at all.
 
     Raises:
-        ValueError: a number that JSON does not have (infinite or not a number).
+        ValueError: a number is infinite or NaN, which JSON does not have.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

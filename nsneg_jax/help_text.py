@@ -1,4 +1,4 @@
-"""What `--help` of a job or a plan shows: flags, configs by name, the fields of one config."""
+"""The `--help` of a job or a plan: flags, named configs, the fields of one config."""
 
 import ast
 import importlib.util
@@ -14,18 +14,18 @@ from nsneg_jax.jobs.fields import meanings, pattern_of
 from nsneg_jax.training.workdir import flatten
 
 _WIDTH = 100
-_COLUMN = 40  # where meanings begin
+_COLUMN = 40  # first column of the meanings
 
 
 def of_job(argv: list[str], command: str) -> str:
-    """The help of a command, or, where `argv` has a config, of the config's fields.
+    """Returns the help of a command, or, if `argv` has a config, of the config's fields.
 
     Args:
         argv: the program's name, then its arguments.
         command: a job or 'plan'; '' is main.py.
 
     Raises:
-        UsageError: a mistake in the command line.
+        UsageError: the command line has a mistake.
     """
     given = command_line.given_config(argv)
     if given is None:
@@ -47,7 +47,7 @@ def of_job(argv: list[str], command: str) -> str:
 
 
 def fields_of(config: ConfigDict) -> Iterator[str]:
-    """Lines 'name = value' with the meaning of each field; one that repeats is shown once."""
+    """Yields lines 'name = value' with the meaning of each field; shows a repeated one once."""
     job = config.get("job")
     known = meanings(job)
     shown, section = set(), ""
@@ -63,7 +63,7 @@ def fields_of(config: ConfigDict) -> Iterator[str]:
 
 
 def _order_of_defaults(job: str) -> Callable[[str], tuple]:
-    """A key that sorts fields: those of no section, then the sections as they stand."""
+    """Returns a sort key: fields without a section first, then sections in their order."""
     patterns = list(meanings(job))
     sections = list(dict.fromkeys(name.rpartition(".")[0] for name in patterns))
 
@@ -107,7 +107,7 @@ def _docstring(path: Path) -> str:
 
 
 def _row(left: str, right: str) -> list[str]:
-    """`left`, and `right` in a column beside it, or below where `left` is too long."""
+    """Puts `right` into a column beside `left`, or below it if `left` is too long."""
     lines = textwrap.wrap(right, _WIDTH - _COLUMN, break_on_hyphens=False) if right else []
     first = f"  {left}"
     if len(first) <= _COLUMN - 2 and lines:

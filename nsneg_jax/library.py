@@ -1,7 +1,6 @@
-"""The package's functions for code of your own: arguments checked, then the real ones called.
+"""The public functions of the package, such as `nsneg_jax.contrastive_loss`; they check arguments.
 
-`nsneg_jax.contrastive_loss` and so on are these. All but `load_pretrained` and `build_encoder` may
-be called within `jit` and `vmap`.
+All except `load_pretrained` and `build_encoder` may be called within `jit` and `vmap`.
 """
 
 from collections.abc import Sequence
@@ -35,25 +34,25 @@ def load_pretrained(
     image_size: int | None = None,
     resize: int | None = None,
 ) -> Pretrained:
-    """Reads a trained encoder, whose `embed` and `classify` take images as they are.
+    """Reads a trained encoder, whose `embed` and `classify` take raw images.
 
-    Of a run of this package `nsneg_jax.pretrained.load_pretrained` reads it and says where the
-    size of the images comes from; of a PyTorch file it is 224 and 256 if not given.
+    For a run of this package, `nsneg_jax.pretrained.load_pretrained` says where the image size
+    comes from; for a PyTorch file, `image_size` and `resize` default to 224 and 256.
 
     Args:
-        path: a workdir of pre-training or of a linear probe, a checkpoint folder in it or a copy
-            of one, or a file of PyTorch (.pth, .pth.tar, .pt) or safetensors: the original's
-            pre-training, its linear probe or a torchvision ResNet. Nothing in a file is executed
-            and nothing is written. '~' is your home.
-        dtype: of the computation: 'float32', 'bfloat16' or 'float64'.
-        precision: of products of float32 numbers: 'float32' is true float32 on every device,
-            'tensorfloat32' rounds them to 11 bits on GPUs, 'default' also to 8 bits on TPUs.
-        image_size: side of the images that the encoder is given, in pixels.
-        resize: length that the shorter side is brought to before the central crop, in pixels of a
-            view of 224 and scaled to others; 0 crops without resizing.
+        path: workdir of a pre-training or linear probe, a checkpoint folder in it or a copy of one,
+            or a PyTorch (.pth, .pth.tar, .pt) or safetensors file: the original's pre-training, its
+            linear probe or a torchvision ResNet. Nothing in a file is executed and nothing is
+            written. '~' is your home.
+        dtype: dtype of the computation: 'float32', 'bfloat16' or 'float64'.
+        precision: precision of float32 products: 'float32' is full float32 on every device,
+            'tensorfloat32' rounds to 11 bits on GPUs, 'default' also to 8 bits on TPUs.
+        image_size: side of the encoder's input in pixels.
+        resize: shorter side before the central crop, in pixels for views of 224, scaled for others;
+            0 crops without resizing.
 
     Raises:
-        UsageError: there is no checkpoint, it cannot be read, or it is of another kind.
+        UsageError: there is no checkpoint, it cannot be read, or it has another kind.
     """
     given: dict[str, Any] = {"image_size": image_size, "resize": resize}
     file = Path(path).expanduser()
@@ -75,26 +74,26 @@ def build_encoder(
     precision: str = "float32",
     seed: int = 0,
 ) -> tuple[Encoder, Tree, Tree]:
-    """An encoder with initial weights: a ResNet in torchvision's geometry, with MoCo's head.
+    """Builds an encoder with initial weights: a ResNet like torchvision's, with MoCo's head.
 
     Args:
         arch: 'resnet8' (three stages of one block), 'resnet18', 'resnet34', 'resnet50' or
             'resnet101'.
-        dim: width of the embedding; 0 leaves the head away.
-        mlp: a head of two layers instead of one.
+        dim: length of the embedding; 0 leaves the head out.
+        mlp: whether the head has two layers instead of one.
         width: channels of the first stage.
-        stem: 'imagenet', or 'small' or 'small_stride2' for images of 64 pixels and less.
-        bn_running: batch norm's running statistics are those of the 'first' group, or the 'mean'.
-        dtype: of the computation: 'float32', 'bfloat16' or 'float64'.
-        precision: of products of float32 numbers, as in `load_pretrained`.
-        seed: of the initial weights.
+        stem: 'imagenet', or 'small' or 'small_stride2' for images of at most 64 pixels.
+        bn_running: source of batch norm's running statistics: the 'first' group, or the 'mean'.
+        dtype: dtype of the computation: 'float32', 'bfloat16' or 'float64'.
+        precision: precision of float32 products, see `load_pretrained`.
+        seed: seed of the initial weights.
 
     Returns:
-        The encoder, its parameters and its running statistics, nested dicts of arrays in float32,
-        or float64 for that dtype. With normalised images [N, H, W, 3],
-        `encoder.features(params, stats, images)` gives features [N, F] in inference mode, and
-        `encoder(params, stats, images, groups=1)` embeddings [N, dim] in training mode and the
-        next running statistics. `groups` splits the batch for batch norm.
+        The encoder, its parameters and its running statistics, both nested dicts of arrays in
+        float32, or float64 for that dtype. With normalised images [N, H, W, 3],
+        `encoder.features(params, stats, images)` returns features [N, F] in inference mode, and
+        `encoder(params, stats, images, groups=1)` returns embeddings [N, dim] in training mode and
+        the next running statistics. `groups` splits the batch for batch norm.
 
     Raises:
         UsageError: there is no such network.
@@ -126,23 +125,22 @@ def contrastive_loss(
     temperature: float = 0.2,
     alpha: float | Sequence[float] = 2.0,
 ) -> jax.Array:
-    """The paper's loss (Ge et al., NeurIPS 2021), averaged over the batch.
+    """Computes the paper's loss (Ge et al., NeurIPS 2021), averaged over the batch.
 
         -log  exp(q.k/T) / ( exp(q.k/T) + sum_i exp(q.n_i/T) + sum_m exp(alpha_m q.t_m/T) )
 
-    Products are those of unit vectors: all embeddings are L2-normalised here, so give them as the
-    network gives them or normalised. Gradients flow to whatever you differentiate by; MoCo's go to
-    `q` alone, so stop those of the others (`jax.lax.stop_gradient`) unless they do not depend on
-    your parameters anyway. Computed in float32 at least, with exact float32 products.
+    Products are between unit vectors: the function L2-normalises all embeddings, so you may pass
+    raw outputs of the network. Gradients flow to whatever you differentiate by. MoCo's go only to
+    `q`, so apply `jax.lax.stop_gradient` to the others if they depend on your parameters. The
+    computation is in float32 or wider, with exact float32 products.
 
     Args:
         q: embeddings [N, D] of the query views.
         k: embeddings [N, D] of the key views.
-        queue: [K, D], K at least 1. Keys of other images, the negatives n_i.
-        t: embeddings [N, M, D] of each image's M non-semantic negatives; None is MoCo's loss.
+        queue: embeddings [K, D] of other images' keys, the negatives n_i; K at least 1.
+        t: embeddings [N, M, D] of M non-semantic negatives per image; None gives MoCo's loss.
         temperature: T, greater than 0.
-        alpha: the weight of the non-semantic negatives' similarity, a number or one for each of
-            the M.
+        alpha: weight of the non-semantic negatives' similarity, 0 or greater: one number, or M.
 
     Returns:
         The mean loss, a scalar.
@@ -166,25 +164,25 @@ def contrastive_loss(
 def patch_negatives(
     images: ArrayLike, key: jax.Array, num: int = 1, patch_size: tuple[int, int] = (16, 72)
 ) -> jax.Array:
-    """Non-semantic negatives: each image's canvas tiled with random patches of the image itself.
+    """Makes non-semantic negatives: tiles a canvas per image with random patches of that image.
 
-    The paper makes them of the augmented, normalised query view. A patch's side is drawn for each
-    negative, evenly between the smallest and the largest; its places are drawn independently, so a
-    patch may be used twice.
+    The paper makes them from the augmented, normalised query view. Each negative draws one patch
+    side, uniform between the smallest and the largest, and independent places, so it may use a
+    patch twice.
 
     Args:
-        images: [N, S, S, 3] (or any other number of channels), of a floating dtype, or uint8.
-        key: one key of `jax.random.key` or `jax.random.PRNGKey`; image i's draws depend on it and
-            on i alone.
+        images: [N, S, S, 3] (or any other number of channels), in a floating dtype or uint8.
+        key: one key from `jax.random.key` or `jax.random.PRNGKey`; the draws of image i depend only
+            on it and i.
         num: M, negatives per image; static under `jit`.
-        patch_size: smallest and largest side, in pixels of an image of 224 and scaled to others,
-            as in the configs: (16, 72) is (2, 10) for images of 32; static under `jit`.
+        patch_size: smallest and largest side in pixels for images of 224, scaled for others as in
+            the configs: (16, 72) is (2, 10) for images of 32; static under `jit`.
 
     Returns:
-        [N, M, S, S, 3] of the images' dtype, with values of the images alone.
+        [N, M, S, S, 3] in the dtype of the images; every value comes from the images.
 
     Raises:
-        UsageError: the images are not square, of another dtype, or the range does not fit.
+        UsageError: the images are not square or have another dtype, or the range does not fit.
     """
     images = jnp.asarray(images)
     if images.ndim != 4 or images.shape[1] != images.shape[2]:
@@ -195,7 +193,7 @@ def patch_negatives(
     is_bytes = images.dtype == jnp.uint8
     if not is_bytes and not jnp.issubdtype(images.dtype, jnp.floating):
         raise UsageError(
-            f"The images are of dtype {images.dtype}, but must be uint8 or of a floating dtype."
+            f"The images have dtype {images.dtype}, but must have uint8 or a floating dtype."
         )
     check_whole("num", num, 1)
     if not isinstance(patch_size, tuple | list) or len(patch_size) != 2:
@@ -206,7 +204,7 @@ def patch_negatives(
     side = images.shape[1]
     low, high = negatives.scaled_patch_range(tuple(patch_size), side)
     draws = negatives.draw_patches(_keys(key, len(images)), num, side, low, high)
-    # bfloat16 holds every whole number up to 256
+    # bfloat16 holds every whole number up to 256.
     floats = images.astype(jnp.bfloat16) if is_bytes else images
     return negatives.patch_negatives(floats, draws).astype(images.dtype)
 
@@ -217,21 +215,22 @@ def augment(
     recipe: str | views.ViewRecipe = "v2",
     dtype: str = "float32",
 ) -> jax.Array:
-    """MoCo's augmentation after the crop: jitter, grey, blur, flip, and ImageNet's normalisation.
+    """Applies MoCo's augmentation after the crop: jitter, grey, blur, flip, and normalisation.
 
-    The random resized crop is not part of it: images differ in size before it, so that the package
-    does it on the host while it loads them (`nsneg_jax.input.crops`).
+    It does not include the random resized crop: images differ in size before it, so the package
+    crops on the host while it loads them (`nsneg_jax.input.crops`).
 
     Args:
         images: crops, uint8 [N, H, W, 3], 0..255.
-        key: one key of `jax.random.key` or `jax.random.PRNGKey`; image i's draws depend on it and
-            on i alone. Give another for each view.
+        key: one key from `jax.random.key` or `jax.random.PRNGKey`; the draws of image i depend only
+            on it and i. Use a different key per view.
         recipe: 'v2' (MoCo v2 and the paper), 'v1' (MoCo v1), or a
             `nsneg_jax.methods.views.ViewRecipe`; static under `jit`.
-        dtype: of the result, 'float32', 'bfloat16' or 'float64'; static under `jit`.
+        dtype: dtype of the result: 'float32', 'bfloat16' or 'float64'; static under `jit`.
 
     Returns:
-        [N, H, W, 3] of `dtype`, of about zero mean and unit variance: what the encoder takes.
+        [N, H, W, 3] in `dtype`, with about zero mean and unit variance (ImageNet's normalisation):
+        the input of the encoder.
 
     Raises:
         UsageError: the images are not uint8 or not RGB, or there is no such recipe.
@@ -250,16 +249,16 @@ def augment(
 
 
 def corrupt(images: ArrayLike, name: str, severity: int, key: jax.Array) -> jax.Array:
-    """A corruption of ImageNet-C (Hendrycks & Dietterich 2019), made on the device.
+    """Applies a corruption of ImageNet-C (Hendrycks & Dietterich 2019) on the device.
 
     Args:
-        images: uint8 [N, S, S, 3], 0..255, squares of at least 16 pixels. Where the corruption has
-            lengths, they scale with the side.
+        images: uint8 [N, S, S, 3], 0..255, squares of at least 16 pixels. Lengths of a corruption
+            scale with the side.
         name: one of `nsneg_jax.corruptions.CORRUPTIONS` or `EXTRA`, such as 'fog'.
         severity: 1 to 5.
-        key: one key of `jax.random.key` or `jax.random.PRNGKey`; image i's draws depend on it and
-            on i alone. With `jax.random.key(seed)` they are the evaluate job's for that seed, of
-            the images in their order.
+        key: one key from `jax.random.key` or `jax.random.PRNGKey`; the draws of image i depend only
+            on it and i. `jax.random.key(seed)` gives the draws of the evaluate job with that seed,
+            for images in the same order.
 
     Returns:
         uint8 [N, S, S, 3].
@@ -274,7 +273,7 @@ def corrupt(images: ArrayLike, name: str, severity: int, key: jax.Array) -> jax.
 
 
 def _keys(key: jax.Array, n: int) -> jax.Array:
-    """A typed key for each of n images."""
+    """Returns one typed key per image, for n images."""
     if isinstance(key, jax.Array | np.ndarray):
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             typed = key
@@ -285,8 +284,8 @@ def _keys(key: jax.Array, n: int) -> jax.Array:
         if typed is not None and typed.shape == ():
             return shuffling.sample_keys(typed, jnp.arange(n))
     raise UsageError(
-        f"key is {key!r}, but must be a single key, as jax.random.key(0) makes it. Of several, "
-        "call the function with each."
+        f"key is {key!r}, but must be a single key, such as jax.random.key(0). With several keys, "
+        "call the function once per key."
     )
 
 
@@ -307,18 +306,18 @@ def _check_shapes(q: jax.Array, k: jax.Array, queue: jax.Array, t: jax.Array) ->
         if not holds:
             raise UsageError(
                 f"{name} has the shape {tuple(array.shape)}, but must be {expected}: one embedding "
-                "per row."
+                "per row. Reshape it."
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise UsageError(f"{name} is of dtype {array.dtype}, but must be of a floating dtype.")
+            raise UsageError(f"{name} has dtype {array.dtype}, but must have a floating dtype.")
 
 
 def _check_alpha(alpha: Any, m: int) -> None:
-    """Raises UsageError unless alpha is a number or [m], and, as far as is known, none negative."""
+    """Raises UsageError unless alpha is a number or [m], none of it known to be negative."""
     if not isinstance(alpha, jax.Array) and not (np.asarray(alpha, float) >= 0).all():
         raise UsageError(f"alpha is {alpha!r}, but must be 0 or greater, such as 2.")
     if np.shape(alpha) not in ((), (m,)):
         raise UsageError(
-            f"alpha has the shape {np.shape(alpha)}, but must be a number or one for each of the "
-            f"{m} non-semantic negatives of an image."
+            f"alpha has the shape {np.shape(alpha)}, but must be one number, or {m} numbers, one "
+            "per non-semantic negative of an image."
         )

@@ -1,4 +1,4 @@
-"""Trained encoders out of checkpoints, for the jobs that build on them and for users' own code."""
+"""Reads trained encoders from checkpoints, for jobs that build on them and for users' own code."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG
 UNTRAINED = "untrained:"
 PRETRAINING, PROBE = "pre-training", "linear probe"  # kinds of checkpoints
 
-# of networks with the stem 'imagenet', where nothing is recorded: the published runs'
+# Sizes of the published runs, for networks with the stem 'imagenet' and no record.
 _IMAGE_SIZE, _RESIZE = 224, 256
 _LEAST_SIDE = 8
 
@@ -33,27 +33,27 @@ def load_pretrained(
     image_size: int | None = None,
     resize: int | None = None,
 ) -> Pretrained:
-    """Reads the encoder of a pre-training's or a linear probe's checkpoint.
+    """Reads the encoder from a checkpoint of a pre-training or a linear probe.
 
-    It may have been written with any number of devices. The run's config is not needed, but for
-    the size of the images: it is the one that the checkpoint records (a linear probe's does), else
-    the one in the config.json of its workdir, else the published runs' 224 and 256 for networks of
-    the stem 'imagenet'. Of a small stem without any of these, such as a checkpoint folder copied
-    elsewhere, it is not known; give it to use `embed` and `classify`.
+    Any number of devices may have written it. Only the image size may need the run's config. It
+    comes from the checkpoint (linear probes record it), else from config.json in the workdir, else
+    it is 224 and 256, as in the published runs, for networks with the stem 'imagenet'. For a small
+    stem without any of these, such as a copied checkpoint folder, it is unknown; give it to use
+    `embed` and `classify`.
 
     Args:
         path: a workdir, for its latest checkpoint, or a checkpoint folder such as
-            runs/patch/checkpoints/400, wherever it was copied to. With 'untrained:' before it,
-            the same network with the initial weights of seed 0, to compare with.
-        dtype: of the encoder's computation: 'float32', 'bfloat16' or 'float64'.
-        precision: of products in float32, see `nsneg_jax.models.encoder.PRECISIONS`.
-        image_size: side of the views in pixels, in place of the recorded one.
-        resize: shorter side before the central crop, in pixels of a view of 224 and scaled to
-            others, 0 for the crop alone; in place of the recorded one.
+            runs/patch/checkpoints/400, or a copy of one. The prefix 'untrained:' gives the same
+            network with the initial weights of seed 0, for comparison.
+        dtype: dtype of the encoder's computation: 'float32', 'bfloat16' or 'float64'.
+        precision: precision of float32 products, see `nsneg_jax.models.encoder.PRECISIONS`.
+        image_size: side of the views in pixels; overrides the record.
+        resize: shorter side before the central crop, in pixels for views of 224, scaled for others;
+            0 crops without resizing; overrides the record.
 
     Raises:
-        UsageError: no such folder, no checkpoint in it, one that cannot be read, or one that is
-            neither a pre-training's nor a probe's.
+        UsageError: there is no such folder or no checkpoint in it, or the checkpoint cannot be read
+            or belongs to neither a pre-training nor a probe.
     """
     check_computation(dtype, precision)
     untrained = str(path).startswith(UNTRAINED)
@@ -62,8 +62,8 @@ def load_pretrained(
     kind = kind_of(state, folder)
     if "model" not in progress:
         raise UsageError(
-            f"The checkpoint {folder} does not say what its model is: it was written by an older "
-            "version. Continue that run for a step, which writes a checkpoint that does."
+            f"The checkpoint {folder} does not record its model, because an older version wrote "
+            "it. Continue that run for a step, which writes a checkpoint that does."
         )
     views = view_geometry(progress["model"], _recorded(folder, progress), image_size, resize)
     assembled = partial(assemble, progress["model"], dtype=dtype, precision=precision, views=views)
@@ -86,7 +86,7 @@ def load_pretrained(
 
 
 def check_computation(dtype: str, precision: str) -> None:
-    """Raises UsageError for a dtype or a precision that there is not."""
+    """Raises UsageError for an unknown dtype or precision."""
     for name, value, known in (("dtype", dtype, DTYPES), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise UsageError(
@@ -100,10 +100,10 @@ def view_geometry(
     image_size: int | None,
     resize: int | None,
 ) -> dict[str, int | None]:
-    """`image_size` and `resize` of a `Pretrained`: what is given, else recorded, else the rule.
+    """Returns `image_size` and `resize` of a `Pretrained`: given, else recorded, else by rule.
 
     Raises:
-        UsageError: a given one is no number of pixels.
+        UsageError: a given value is no number of pixels.
     """
     given = {"image_size": image_size, "resize": resize}
     given = {name: value for name, value in given.items() if value is not None}
@@ -129,17 +129,17 @@ def assemble(
     encoder_origin: str | None = None,
     encoder_seed: int | None = None,
 ) -> Pretrained:
-    """The encoder of these parameters, which may have a projection head.
+    """Assembles the encoder from parameters, which may include a projection head.
 
     Args:
-        model: the `model` section of the config it was trained with.
+        model: `model` section of the config it was trained with.
         params, stats: arrays of the query encoder.
-        dtype, precision: of its computation, whatever those of its training.
+        dtype, precision: dtype and precision of its computation; may differ from its training.
         views: from `view_geometry`.
-        origin, classifier, classes, encoder_origin, encoder_seed: as of `Pretrained`.
+        origin, classifier, classes, encoder_origin, encoder_seed: see `Pretrained`.
 
     Raises:
-        UsageError: the arrays are not of the structure and shapes of the model.
+        UsageError: the arrays do not have the structure and shapes of the model.
     """
     computed = {"dtype": dtype, "precision": precision}
     whole = model | computed if HEAD in params else model | computed | {"dim": 0}
@@ -165,21 +165,21 @@ def assemble(
 def backbone_structure(
     model: Mapping[str, Any], dtype: str, precision: str
 ) -> tuple[Encoder, Tree, Tree]:
-    """An encoder without its head: its structure, and shapes of its params and stats.
+    """Returns an encoder without its head: structure, and shapes of params and stats.
 
     Args:
-        model: the `model` section of the config it is trained with.
-        dtype, precision: of its computation, whatever those of its training.
+        model: `model` section of the config it is trained with.
+        dtype, precision: dtype and precision of its computation; may differ from its training.
     """
     computed = {"dim": 0, "dtype": dtype, "precision": precision}
     return models.structure(**{**model, **computed})
 
 
 def kind_of(state: Tree, folder: Path) -> str:
-    """PRETRAINING or PROBE, by the entries of a checkpoint's state.
+    """Returns PRETRAINING or PROBE, by the entries of a checkpoint's state.
 
     Raises:
-        UsageError: neither.
+        UsageError: it is neither.
     """
     if {"params_q", "stats_q"} <= state.keys():
         return PRETRAINING
@@ -192,14 +192,14 @@ def kind_of(state: Tree, folder: Path) -> str:
 
 
 def chosen_classifier(state: Tree, progress: dict[str, Any]) -> dict[str, np.ndarray] | None:
-    """The probe that a checkpoint's progress chose among its learning rates."""
+    """Returns the probe that a checkpoint's progress chose among its learning rates."""
     if "best" not in state:
         return None
     return {name: array[progress["chosen"]] for name, array in state["best"].items()}
 
 
 def _recorded(folder: Path, progress: dict[str, Any]) -> dict[str, int]:
-    """What a checkpoint says of its images, or the config.json of its run."""
+    """Returns the image size in a checkpoint, or in the config.json of its run."""
     found = progress
     if "image_size" not in progress and folder.parent.name == CHECKPOINTS:
         path = folder.parent.parent / CONFIG
@@ -221,12 +221,12 @@ def _initial(model: dict[str, Any], dtype: str, precision: str) -> tuple[Tree, T
 
 
 def _fitted(tree: Tree, like: Tree, origin: str) -> Tree:
-    """`tree` in the dtypes of `like`, which must be of its structure and shapes."""
+    """Casts `tree` to the dtypes of `like`, which must have its structure and shapes."""
     difference = checkpoint.first_difference(tree, like, qualities=("shape",))
     if difference is not None:
         raise UsageError(
             f"The checkpoint {origin} does not hold the model that it names: {difference}. Its "
-            "files are not of one run."
+            "files come from different runs: copy it again."
         )
     return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype, copy=False), tree, like)
 

@@ -99,7 +99,7 @@ def test_gradients_flow_to_what_is_not_stopped(embeddings):
         ({"queue": np.ones((D, K))}, "queue has the shape (8, 13)"),
         ({"queue": np.ones((0, D))}, "queue has the shape (0, 8)"),
         ({"t": np.ones((N, D))}, "t has the shape (5, 8)"),
-        ({"q": np.ones((N, D), int)}, "q is of dtype int"),
+        ({"q": np.ones((N, D), int)}, "q has dtype int"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"alpha": -1.0}, "alpha is -1.0"),
         ({"alpha": (1.0, 2.0, 3.0)}, "alpha has the shape (3,)"),
