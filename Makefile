@@ -13,10 +13,10 @@ demo: .venv/installed
 	@$(MAKE) --no-print-directory evaluation ENCODER=untrained PRETRAINED=untrained:$(DEMO)/patch
 	$(BIN)/python -m nsneg_jax report $(DEMO)/*-knn $(DEMO)/*-linear $(DEMO)/*-eval \
 	  --out $(DEMO)/table.md --corruptions $(DEMO)/corruptions.png
-	@echo "This table is in $(DEMO)/table.md, its corruptions one by one in $(DEMO)/corruptions.png,"
-	@echo "and what the encoder was trained on in $(DEMO)/patch/pictures/views.png."
+	@echo "This table is in $(DEMO)/table.md, accuracy per corruption in $(DEMO)/corruptions.png,"
+	@echo "and the encoder's training views are in $(DEMO)/patch/pictures/views.png."
 
-# kNN, linear probe and robustness of one encoder, for `demo`
+# kNN, linear probe and robustness of one encoder, for `demo`.
 evaluation:
 	$(BIN)/python main.py --config=configs/linear.py:tiny --config.job=knn \
 	  --config.pretrained=$(PRETRAINED) --workdir=$(DEMO)/$(ENCODER)-knn
@@ -25,7 +25,7 @@ evaluation:
 	$(BIN)/python main.py --config=configs/evaluate.py:tiny --config.label=$(ENCODER) \
 	  --config.pretrained=$(DEMO)/$(ENCODER)-linear --workdir=$(DEMO)/$(ENCODER)-eval
 
-# MoCo against MoCo with patch negatives, 3 seeds; FULL=1: all variants, 5 seeds
+# MoCo against MoCo with patch negatives, 3 seeds; FULL=1: all variants, 5 seeds.
 claim: .venv/installed
 	$(BIN)/python -m experiments.claim --workdir=$(RUNS)/claim $(if $(FULL),--full)
 
@@ -38,10 +38,10 @@ quick: lint
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
 
-# Compiles every program for accelerators that are not here, with the compilers of jax[cuda13] and
-# jax[tpu], each in an environment of its own (5 GB and 1 GB). H100_PYTHON and TPU_PYTHON are the
-# interpreters of environments that are there already; K chooses, as in K="h100 and tiny". The
-# budgets that are tested are of this version's compilers.
+# Compiles every program for absent accelerators, with the compilers of jax[cuda13] and jax[tpu],
+# each in its own environment (5 GB and 1 GB). H100_PYTHON and TPU_PYTHON name the interpreters of
+# existing environments; K selects tests, as in K="h100 and tiny". The tested budgets belong to the
+# compilers of this version.
 JAX ?= 0.10.2
 accelerators: accelerators-h100 accelerators-tpu
 

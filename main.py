@@ -1,6 +1,6 @@
 """Runs one job: python main.py --config=FILE[:variant] --workdir=DIR [--config.field=value].
 
-With --plan in place of --workdir it only says what a pre-training will need (docs/planning.md).
+With --plan instead of --workdir it only reports what a pre-training will need (docs/planning.md).
 """
 
 import sys

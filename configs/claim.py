@@ -3,18 +3,18 @@
     make claim                                                             # all runs, and a table
     python main.py --config=configs/claim.py:patch2 --workdir=runs/patch2  # one
 
-moco            without negatives.
+moco            no negatives.
 patch1, patch2, patch3      patch negatives with alpha 1, 2 and 3.
 texture         texture negatives, alpha 2.
 patch+texture   both, alpha 2.
 
-Runs of one seed see the same images in the same order and start from the same weights. 'large:' in
-front, as in configs/claim.py:large:patch2, is the setting for a GPU: pictures of 64 px, 20,000
-instead of 4,000, and a ResNet-18.
+Runs with one seed see the same images in the same order and start from the same weights. The prefix
+'large:', as in configs/claim.py:large:patch2, is for a GPU: 20,000 pictures of 64 px instead of
+4,000 of 32 px, and a ResNet-18.
 
-The settings were chosen on the pictures of data seed CHOSEN_ON, with the held-out pictures of that
-seed; what is reported is trained and evaluated on those of data seed REPORTED, which differ in
-every picture. docs/claim.md has the results, and what was tried.
+The settings were chosen on pictures of data seed CHOSEN_ON, including its held-out pictures.
+Reported runs are trained and evaluated on data seed REPORTED, which shares no picture with it.
+docs/claim.md has the results.
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +34,7 @@ def get_config(variant: str = "patch2") -> ConfigDict:
     config.epochs = 100
     config.knn_every_epochs = 10
     config.optimizer.learning_rate = 0.06
-    # the paper's; with the tiny variant's stronger ones MoCo, too, learns the shape in the end
+    # The paper's views: with the stronger ones of 'tiny', MoCo learns the shape too in the end.
     paper = defaults.pretraining("paper").views
     config.views.update({name: paper[name] for name in ("jitter", "grayscale_probability")})
     if large:

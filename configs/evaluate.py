@@ -1,15 +1,15 @@
-"""The robustness table: a trained probe on ImageNet-100 and its shifted versions.
+"""The robustness table: evaluates a trained probe on ImageNet-100 and its shifted versions.
 
     python main.py --config=configs/evaluate.py --workdir=runs/eval --config.pretrained=runs/linear
 
 default, paper   folders below $NSNEG_DATA, by default datasets/ (docs/robustness.md says where to
-                 get each); what is not there is listed as missing and the rest runs.
+                 get each); missing sets are listed and the rest runs.
 tfds             data sets of TFDS where it has them (docs/robustness.md), folders otherwise.
 tiny             the versions of the built-in shapes, for the tiny configs.
 
-Set a folder with --config.sets.sketch.source=folder:/data/sketch (or arrayrecord:PATH, tfds:NAME),
-run a part of the sets with --config.only=clean,sketch. For a set of your own, write a config file
-that adds to `sets`.
+Set a folder with --config.sets.sketch.source=folder:/data/sketch (or arrayrecord:PATH, tfds:NAME).
+Run some of the sets with --config.only=clean,sketch. To add your own set, write a config file that
+adds to `sets`.
 """
 
 from ml_collections import ConfigDict

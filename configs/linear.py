@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.update({"batch_size": 100, "epochs": 36, "learning_rates": (0.01, 0.1, 1.0, 10.0)})
         config.data.update({"source": "shapes:4000", "image_size": 32, "resize": 0, "threads": 2})
         config.optimizer.milestones = (18, 27)
-        # The shapes come in every place and size by themselves, and a probe trained on crops, all
-        # of them enlarged, would meet smaller ones in the test.
+        # The shapes vary in place and size anyway. Random crops would enlarge them all, and the
+        # test shows smaller ones.
         config.crop_scale = (1.0, 1.0)
     return config.lock()

@@ -7,9 +7,8 @@ paper     recipe A: batch 128, lr 0.03, m 0.999, K 16384, alpha 2. Published: 77
           of a linear probe on ImageNet-100.
 tiny      a small ResNet on the built-in shapes and textures made of them, minutes on two CPU cores.
 
-The textures are made beforehand, see docs/data.md. Both kinds of negatives at once:
-`--config.negatives.kind=patch+texture`, with `--config.negatives.texture_alpha` for the textures
-where it is not to be alpha too.
+Make the textures beforehand, see docs/data.md. `--config.negatives.kind=patch+texture` uses both
+kinds of negatives; `--config.negatives.texture_alpha` gives the textures their own alpha.
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,11 @@
 
     python -m data.arrayrecord --source datasets/imagenet100 --out datasets/imagenet100-packed
 
-SOURCE holds SPLIT/CLASS/NAME.JPEG, or is a data set by its name ('tfds:imagenet2012'); OUT gets the
+SOURCE holds SPLIT/CLASS/NAME.JPEG, or is a named data set ('tfds:imagenet2012'). OUT gets the
 splits as `--config.data.source=arrayrecord:OUT` reads them (nsneg_jax/input/sources/packed.py).
-Files are kept to the byte, or, with --resize_short, larger images reduced. Every shard is read
-again before it gets its name, so a run that was stopped is completed by the same command; --verify
-reads all of OUT and compares. Exit status: 0 all is there, 1 --verify found something wrong.
+Files are kept byte for byte; --resize_short reduces larger images. Every shard is read back before
+it gets its name, so run the same command again to complete a stopped run. --verify reads and
+compares all of OUT. Exit status: 0 complete, 1 --verify found a fault.
 """
 
 import argparse
@@ -49,9 +49,9 @@ from nsneg_jax.input.sources.source import (
     open_files,
 )
 
-# ImageNet makes 1024 shards of 1251 images, some 140 MB each
+# ImageNet gives 1024 shards of 1251 images, about 140 MB each.
 _IMAGES_A_SHARD, _MOST_SHARDS = 1000, 1024
-# images are compressed already; one record a group, to be read at random
+# Images are compressed already; one record per group allows random access.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verify:
             results = [verify(folder) for folder in _made_splits(options)]
             return 0 if all(results) else 1
-        # all of them first, so that a missing one is not found after hours
+        # Open all splits first, so that a missing one is not found after hours.
         sources = {split: _open(options, split) for split in options.splits}
         for split, source in sources.items():
             pack(source, storage.join(options.out, split), options)
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return tell(error)
     except OSError as error:
-        text = f"{error}. What is finished stays; mend the cause and run the same command again."
+        text = f"{error}. Finished files stay; fix the cause and run the same command again."
         return tell(RunError(text))
 
 
@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line; argparse exits with status 2 on a malformed one.
 
     Raises:
-        UsageError: a value that nothing can be made with.
+        UsageError: a value is out of range.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.arrayrecord",
@@ -97,12 +97,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="",
         help="folder to make, local or gs://BUCKET/FOLDER; '': $NSNEG_DATA/NAME-packed",
     )
-    parser.add_argument("--splits", default="train,val", help="names with commas")
+    parser.add_argument("--splits", default="train,val", help="names separated by commas")
     parser.add_argument("--classes", default="", help="only these: names, or a file with them")
     parser.add_argument("--tfds_dir", default="", help="of 'tfds:' sources; '': TFDS's default")
     parser.add_argument("--resize_short", default="none", help="shorter side in pixels, or 'none'")
     parser.add_argument("--quality", type=int, default=95, help="of JPEGs made by resizing")
-    parser.add_argument("--shards", type=int, default=0, help="of a split; 0: one per 1000 images")
+    parser.add_argument("--shards", type=int, default=0, help="per split; 0: one per 1000 images")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="to read and resize")
     parser.add_argument("--verify", action="store_true", help="check what is in OUT, make nothing")
     options = parser.parse_args(arguments)
@@ -127,7 +127,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def pack(source: FileSource, folder: str, options: argparse.Namespace) -> None:
-    """Packs a split into a folder, or what is missing of it.
+    """Packs the missing parts of a split into a folder.
 
     Raises:
         UsageError: the source cannot be used, or the folder was begun with other options or images.
@@ -165,7 +165,7 @@ def pack(source: FileSource, folder: str, options: argparse.Namespace) -> None:
 
 
 def verify(folder: str) -> bool:
-    """Compares all records of a split with its index; prints what is wrong, or that nothing is."""
+    """Compares all records of a split with its index; prints the faults, or that there are none."""
     index = read_index(folder)
     if index is None or len(index.shards) != index.shard_count:
         print(f"{folder}: not finished; run the command that makes it again")
@@ -173,16 +173,16 @@ def verify(folder: str) -> bool:
     wrong = []
     names = storage.read_bytes(storage.join(folder, NAMES))
     if hashlib.sha256(names).hexdigest() != index.names_sha256:
-        wrong.append(f"{NAMES} is not the one that belongs to {INDEX}")
+        wrong.append(f"{NAMES} does not belong to {INDEX}")
     if sum(shard.images for shard in index.shards) != index.images:
-        wrong.append(f"the shards of {INDEX} have not its {index.images:,} images together")
+        wrong.append(f"the shards of {INDEX} do not add up to its {index.images:,} images")
     for shard in tqdm(index.shards, unit="shard", desc=folder):
         path = storage.join(folder, shard.file)
         try:
             size = storage.size(path)
             problem = f"{size:,} bytes, not {shard.bytes:,}" if size != shard.bytes else ""
             problem = problem or (
-                "" if _digest(folder, shard) == shard.sha256 else "other contents than were written"
+                "" if _digest(folder, shard) == shard.sha256 else "contents differ from the index"
             )
         except (OSError, RuntimeError) as error:
             problem = str(error)
@@ -191,7 +191,7 @@ def verify(folder: str) -> bool:
     for each in wrong:
         print(f"{folder}: {each}")
     if wrong:
-        print("Remove what is wrong and run the command that makes it again.")
+        print("Remove these files and run the command that makes them again.")
     else:
         print(f"{folder}: {index.images:,} images in {len(index.shards)} shards are as written")
     return not wrong
@@ -218,17 +218,17 @@ def _names(source: FileSource) -> bytes:
     for path, label in zip(paths, source.labels.tolist(), strict=True):
         if "\n" in path or not path.startswith(f"{source.classes[label]}/"):
             raise UsageError(
-                f"The image {path!r} of {source.name} cannot be packed: its name must be in one "
-                "line and begin with that of its class. Rename it."
+                f"The image {path!r} of {source.name} cannot be packed: its path must be one line "
+                "and begin with the name of its class. Rename it."
             )
     return "".join(f"{path}\n" for path in paths).encode()
 
 
 def _claim(folder: str, index: Index) -> Index:
-    """The index in the folder, which is made if missing.
+    """Returns the index in the folder, which is made if missing.
 
     Raises:
-        UsageError: that of other images or options.
+        UsageError: the index there belongs to other images or options.
     """
     before = read_index(folder)
     if before is None:
@@ -236,7 +236,7 @@ def _claim(folder: str, index: Index) -> Index:
             os.makedirs(folder, exist_ok=True)
         _write(storage.join(folder, INDEX), index.to_json().encode())
         return index
-    # a folder may have been named in another way
+    # The source may have been named in another way.
     ours, theirs = (vars(replace(each, shards=(), source="")) for each in (index, before))
     differences = [
         f"{name} {'has changed' if name in ('classes', 'names_sha256') else was_is}"
@@ -246,14 +246,14 @@ def _claim(folder: str, index: Index) -> Index:
     ]
     if differences:
         raise UsageError(
-            f"{folder} was begun with other options or images: {'; '.join(differences)}. Use the "
-            "same, or another folder for --out."
+            f"{folder} was begun with other options or images: {'; '.join(differences)}. Give the "
+            "same ones, or another folder for --out."
         )
     return before
 
 
 def _there(folder: str, file: str, images: int, known: Shard | None) -> Shard | None:
-    """A shard that is there already, None if it is not or is damaged."""
+    """Returns an existing shard; None if it is missing or damaged."""
     path = storage.join(folder, file)
     if not storage.exists(path):
         return None
@@ -274,7 +274,7 @@ def _make_shard(
     options: argparse.Namespace,
     progress: tqdm,
 ) -> Shard:
-    """Writes a shard, reads it again, and only then gives it its name."""
+    """Writes a shard, reads it back, and only then gives it its name."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     def record(index: int) -> bytes:
@@ -301,7 +301,7 @@ def _make_shard(
         except RuntimeError as error:  # ArrayRecord's, for a full disk too
             raise OSError(f"{folder}/{file} cannot be written: {error}") from error
         if not same:
-            raise OSError(f"{folder}/{file} was not read as it was written: check the disk")
+            raise OSError(f"{folder}/{file} differs from what was written: check the disk")
         written.append(replace(shard, file=file))
 
     if not storage.is_remote(folder):
@@ -310,7 +310,7 @@ def _make_shard(
         with tempfile.TemporaryDirectory() as here:
             partial = Path(here) / file
             write(partial)
-            # an object appears when it is whole
+            # An object appears only when it is complete.
             with (
                 storage.remote(storage.join(folder, file)) as target,
                 partial.open("rb") as data,
@@ -321,16 +321,16 @@ def _make_shard(
 
 
 def reduced(data: bytes, name: str, short: int, quality: int) -> bytes:
-    """An image file as a JPEG whose shorter side has `short` pixels; a smaller one as it is.
+    """Converts an image file to a JPEG with a shorter side of `short` pixels; keeps smaller ones.
 
     Args:
-        data: of the file.
-        name: of it, for the message.
-        short: in pixels.
-        quality: of the JPEG, 1 to 100; colours are halved (4:2:0).
+        data: bytes of the file.
+        name: name of the file, for the message.
+        short: shorter side in pixels.
+        quality: quality of the JPEG, 1 to 100; colours are halved (4:2:0).
 
     Raises:
-        UnreadableImage: no image, or a damaged one.
+        UnreadableImage: the file is no image, or damaged.
     """
     image = decode_image(data, name)
     if min(image.shape[:2]) <= short:
@@ -342,7 +342,7 @@ def reduced(data: bytes, name: str, short: int, quality: int) -> bytes:
 def _in_order(
     make: Callable[[int], bytes], members: Sequence[int], threads: int
 ) -> Iterator[bytes]:
-    """make(i) of each i, made by threads some images ahead."""
+    """Yields make(i) for each i; threads work some images ahead."""
     under_way: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for i in members:
@@ -354,10 +354,10 @@ def _in_order(
 
 
 def _digest(folder: str, shard: Shard) -> str:
-    """Of the records in a shard's file.
+    """Returns the digest of the records in a shard's file.
 
     Raises:
-        RuntimeError: it is damaged, or has another number of records.
+        RuntimeError: the file is damaged, or has another number of records.
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 

@@ -4,8 +4,8 @@
 
 IMAGENET holds either `train/WNID/*.JPEG` and `val/WNID/*.JPEG`, or the archives as downloaded:
 ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and, for the labels of the latter,
-ILSVRC2012_devkit_t12.tar.gz. Files appear under their names when they are whole; a run that was
-stopped is completed by the same command. Exit status: 0 all counts are right, 1 they are not.
+ILSVRC2012_devkit_t12.tar.gz. Files get their names when they are complete; run the same command
+again to complete a stopped run. Exit status: 0 all counts are right, 1 some are wrong.
 """
 
 import argparse
@@ -34,16 +34,16 @@ from nsneg_jax.input.sources.source import class_names
 CLASS_LIST = Path(__file__).parent / "imagenet100.tsv"
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
-# of all 100 classes of the paper; each class of ImageNet has 732 to 1300 training images
+# All 100 classes of the paper; each class of ImageNet has 732 to 1300 training images.
 TRAIN_IMAGES = 126_689
 TRAIN_RANGE = (732, 1300)
 VAL_PER_CLASS = 50
 _PARTIAL = ".partial"
 
-# the devkit's own numbers of the classes, and the number of each validation image
+# The devkit's numbers of the classes, and the number of each validation image.
 _META = "data/meta.mat"
 _LABELS = "data/ILSVRC2012_validation_ground_truth.txt"
-# what reading a file that is something else raises
+# Errors of reading a file that is not the devkit.
 _UNREADABLE = (
     *(OSError, EOFError, tarfile.TarError, zlib.error, MatReadError),
     *(LookupError, ValueError, TypeError, NotImplementedError),
@@ -61,25 +61,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=expand, help="folder to make; $NSNEG_DATA/imagenet100 by default"
     )
-    parser.add_argument("--classes", default=str(CLASS_LIST), help="file with a wnid a line")
-    parser.add_argument("--splits", default="train,val", help="with commas between them")
+    parser.add_argument("--classes", default=str(CLASS_LIST), help="file with one wnid per line")
+    parser.add_argument("--splits", default="train,val", help="separated by commas")
     parser.add_argument(
         "--link",
         choices=("symlink", "hard", "copy"),
         default="symlink",
-        help="how files come from a folder; from archives they are always written",
+        help="how to place files from a folder; files from archives are always written",
     )
     parser.add_argument(
         "--devkit", type=expand, help=f"labels of {ARCHIVES['val']}; SOURCE/{DEVKIT} by default"
     )
     parser.add_argument(
-        "--val-labels", type=expand, help="the same as text: the wnid of each image a line"
+        "--val-labels", type=expand, help="the same as text: one wnid per line and image"
     )
     options = parser.parse_args(arguments)
     try:
         options.out = storage.local_folder(options.out or f"{data_root()}/imagenet100", "--out")
         classes = tuple(sorted(set(class_names(options.classes))))
-        # what is missing is told before the hours that unpacking takes
+        # Report what is missing before unpacking, which takes hours.
         work = {split: plan(options, split, classes) for split in options.splits.split(",")}
         differences = []
         for split, make in work.items():
@@ -96,10 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def plan(options: argparse.Namespace, split: str, classes: tuple[str, ...]) -> Callable[[], None]:
-    """What makes one split.
+    """Returns the function that makes one split.
 
     Raises:
-        UsageError: the source has no such split, or it cannot be used.
+        UsageError: the source has no such split, or cannot be used.
     """
     source, out = Path(options.source), Path(options.out) / split
     folder, archive = source / split, source / ARCHIVES.get(split, f"{split}.tar")
@@ -127,13 +127,13 @@ def plan(options: argparse.Namespace, split: str, classes: tuple[str, ...]) -> C
 def check(
     split: str, counts: Mapping[str, int], classes: tuple[str, ...], train_images: int | None
 ) -> list[str]:
-    """What is wrong with the number of images, a line each.
+    """Returns one line per wrong number of images.
 
     Args:
-        split: 'val' must have 50 images a class, 'train' what ImageNet's classes have.
-        counts: images in each class.
-        classes: all there should be.
-        train_images: the number of all training images; None if it is not known.
+        split: 'val' must have 50 images per class, 'train' as many as ImageNet's classes have.
+        counts: number of images by class.
+        classes: the expected classes.
+        train_images: number of all training images; None if unknown.
     """
     low, high = TRAIN_RANGE if split == "train" else (VAL_PER_CLASS, VAL_PER_CLASS)
     expected = f"{low} to {high}" if split == "train" else str(low)
@@ -171,7 +171,7 @@ def _from_folder(folder: Path, out: Path, classes: tuple[str, ...], link: str) -
 def _whole(target: Path, size: int) -> bool:
     try:
         return target.stat().st_size == size
-    except OSError:  # also of a link to nothing
+    except OSError:  # also for a broken link
         return False
 
 
@@ -193,7 +193,7 @@ def _place(source: Path, target: Path, link: str) -> None:
 
 
 def _unfinished(target: Path) -> Path:
-    # hidden, so that no listing takes it for an image
+    # Hidden, so that no listing takes it for an image.
     return target.with_name(f".{target.name}{_PARTIAL}")
 
 
@@ -227,7 +227,7 @@ def _from_archive(
 
 
 def _train_members(archive: tarfile.TarFile, wanted: frozenset[str]) -> Members:
-    """The images of an archive of archives, WNID.tar."""
+    """Yields the images of an archive of archives, WNID.tar."""
     for member in archive:
         wnid = member.name.removesuffix(".tar")
         if member.isfile() and wnid in wanted:
@@ -240,7 +240,7 @@ def _train_members(archive: tarfile.TarFile, wanted: frozenset[str]) -> Members:
 def _val_members(
     archive: tarfile.TarFile, wanted: frozenset[str], labels: Sequence[str]
 ) -> Members:
-    """The images ILSVRC2012_val_NUMBER.JPEG, numbered from 1."""
+    """Yields the images ILSVRC2012_val_NUMBER.JPEG, numbered from 1."""
     for member in archive:
         number = re.search(r"_(\d+)\.\w+$", member.name)
         if not member.isfile() or not number:
@@ -261,18 +261,18 @@ def _val_labels(options: argparse.Namespace) -> list[str]:
         wrong = next((word for word in labels if not re.fullmatch(r"n\d{8}", word)), None)
         if wrong is not None or not labels:
             raise UsageError(
-                f"--val-labels {options.val_labels} must hold a wnid a line, such as n01558993, "
-                f"but has {wrong!r}."
+                f"--val-labels {options.val_labels} must hold one wnid per line, such as "
+                f"n01558993, but has {wrong!r}. Correct that line."
             )
         return labels
     return validation_wnids(options.devkit or os.path.join(options.source, DEVKIT))
 
 
 def validation_wnids(path: str) -> list[str]:
-    """The wnid of each validation image, in the order of their numbers.
+    """Reads the wnids of the validation images, in the order of their numbers.
 
     Args:
-        path: of the devkit.
+        path: path of the devkit.
 
     Raises:
         UsageError: the file is not the devkit.
@@ -287,7 +287,7 @@ def validation_wnids(path: str) -> list[str]:
         raise UsageError(
             f"The labels of the validation images cannot be read from {path}: "
             f"{type(error).__name__}: {error}. Give ImageNet's {DEVKIT} with --devkit, or a text "
-            "file with the wnid of each image a line with --val-labels."
+            "file with one wnid per line and image with --val-labels."
         ) from error
 
 

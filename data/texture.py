@@ -1,13 +1,13 @@
-"""Makes a texture of every image of a data set: the texture negatives of Ge et al. 2021.
+"""Makes a texture per image of a data set: the texture negatives of Ge et al. 2021.
 
     python -m data.texture --source datasets/imagenet100 --out datasets/imagenet100-texture
 
 SOURCE holds SPLIT/CLASS/NAME.JPEG, or is 'arrayrecord:PATH' or 'tfds:NAME'; OUT gets
-SPLIT/CLASS/NAME.png, made of the central 96x96 square of the image and a random one. A texture
-depends on the seed and the image's path below SOURCE, and on nothing else. Files appear under their
-names when they are whole, so a run that was stopped is completed by the same command; several
-machines share the work by --shard 0/4 .. 3/4, and the hosts of a pod by --distributed. Exit status:
-0 all is made, 1 images that cannot be read were left out.
+SPLIT/CLASS/NAME.png, made from the central 96x96 square of the image and a random one. The draws of
+a texture depend only on the seed and the image's path below SOURCE. Files get their names when they
+are complete, so run the same command again to complete a stopped run. Several machines share the
+work by --shard 0/4 .. 3/4, and the hosts of a pod by --distributed. Exit status: 0 all is made, 1
+unreadable images were left out.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from nsneg_jax.textures.synthesis import (
     validate,
 )
 
-# options of Pillow's encoders
+# Options of Pillow's encoders.
 FORMATS = {
     "png": {},
     "webp": {"lossless": True},
@@ -59,7 +59,7 @@ _SETTINGS = "texture.json"
 
 
 class Job(NamedTuple):
-    """One image: its index in the source, its name for the draws, and the file to make."""
+    """An image: its index in the source, its name for the draws, and the file to make."""
 
     index: int
     name: str
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(arguments)
         if options.distributed:
-            # OUT need not be one folder for all, so there is no place for what is compiled
+            # Processes need not share OUT, so there is no folder for compiled programs.
             jax.distributed.initialize()
         else:
             keep_programs(options.compilation_cache)
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return tell(error)
     except OSError as error:
-        text = f"{error}. What is finished stays; mend the cause and run the same command again."
+        text = f"{error}. Finished files stay; fix the cause and run the same command again."
         return tell(RunError(text))
 
 
@@ -87,7 +87,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line; argparse exits with status 2 on a malformed one.
 
     Raises:
-        UsageError: a value that nothing can be made with.
+        UsageError: a value is out of range.
     """
     recipe = TextureRecipe()
     parser = argparse.ArgumentParser(
@@ -108,11 +108,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", default="", help="only these: names, or a file with them")
     parser.add_argument("--format", choices=tuple(FORMATS), default="png")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--shard", default="0/1", help="I/N: every N-th image from the I-th on")
+    parser.add_argument("--shard", default="0/1", help="I/N: every N-th image, from the I-th")
     parser.add_argument("--distributed", action="store_true", help="share the work of a pod")
-    parser.add_argument("--batch", type=int, default=0, help="a device; 0: 4 on CPU, else 32")
+    parser.add_argument("--batch", type=int, default=0, help="per device; 0: 4 on CPU, else 32")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="to read and write")
-    parser.add_argument("--exemplars", type=int, default=2, help="the central one included")
+    parser.add_argument("--exemplars", type=int, default=2, help="including the central one")
     parser.add_argument("--exemplar-size", type=int, default=96, help="side in pixels")
     parser.add_argument("--size", type=int, default=recipe.output_size, help="of the textures")
     parser.add_argument(
@@ -140,7 +140,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Makes all textures that are not there yet; returns the exit status.
+    """Makes all missing textures; returns the exit status.
 
     Raises:
         UsageError: the source cannot be used, or OUT was begun with other settings.
@@ -165,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def list_jobs(source: FileSource, split: str, out: Path, form: str) -> list[Job]:
-    """One job for each image of the source.
+    """Returns one job per image of the source.
 
     Raises:
         UsageError: two images would give the same file.
@@ -185,7 +185,7 @@ def list_jobs(source: FileSource, split: str, out: Path, form: str) -> list[Job]
 
 
 def settings(options: argparse.Namespace) -> dict[str, object]:
-    """What decides about the textures' pixels and names."""
+    """Returns the settings that decide the pixels and names of textures."""
     return {
         "seed": options.seed,
         "format": options.format,
@@ -199,7 +199,7 @@ def claim(out: Path, ours: dict[str, object]) -> None:
     """Writes the settings to OUT, or checks that those there are the same.
 
     Raises:
-        UsageError: they are not, or OUT cannot be written.
+        UsageError: the settings differ, or OUT cannot be written.
     """
     path = out / _SETTINGS
     text = json.dumps(ours, indent=2) + "\n"
@@ -212,14 +212,16 @@ def claim(out: Path, ours: dict[str, object]) -> None:
                 )
             return
         out.mkdir(parents=True, exist_ok=True)
-        # shards may begin at the same time, and each has to find its own file
+        # Shards may begin at the same time, so each writes its own partial file.
         write_whole(path, lambda partial: partial.write_text(text), f".{os.getpid()}")
     except OSError as error:
-        raise UsageError(f"The folder {out} cannot be written: {error}.") from error
+        raise UsageError(
+            f"The folder {out} cannot be written: {error}. Give another folder for --out."
+        ) from error
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file was finished; one of no length is what a power cut leaves."""
+    """Returns whether the file was finished; a power cut may leave an empty one."""
     try:
         return path.stat().st_size > 0
     except OSError:
@@ -243,7 +245,7 @@ def make(source: FileSource, jobs: Sequence[Job], options: argparse.Namespace) -
             good = [(job, ready) for job, ready in zip(group, prepared, strict=True) if ready]
             failed += len(group) - len(good)
             if good:
-                # always the same shape, for one program
+                # One shape for all batches, so that one program suffices.
                 filled = [good[min(i, len(good) - 1)][1] for i in range(batch)]
                 exemplars, mosaics = (np.stack(part) for part in zip(*filled, strict=True))
                 textures = np.asarray(synthesis(exemplars, mosaics).image)
@@ -266,7 +268,7 @@ def _batches(
     batch: int,
     readers: ThreadPoolExecutor,
 ) -> Iterator[tuple[Sequence[Job], list]]:
-    """Groups of jobs with what `_prepare` made of them; the next one is read meanwhile."""
+    """Yields groups of jobs with the results of `_prepare`; the next group is read meanwhile."""
     groups = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
     reading: list[list[Future]] = []
     for group in groups[:1]:
@@ -280,7 +282,7 @@ def _batches(
 def _prepare(
     source: FileSource, job: Job, options: argparse.Namespace
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Exemplars and mosaic of an image; None, with a message, if it cannot be read."""
+    """Returns exemplars and mosaic of an image; None, with a message, if it is unreadable."""
     try:
         image = source.image(job.index)
     except UnreadableImage as error:
@@ -298,6 +300,6 @@ def _write(target: Path, texture: np.ndarray, form: str) -> None:
 
 
 if __name__ == "__main__":
-    # one CPU device a core: XLA runs most of this program on one thread of a device
+    # One CPU device per core, because XLA runs most of this program on one thread per device.
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     sys.exit(main())

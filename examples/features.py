@@ -1,8 +1,8 @@
-"""Features of a folder's photographs, by an encoder that you have trained or imported.
+"""Computes the features of a folder's photographs with an encoder that you trained or imported.
 
     python -m examples.features runs/patch photographs features.npy
 
-The first is what `load_pretrained` takes: a workdir, a checkpoint folder or a PyTorch file.
+The first argument goes to `load_pretrained`: a workdir, a checkpoint folder or a PyTorch file.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Patch negatives and the loss in a training loop of your own: Flax Linen, Optax, 200 steps.
+"""Patch negatives and the loss in your own training loop: Flax Linen, Optax, 200 steps.
 
     python -m examples.own_loop [STEPS]
 
-The network, the optimiser, the momentum encoder and the queue are this file's; nsneg_jax gives the
-augmentation, the negatives and the loss. The pictures are the package's built-in shapes.
+This file has its own network, optimiser, momentum encoder and queue; nsneg_jax provides the
+augmentation, the negatives, the loss and the pictures, its built-in shapes.
 """
 
 import sys
@@ -22,7 +22,7 @@ SIDE, BATCH, DIM, QUEUE, MOMENTUM = 32, 64, 32, 512, 0.99
 
 
 class Network(nn.Module):
-    """Images [N, S, S, 3] to embeddings [N, DIM]."""
+    """Maps images [N, S, S, 3] to embeddings [N, DIM]."""
 
     @nn.compact
     def __call__(self, x):
@@ -36,7 +36,7 @@ network, optimizer = Network(), optax.adam(1e-3)
 
 @jax.jit
 def step(state, crops, key):
-    """One step; `crops` are two random crops of each picture, uint8 [2, N, S, S, 3]."""
+    """Takes one step; `crops` are two random crops per picture, uint8 [2, N, S, S, 3]."""
     params, params_k, opt_state, queue = state
     for_query, for_key, for_patches = jax.random.split(key, 3)
     query, key_view = augment(crops[0], for_query), augment(crops[1], for_key)
@@ -55,7 +55,7 @@ def step(state, crops, key):
 
 
 def random_crops(pictures, rng):
-    """Of half a picture's area at least, resized to SIDE: uint8 [N, SIDE, SIDE, 3]."""
+    """Cuts at least half the area of each picture, resized to SIDE: uint8 [N, SIDE, SIDE, 3]."""
     boxes = [sample_crop(rng, *picture.shape[:2], (0.5, 1.0)) for picture in pictures]
     crops = [resized_crop(*each, SIDE) for each in zip(pictures, boxes, strict=True)]
     return np.stack(crops)

@@ -1,4 +1,4 @@
-"""Several chains of commands side by side, each command after the one before it in its chain."""
+"""Runs several chains of commands side by side; the commands of a chain run one after another."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from nsneg_jax.errors import RunError
 from nsneg_jax.training.signals import StopSignals
 
 _LOOK_EVERY = 0.2  # seconds
-_TAIL = 12  # lines of a failed command's log that are shown
+_TAIL = 12  # lines to show of a failed command's log
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Link:
     Attributes:
         name: for messages.
         command: program and arguments.
-        log: file that its output is added to.
-        done: whether it has finished before; it is not started then.
+        log: file to append its output to.
+        done: whether it finished earlier and must not start again.
     """
 
     name: str
@@ -50,21 +50,20 @@ def run(
 ) -> str | None:
     """Runs the chains to their ends, `processes` of them at a time.
 
-    The machine's cores are shared out, so that the commands do not take them from each other. A
-    signal to stop is handed on to the commands, which are waited for.
+    Each command gets its own cores. A signal to stop is passed on to the commands, and this waits
+    for them.
 
     Args:
-        chains: in the order they are begun.
-        processes: at least 1.
-        environment: variables for the commands, besides this process's.
-        look: called several times a second.
+        chains: chains in their starting order.
+        processes: number of commands to run at a time, at least 1.
+        environment: environment variables to add to those of this process.
+        look: called several times per second.
 
     Returns:
-        The signal that stopped it, None at the end.
+        The signal that stopped the chains; None if they ended.
 
     Raises:
-        RunError: a command failed, which is shown with the end of its log; the others have been
-            stopped.
+        RunError: a command failed; the message shows the end of its log. The others are stopped.
     """
     waiting = [[link for link in chain if not link.done()] for chain in chains]
     waiting = [chain for chain in waiting if chain]
@@ -110,14 +109,14 @@ def _start(link: Link, cores: set[int] | None, environment: Mapping[str, str]) -
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
-            # a terminal's Ctrl-C would reach it twice, and the second time means at once
+            # Else a terminal's Ctrl-C would reach it twice, and the second one stops at once.
             start_new_session=True,
         )
 
 
 @contextmanager
 def _on(cores: set[int] | None) -> Iterator[None]:
-    """This thread on `cores`; a command that it starts is there from its beginning."""
+    """Pins this thread to `cores`, which a command that it starts inherits."""
     if cores is None:
         yield
         return
@@ -139,7 +138,7 @@ def _stop(workers: Sequence[_Worker]) -> None:
 
 
 def _shares(processes: int) -> list[set[int] | None]:
-    """Which cores each of the processes may use."""
+    """Returns the cores of each process."""
     if not hasattr(os, "sched_getaffinity"):
         return [None] * processes
     cores = sorted(os.sched_getaffinity(0))
@@ -156,5 +155,5 @@ def _failure(link: Link, status: int) -> str:
     return (
         f"{link.name} {how}. The end of its log, {link.log}, is: "
         + " / ".join(line.strip() for line in lines if line.strip())
-        + ". When its cause is mended, the same command goes on from there."
+        + ". Fix the cause and run the same command to resume."
     )

@@ -1,8 +1,8 @@
 """The paper's claim on the built-in shapes: python -m experiments.claim --workdir=DIR.
 
 Pre-trains each variant of configs/claim.py with each seed, probes and evaluates it, and compares
-the variants with MoCo, seed by seed: DIR/claim.md and pictures. Finished parts are kept, so that
-the same command goes on where it was stopped, also with more seeds or variants.
+the variants with MoCo, seed by seed, in DIR/claim.md and pictures. Finished parts are kept: run the
+same command again to resume, also with more seeds or variants.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from experiments.claim.runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, ru
 from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.files import user_path
 
-# XLA on CPU allocates its temporary arrays in each step. glibc would give them back to the system
-# every time, which takes a tenth of these runs (docs/benchmarks.md).
+# XLA on CPU allocates its temporary arrays per step. By default glibc returns them to the system
+# each time, which takes a tenth of these runs (docs/benchmarks.md).
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
 def _accelerator() -> str:
-    """What JAX would compute on; asked in a process of its own, which gives the memory back."""
+    """Returns the device that JAX would use; asks in a separate process, to free its memory."""
     program = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='\\t')"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     if found.returncode:
@@ -37,7 +37,7 @@ def _accelerator() -> str:
 
 
 def claim(arguments: argparse.Namespace) -> None:
-    """Runs what is not finished, and writes the report.
+    """Runs all unfinished parts, and writes the report.
 
     Raises:
         UsageError: a run in the workdir has another config.
@@ -62,7 +62,7 @@ def claim(arguments: argparse.Namespace) -> None:
             display.look,
         )
     if stopped:
-        print(f"stopped by {stopped}, with everything saved; the same command goes on from there")
+        print(f"stopped by {stopped}, with everything saved; run the same command to resume")
         return
     text = claim_report.write(runs, arguments.workdir)
     print(text)
@@ -70,7 +70,7 @@ def claim(arguments: argparse.Namespace) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line of `python -m experiments.claim`."""
+    """Parses the command line of `python -m experiments.claim`."""
     parser = argparse.ArgumentParser(prog="python -m experiments.claim", description=__doc__)
     parser.add_argument(
         "--workdir", type=user_path, default=Path("runs/claim"), help="(%(default)s)"
@@ -79,9 +79,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--variants",
         type=_names(LABELS),
         default=["moco", "patch2"],
-        help="of configs/claim.py, with commas (moco,patch2)",
+        help="variants of configs/claim.py, separated by commas (moco,patch2)",
     )
-    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="with commas (0,1,2)")
+    parser.add_argument(
+        "--seeds", type=_numbers, default=[0, 1, 2], help="seeds, with commas (0,1,2)"
+    )
     parser.add_argument(
         "--full", action="store_true", help="all variants, seeds 0 to 4, instead of the above"
     )
@@ -89,16 +91,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--ablate",
         type=_names(ABLATIONS),
         default=[],
-        help=f"the variants with a change besides: {','.join(ABLATIONS)}",
+        help=f"additional runs of the variants with a change: {','.join(ABLATIONS)}",
     )
     parser.add_argument(
         "--setting",
         choices=("auto", "small", "large"),
         default="auto",
-        help="small: minutes a run on a core; large: for a GPU; auto: large where JAX finds one",
+        help="small: minutes per run on a core; large: for a GPU; auto: large if JAX finds one",
     )
     parser.add_argument(
-        "--processes", type=int, default=0, help="runs at a time; by default one a core"
+        "--processes", type=int, default=0, help="runs at a time; by default one per core"
     )
     parser.add_argument(
         "--epochs", type=int, help="of pre-training; by default those of configs/claim.py"
@@ -106,7 +108,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data_seed",
         type=int,
-        help="of the pictures; by default those that no setting was chosen on",
+        help="seed of the pictures; by default one that no setting was chosen on",
     )
     arguments = parser.parse_args(argv)
     if arguments.full:
@@ -120,7 +122,7 @@ def _names(known):
         wrong = [name for name in given if name not in known]
         if wrong or len(set(given)) < len(given):
             raise argparse.ArgumentTypeError(
-                f"{text!r} must be names out of {','.join(known)}, each once, with commas"
+                f"{text!r} must be names from {','.join(known)}, each once, separated by commas"
             )
         return given
 
@@ -133,12 +135,14 @@ def _numbers(text: str) -> list[int]:
     except ValueError:
         numbers = [-1]
     if min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers, each once, with commas")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be whole numbers, each once, separated by commas"
+        )
     return numbers
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns the exit status, as main.py."""
+    """Runs the command; returns the exit status, as main.py."""
     arguments = parse(argv)
     jax.config.update("jax_platforms", "cpu")  # the accelerator is for the runs
     try:

@@ -14,7 +14,7 @@ from nsneg_jax.report.plots import COLOURS, MARKERS
 from nsneg_jax.report.rows import Row
 from nsneg_jax.training.workdir import METRICS
 
-# of a run: step or epoch -> value
+# Step or epoch -> value, for one run.
 Curve = dict[float, float]
 
 _SIMILARITIES = {
@@ -28,16 +28,16 @@ _SHIFTS = ("clean", "corruption", "sketch", "stylized", "rendition_100way")
 def save_all(
     runs: Sequence[Run], rows: Sequence[Row], epochs: int, workdir: Path
 ) -> dict[str, str]:
-    """Draws what there is to draw into the workdir.
+    """Draws all available plots into the workdir.
 
     Args:
-        runs: finished.
-        rows: of the report on them.
-        epochs: of each run.
-        workdir: of the claim.
+        runs: finished runs.
+        rows: rows of their report.
+        epochs: epochs of each run.
+        workdir: workdir of the claim.
 
     Returns:
-        Titles by file name. Figures against alpha are drawn of two patch variants or more.
+        Titles by file name. Plots against alpha need at least two patch variants.
     """
     curves = {run: _curves(workdir / run.name / METRICS) for run in runs}
     drawn = {
@@ -57,14 +57,14 @@ def save_all(
 
 
 def alpha_lines(runs: Sequence[Run], rows: Sequence[Row]) -> dict[float, Row]:
-    """The rows of MoCo (alpha 0) and of patch negatives, by alpha."""
+    """Returns the rows of MoCo (alpha 0) and of patch negatives, by alpha."""
     plain = {run for run in runs if run.variant in ALPHAS and not run.change}
     labels = {run.label: ALPHAS[run.variant] for run in plain}
     return dict(sorted((labels[row.name], row) for row in rows if row.name in labels))
 
 
 def mean_and_deviation(curves: Sequence[Curve]) -> tuple[list[float], ...]:
-    """Steps that all curves have, the mean there and the sample deviation (0 of one curve)."""
+    """Returns the steps that all curves share, with mean and sample deviation (0 for one curve)."""
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = [[curve[step] for curve in curves] for step in steps]
     deviations = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
@@ -72,7 +72,7 @@ def mean_and_deviation(curves: Sequence[Curve]) -> tuple[list[float], ...]:
 
 
 def _curves(path: Path) -> dict[str, Curve]:
-    """Each figure of a metrics.jsonl over the steps."""
+    """Reads each figure of a metrics.jsonl by step."""
     curves: dict[str, Curve] = {}
     for line in path.read_text().splitlines():
         figures = json.loads(line)

@@ -1,4 +1,4 @@
-"""One view of the progress of many runs, out of the files that they write."""
+"""Shows the progress of many runs, from the files that they write."""
 
 import json
 import sys
@@ -14,17 +14,17 @@ from nsneg_jax.training.progress import duration
 from nsneg_jax.training.workdir import METRICS
 
 _SHOW_EVERY = 20.0  # seconds between the lines of a log file
-_LAST_BYTES = 4096  # of metrics.jsonl that are read for its last lines
+_LAST_BYTES = 4096  # bytes to read for the last lines of metrics.jsonl
 
 
 class Stage(NamedTuple):
-    """A command of a run and what it is measured by.
+    """A command of a run, and how to measure its progress.
 
     Attributes:
         link: the command.
-        workdir: it writes into.
-        share: of the run's time.
-        total: steps or epochs of the whole; None where it has no metrics.jsonl.
+        workdir: folder that it writes into.
+        share: fraction of the run's time.
+        total: number of its steps or epochs; None if it has no metrics.jsonl.
     """
 
     link: Link
@@ -33,7 +33,7 @@ class Stage(NamedTuple):
     total: int | None
 
     def fraction(self) -> float:
-        """How much of it is done."""
+        """Returns the finished fraction, 0 to 1."""
         if self.link.done():
             return 1.0
         latest = last_figures(self.workdir / METRICS)
@@ -42,7 +42,7 @@ class Stage(NamedTuple):
         return min(1.0, latest.get("epoch", latest["step"]) / self.total)
 
     def status(self) -> str:
-        """What it is at, in few words."""
+        """Returns its status in few words."""
         latest = last_figures(self.workdir / METRICS)
         words = [self.link.name]
         if latest and self.total is not None:
@@ -55,7 +55,7 @@ class Stage(NamedTuple):
 
 
 def last_figures(path: Path) -> dict[str, Any]:
-    """The latest value of each name in the last lines of a metrics.jsonl; {} if there are none."""
+    """Returns the latest value by name in the last lines of a metrics.jsonl; {} if none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LAST_BYTES))
@@ -66,16 +66,16 @@ def last_figures(path: Path) -> dict[str, Any]:
     for line in lines:
         try:
             figures |= json.loads(line)
-        except (ValueError, TypeError):  # the first and the last may be cut off
+        except (ValueError, TypeError):  # the first and the last line may be incomplete
             continue
     return figures
 
 
 class ClaimProgress:
-    """A progress bar over all runs on a terminal; elsewhere a line now and then.
+    """A progress bar over all runs on a terminal; elsewhere an occasional line.
 
     Args:
-        stages: of each run, by name.
+        stages: stages by name of the run.
         processes: runs at a time.
     """
 
@@ -98,7 +98,7 @@ class ClaimProgress:
             self._bar.close()
 
     def look(self) -> None:
-        """Shows what is new, if the last time is long enough ago."""
+        """Shows the progress, if it was last shown long enough ago."""
         now = time.monotonic()
         if now - self._shown < (1.0 if self._bar is not None else _SHOW_EVERY):
             return

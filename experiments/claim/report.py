@@ -1,4 +1,4 @@
-"""The report of the claim, out of the files that its runs left."""
+"""Writes the report of the claim from the files of its runs."""
 
 import json
 from collections.abc import Sequence
@@ -17,20 +17,19 @@ from nsneg_jax.training.workdir import CONFIG
 
 BASELINE = LABELS["moco"]
 _LIMITS = """\
-What this shows: with everything else the same (pictures, their order, initial weights, views,
-steps), what non-semantic negatives change on pictures whose class is their shape. What it does
-not show: anything about ImageNet or photographs. The pictures are drawn by a program, in 10
-classes that differ in their outlines alone; the columns are versions of them, named after the
-paper's test sets but not these. The published figures are repeated for comparison of the signs,
-not of the sizes."""
+This shows what non-semantic negatives change on pictures whose class is their shape, with
+everything else equal (pictures, their order, initial weights, views, steps). It shows nothing
+about ImageNet or photographs. A program draws the pictures, in 10 classes that differ only in
+their outlines; the columns are versions of these pictures, named after the paper's test sets but
+not the same. Compare the published figures by sign, not by size."""
 
 
 def write(runs: Sequence[Run], workdir: Path) -> str:
     """Writes claim.md and its pictures into the workdir; returns the text.
 
     Args:
-        runs: all of them finished.
-        workdir: of the claim.
+        runs: finished runs.
+        workdir: workdir of the claim.
 
     Raises:
         UsageError: a result cannot be read.
@@ -58,7 +57,7 @@ def write(runs: Sequence[Run], workdir: Path) -> str:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Says of each row in which of the paper's columns it differs clearly from MoCo."""
+    """Says, per row, in which of the paper's columns it clearly differs from MoCo."""
     titles = columns(rows, paper_sets=True)
     lines = []
     for name, of_row in differences(rows, BASELINE).items():

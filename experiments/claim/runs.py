@@ -23,8 +23,8 @@ LABELS = {
     "texture": "texture, alpha 2",
     "patch+texture": "patch + texture, alpha 2",
 }
-ALPHAS = {"moco": 0.0, "patch1": 1.0, "patch2": 2.0, "patch3": 3.0}  # of patch negatives alone
-# what an ablation adds: variants, and the override that it makes by the name it gives them
+ALPHAS = {"moco": 0.0, "patch1": 1.0, "patch2": 2.0, "patch3": 3.0}  # of runs with only patches
+# Runs that an ablation adds: its variants, and its overrides by name.
 ABLATIONS = {
     "queue": (("moco", "patch2"), {"half queue": "--config.moco.queue_size={half_queue}"}),
     "learning_rate": (
@@ -40,7 +40,7 @@ ABLATIONS = {
         },
     ),
 }
-# shares of a run's time, for the time left
+# Fractions of a run's time, to estimate the time left.
 _PRETRAINING, _PROBE, _EVALUATION = 0.87, 0.05, 0.08
 
 
@@ -48,10 +48,10 @@ class Run(NamedTuple):
     """One pre-training with its probe and evaluation.
 
     Attributes:
-        variant: of configs/claim.py.
-        seed: of the run: initial weights, order of the images, every draw.
-        change: name of what it does otherwise than the variant, '' for nothing.
-        override: the argument that makes the change.
+        variant: variant of configs/claim.py.
+        seed: seed of the initial weights, the order of the images and every draw.
+        change: name of its change to the variant; '' for none.
+        override: argument that makes the change.
     """
 
     variant: str
@@ -71,13 +71,13 @@ class Run(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What all runs of a claim have in common.
+    """The settings that all runs of a claim share.
 
     Attributes:
-        workdir: of the claim.
-        large: the setting for a GPU.
-        data_seed: of the pictures, None for that of configs/claim.py.
-        epochs: of pre-training, None for those of configs/claim.py.
+        workdir: workdir of the claim.
+        large: whether to use the setting for a GPU.
+        data_seed: seed of the pictures; None uses the seed in configs/claim.py.
+        epochs: epochs of pre-training; None uses those in configs/claim.py.
     """
 
     workdir: Path
@@ -87,25 +87,25 @@ class Setting(NamedTuple):
 
     @property
     def about(self) -> str:
-        """In a few words."""
+        """Describes the setting in a few words."""
         if self.large:
             return "large: 20,000 pictures of 64 px, ResNet-18"
         return "small: 4,000 pictures of 32 px, a ResNet of 8 layers"
 
 
 def runs_of(variants: Sequence[str], seeds: Sequence[int], ablations: Sequence[str]) -> list[Run]:
-    """The runs, seed by seed, so that an early stop leaves whole comparisons.
+    """Returns the runs, seed by seed, so that an early stop leaves complete comparisons.
 
-    Ablations change only those of the `variants` that they are about.
+    An ablation adds runs only for its own variants among `variants`.
 
     Raises:
-        UsageError: an ablation is about none of the variants.
+        UsageError: an ablation applies to none of the variants.
     """
     for ablation in ablations:
         changed = ABLATIONS[ablation][0]
         if not set(changed) & set(variants):
             raise UsageError(
-                f"The ablation {ablation} is about {' and '.join(changed)}, but the variants are "
+                f"The ablation {ablation} applies to {' and '.join(changed)}, but the variants are "
                 f"{', '.join(variants)}. Add one of the former to --variants, or leave it out."
             )
     runs = []
@@ -123,7 +123,7 @@ def runs_of(variants: Sequence[str], seeds: Sequence[int], ablations: Sequence[s
 
 
 def stages_of(run: Run, setting: Setting) -> list[Stage]:
-    """The commands of a run: pre-training, linear probe, evaluation.
+    """Returns the commands of a run: pre-training, linear probe, evaluation.
 
     Raises:
         UsageError: one of its workdirs holds a run with another config.

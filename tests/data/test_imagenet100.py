@@ -137,7 +137,7 @@ def test_labels_as_text(archives, folders, tmp_path, capsys):
     assert contents(tmp_path / "other") == contents(tmp_path / "out") == wanted(folders)
     labels.write_text("1\n2\n")
     assert run(archives, tmp_path, "--val-labels", str(labels)) == 2
-    assert "must hold a wnid a line" in capsys.readouterr().err.replace("\n", " ")
+    assert "must hold one wnid per line" in capsys.readouterr().err.replace("\n", " ")
     labels.write_text(WNIDS[0])
     assert run(archives, tmp_path, "--val-labels", str(labels)) == 2
     assert "has no label: there are 1" in capsys.readouterr().err.replace("\n", " ")
