@@ -229,8 +229,8 @@ BLACK = np.zeros((2, 16, 16, 3), np.uint8)
 @pytest.mark.parametrize(
     ("images", "named"),
     [
-        ([], "images are empty"),
-        (BLACK[:0], "images are empty"),
+        ([], "images is empty"),
+        (BLACK[:0], "images is empty"),
         (BLACK / 255, "dtype float64"),
         (BLACK.astype(int), "dtype int64"),
         (BLACK[..., 0], "np.repeat"),

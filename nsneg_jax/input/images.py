@@ -36,7 +36,7 @@ def as_list(images: Images) -> list[Any]:
         _check_dtype(images.dtype, "The images are")
     listed = [np.asarray(image) if hasattr(image, "ndim") else image for image in images]
     if not listed:
-        raise UsageError(f"The list of images is empty, but must hold at least one. {_WANTED}")
+        raise UsageError(f"images is empty, but must hold at least one image. {_WANTED}")
     for index, image in enumerate(listed):
         if isinstance(image, str | os.PathLike | Image.Image):
             continue

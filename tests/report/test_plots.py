@@ -73,7 +73,7 @@ def test_picture_is_refused(store, tmp_path, capsys, monkeypatch):
         assert not (tmp_path / name).exists()
 
     runs = store(evaluation("a", corruption=corruption(40.0)))
-    refused(runs, "picture.pdf", "ends in .png")
+    refused(runs, "picture.pdf", "picture.pdf, but")
     refused(store(evaluation("a", clean=top1(70.0))), "picture.png", "No run has accuracies by")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     refused(runs, "picture.png", "nsneg_jax[report]")
