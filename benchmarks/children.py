@@ -1,4 +1,4 @@
-"""Commands in processes of their own, ended when their time is over, all they say in files."""
+"""Runs commands in separate processes with a time limit, and writes their output to files."""
 
 import contextlib
 import os
@@ -18,9 +18,9 @@ class Command(NamedTuple):
     """A Python command.
 
     Attributes:
-        name: of its files.
-        argv: after the interpreter, as in ('-m', 'benchmarks.texture').
-        environ: variables besides those of this process.
+        name: name of its files.
+        argv: arguments of the interpreter, as in ('-m', 'benchmarks.texture').
+        environ: environment variables to add to those of this process.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Ended(NamedTuple):
     """How a command ended.
 
     Attributes:
-        name: of the command.
-        status: its exit status, negative for a signal; None where its time was over.
-        seconds: it took.
-        last_words: the last error message on its standard error, or else the last line.
+        name: name of the command.
+        status: exit status, negative for a signal; None after a timeout.
+        seconds: time it took.
+        last_words: last error message on standard error, or else the last line.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Ended(NamedTuple):
 def run(command: Command, files: Path, seconds: float) -> Ended:
     """Runs a command in the project's folder for at most `seconds`.
 
-    It and all that it has started are ended then, and also when this process is interrupted.
+    After that, or when this process is interrupted, the command and all its children are ended.
 
     Args:
-        command: to run.
+        command: the command.
         files: FILES.out and FILES.err get its standard output and standard error.
-        seconds: at most.
+        seconds: time limit.
     """
     out, err = (files.with_name(files.name + ending) for ending in (".out", ".err"))
     files.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _last_words(text: str) -> str:
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    """Ends the process and what it has started, in its own time or at once."""
+    """Ends the process and its children, gracefully or at once."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sent)

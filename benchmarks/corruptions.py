@@ -1,4 +1,4 @@
-"""Speed of the corruptions at every severity; prints one JSON line. Also draws them all.
+"""Measures the corruptions at every severity and prints one JSON line, or draws them all.
 
     python -m benchmarks.corruptions
     python -m benchmarks.corruptions --names fog snow --batch 100 --steps 5
@@ -6,17 +6,17 @@
 
 Fields of the line:
 
-* `seconds_per_100_images`: for each corruption, the five severities; from uint8 pictures on the
-  device to uint8 pictures on the device, medians over the steps, without compilation.
-* `cpu_seconds_per_100_images`: the process's own processor time over all threads in the same calls,
-  which load from elsewhere hardly changes; on an accelerator, what the host does.
-* `test_seconds_per_100_images`, `test_cpu_seconds_per_100_images`: the sums over the 15 test
-  corruptions and 5 severities, where all were measured; `seconds_per_100_images_all` is over all
-  that was measured.
-* `compile_seconds`: first call of each corruption at each severity less a later one, all together.
+* `seconds_per_100_images`: per corruption, five severities; from uint8 pictures on the device to
+  uint8 pictures on the device, medians over the steps, without compilation.
+* `cpu_seconds_per_100_images`: processor time of the process over all threads in the same calls,
+  which other load hardly changes; on an accelerator, the work of the host.
+* `test_seconds_per_100_images`, `test_cpu_seconds_per_100_images`: sums over the 15 test
+  corruptions and 5 severities, if all were measured; `seconds_per_100_images_all` sums everything
+  measured.
+* `compile_seconds`: first call minus a later one, summed over all corruptions and severities.
 
-With --sheet nothing is measured: one photograph under all 19 corruptions (rows) and 5 severities
-(columns) is written as a JPEG file.
+--sheet measures nothing and writes a JPEG file: one photograph under all 19 corruptions (rows) and
+5 severities (columns).
 """
 
 import argparse
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse exits with status 2 on a malformed one.
 
     Raises:
-        UsageError: a value that nothing can be measured with.
+        UsageError: a value is out of range.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.corruptions",
@@ -57,7 +57,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     names = (*CORRUPTIONS, *EXTRA)
     parser.add_argument("--names", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--batch", type=int, default=25, help="pictures a call")
+    parser.add_argument("--batch", type=int, default=25, help="pictures per call")
     parser.add_argument("--size", type=int, default=224, help="side of the pictures in pixels")
     parser.add_argument("--steps", type=int, default=4, help="timed calls of each setting")
     parser.add_argument("--sheet", type=Path, help="draw this JPEG file instead")
@@ -74,7 +74,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The figures of the JSON line."""
     rng = np.random.default_rng(0)
-    # smooth shapes and some grain, as photographs have them; nothing here is faster for flat ones
+    # Smooth shapes and some grain, as in photographs; flat pictures would be no faster.
     coarse = rng.integers(0, 256, (options.batch, 8, 8, 3), np.uint8)
     size = (options.size, options.size)
     pictures = np.stack([Image.fromarray(x).resize(size, Image.BICUBIC) for x in coarse])
@@ -131,11 +131,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def sheet(picture: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """A row a corruption, a column a severity.
+    """Draws one row per corruption and one column per severity.
 
     Args:
         picture: uint8 [S, S, 3].
-        names: of the corruptions.
+        names: names of the corruptions.
     """
     width = _NAMES + len(SEVERITIES) * (_TILE + _GAP)
     page = Image.new("RGB", (width, _TITLE + len(names) * (_TILE + _GAP)), "white")
@@ -154,10 +154,10 @@ def sheet(picture: np.ndarray, names: Sequence[str]) -> Image.Image:
 
 
 def load_picture(path: Path | None, size: int) -> np.ndarray:
-    """The middle of a photograph, uint8 [size, size, 3].
+    """Returns the middle of a photograph, uint8 [size, size, 3].
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the photograph cannot be read.
     """
     try:
         if path is None:

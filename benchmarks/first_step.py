@@ -1,12 +1,12 @@
-"""Time from the start of a pre-training command to its first finished step; prints one JSON line.
+"""Measures the time from the start of a pre-training to its first step; prints one JSON line.
 
     python -m benchmarks.first_step --out DIR -- --config=configs/patch.py \
         --config.data.source=folder:FOLDER
 
-What follows `--` are flags of main.py, without --workdir. The command is started --starts times,
-one after another, each in a workdir of its own below DIR, with one compilation cache, DIR/cache,
-which is empty at first; it is ended after its first step. `seconds_to_first_step` has a figure for
-each start: Python's imports, the devices, reading the data set, compilation and the step itself.
+Give main.py's flags after `--`, without --workdir. The command is started --starts times, one after
+another, each with its own workdir below DIR and one compilation cache, DIR/cache, which is empty at
+first; it is ended after its first step. `seconds_to_first_step` has one figure per start, for
+Python's imports, the devices, reading the data set, compilation and the step itself.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def seconds_to_first_step(flags: Sequence[str], workdir: Path, cache: Path) -> f
     """Starts main.py with `flags` and waits for its first step.
 
     Raises:
-        RunError: it ended before; its standard error has said why.
+        RunError: it ended before that; its standard error says why.
     """
     command = [sys.executable, "main.py", *flags, f"--workdir={workdir}"]
     command += ["--config.log_every_steps=1", "--config.total_steps=2", "--config.pictures=False"]
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse exits with status 2 on a malformed one.
 
     Raises:
-        UsageError: a value that nothing can be measured with.
+        UsageError: a value is out of range.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.first_step",
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if options.starts < 1:
         raise UsageError(f"--starts is {options.starts}, but must be at least 1.")
     if options.out.exists():
-        raise UsageError(f"--out is {options.out}, which is there already. Give another folder.")
+        raise UsageError(f"--out is {options.out}, which exists already. Give another folder.")
     return options
 
 

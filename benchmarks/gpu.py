@@ -1,19 +1,19 @@
-"""All that is measured on a GPU, in one command of some minutes; prints a table last.
+"""Runs all GPU measurements in one command of some minutes; prints a table last.
 
     python -m benchmarks.gpu --out runs/gpu
     python -m benchmarks.gpu --parts step,golden --minutes 8
     python -m benchmarks.gpu --small                    # the same script at small sizes, on CPU
 
-Each part runs in processes of its own and has a time limit; what fails or takes too long is
-reported, and the rest goes on. Parts run in the order that --help lists, as far as --minutes allow:
-what is left out then is named, for another call with --parts. In the folder --out: `table.md`, what
-is printed last; `results.json`, the same as data, with the state of each command; `kernels.md`, the
-most expensive kernels of the step; `logs/PART.COMMAND.out` and `.err`, what each command said;
-`work/`, runs and pictures, which may be deleted. Table and results are written after each part.
+Each part runs in separate processes with a time limit. A part that fails or takes too long is
+reported, and the others still run. Parts run in the order of --help, as far as --minutes allow; the
+table names those left out, for another call with --parts. The folder --out gets `table.md`, the
+printed table; `results.json`, the same as data, with the state of each command; `kernels.md`, the
+most expensive kernels of the step; `logs/PART.COMMAND.out` and `.err`, the output of each command;
+`work/`, runs and pictures, which you may delete. Table and results are written after each part.
 
-Programs are compiled into the folder JAX_COMPILATION_CACHE_DIR, by default OUT/cache. Exit status:
-0 all parts asked for are done, whether targets are reached or not, 1 one is not, 2 a mistake of the
-user's.
+Compiled programs go to the folder JAX_COMPILATION_CACHE_DIR, by default OUT/cache. Exit status: 0
+all requested parts are done, whether or not targets are reached, 1 a part is not, 2 a user's
+mistake.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from benchmarks.photographs import jpeg_files
 from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.files import write_json, write_text
 
-# what nothing can be done in
+# Too short for any part.
 _LEAST_SECONDS = 5.0
 _PROBE_SECONDS = 120.0
 _PROBE = """
@@ -57,20 +57,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse exits with status 2 on a malformed one.
 
     Raises:
-        UsageError: a value that nothing can be run with.
+        UsageError: a value is out of range.
     """
     listed = "\n".join(f"  {name:12} {part.about}" for name, part in PARTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
-        description="Measures all that is measured on a GPU; prints a table last.",
+        description="Runs all GPU measurements; prints a table last.",
         epilog=f"parts, in their order:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="new folder for it all")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="new folder for results")
     parser.add_argument("--minutes", type=float, default=9.0, help="for all parts together")
     parser.add_argument("--parts", help="only these, with commas")
     parser.add_argument(
-        "--photographs", type=Path, help="JPEG files to train on; default made ones"
+        "--photographs", type=Path, help="JPEG files to train on; by default generated ones"
     )
     parser.add_argument("--small", action="store_true", help="small sizes, to try it on CPU")
     options = parser.parse_args(argv)
@@ -87,19 +87,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         found, batch = len(jpeg_files(options.photographs)), batch_of_job(options.small)
         if found < batch:
             raise UsageError(
-                f"--photographs is {options.photographs}, where there are {found} JPEG files, but "
-                f"there must be at least {batch}, one batch. Give another folder, or leave it out."
+                f"--photographs is {options.photographs}, which has {found} JPEG files, but must "
+                f"have at least {batch}, one batch. Give another folder, or leave it out."
             )
     return options
 
 
 class Measurement:
-    """A call of the command: what is there, and what was found so far.
+    """One call of the command: the device, and the figures so far.
 
     Args:
-        out: the folder for it all.
-        seconds: for all parts together.
-        setting: of the parts' commands.
+        out: folder for all files.
+        seconds: time for all parts together.
+        setting: setting of the parts' commands.
     """
 
     def __init__(self, out: Path, seconds: float, setting: Setting):
@@ -112,11 +112,11 @@ class Measurement:
         self.rows: list[tuple[str, Row]] = []
 
     def probe(self) -> None:
-        """Asks in a process of its own what there is to compute on, since JAX takes the memory.
+        """Finds the devices in a separate process, because JAX takes their memory.
 
         Raises:
             RunError: JAX does not start.
-            UsageError: there is no accelerator, and sizes are full.
+            UsageError: there is no accelerator for the full sizes.
         """
         command = children.Command("device", ("-c", _PROBE))
         with tempfile.TemporaryDirectory() as folder:
@@ -127,9 +127,9 @@ class Measurement:
             self.about = json.loads(said[-1])
         if self.about["platform"] == "cpu" and not self.setting.small:
             raise UsageError(
-                "JAX finds no accelerator here, and on CPU the sizes of this command would take "
-                "hours. Install JAX for the device, as in pip install 'jax[cuda13]', or give "
-                "--small to try the command."
+                "JAX finds no accelerator here, and these sizes would take hours on CPU. Install "
+                "JAX for the device, as in pip install 'jax[cuda13]', or give --small to try the "
+                "command."
             )
 
     def run(self, name: str, part: Part) -> None:
@@ -143,7 +143,7 @@ class Measurement:
         try:
             print(f"{name}: {part.about}", flush=True)
             entry["state"] = self._run_commands(name, part, entry, min(left, part.seconds))
-        finally:  # an interrupted part has left figures, too
+        finally:  # an interrupted part has left figures too
             self._collect(name, entry)
 
     def _run_commands(self, name: str, part: Part, entry: dict[str, Any], seconds: float) -> str:
@@ -163,7 +163,7 @@ class Measurement:
         return "failed" if any(each["status"] for each in entry["commands"]) else "done"
 
     def _collect(self, name: str, entry: dict[str, Any]) -> None:
-        """Adds the figures of a part, and what went wrong in it."""
+        """Adds the figures of a part, and its faults."""
         try:
             found = rows_of(name, self.setting)
         except (OSError, ValueError, LookupError, AttributeError) as error:
@@ -176,7 +176,7 @@ class Measurement:
         self.rows += [(name, row) for row in (*found, *troubles, about)]
 
     def lines(self) -> list[str]:
-        """The table with a headline."""
+        """Returns the table with a headline."""
         about = self.about
         versions = ", ".join(
             f"{name} {about[name] or 'missing'}" for name in ("python", "jax", "flax", "torch")
@@ -187,7 +187,7 @@ class Measurement:
         return [head, "", *table(self.rows)]
 
     def write(self) -> None:
-        """Writes what was found so far."""
+        """Writes the figures so far."""
         write_text(self.out / "table.md", "\n".join(self.lines()) + "\n")
         found = []
         for part, row in self.rows:
@@ -202,7 +202,7 @@ class Measurement:
 
 
 def _trouble(part: str, ended: dict[str, Any]) -> Row:
-    """Of a command that has not ended well, see `children.Ended`."""
+    """Returns the row of a failed command, see `children.Ended`."""
     if ended["status"] is None:
         how = f"ended after {ended['seconds']:.0f} s, the time it had"
     else:

@@ -12,13 +12,13 @@ DEMO_ENCODERS = ("patch", "untrained")
 
 
 class Setting(NamedTuple):
-    """What the commands of all parts depend on.
+    """The setting of all parts' commands.
 
     Attributes:
         work: folder for runs and pictures.
-        logs: folder for what commands say, LOGS/PART.COMMAND.out and .err.
-        small: sizes for a laptop.
-        given: folder of JPEG files to use, None = made ones.
+        logs: folder for the output of commands, LOGS/PART.COMMAND.out and .err.
+        small: whether to use sizes for a laptop.
+        given: folder of JPEG files to use; None = generated ones.
     """
 
     work: Path
@@ -27,7 +27,7 @@ class Setting(NamedTuple):
     given: Path | None = None
 
     def said(self, part: str, command: str) -> Path:
-        """The file with a command's standard output."""
+        """Returns the file with a command's standard output."""
         return self.logs / f"{part}.{command}.out"
 
 
@@ -35,10 +35,10 @@ class Part(NamedTuple):
     """A part.
 
     Attributes:
-        about: in a line, for --help.
-        seconds: that it may take at full size.
-        commands: in their order.
-        chain: whether a command needs those before it: the first failure ends the part.
+        about: one line, for --help.
+        seconds: time limit at full size.
+        commands: its commands in order.
+        chain: whether a command needs the earlier ones, so that a failure ends the part.
     """
 
     about: str
@@ -61,11 +61,11 @@ def _step(setting: Setting) -> list[Command]:
     if setting.small:
         flags = "--arch resnet8 --batch 16 --size 32 --queue 64 --groups 2 --steps 2"
     sizes = [*flags.split(), "--dtype", "bfloat16"]
-    # the most telling first: where time runs short, a later one is missing
+    # The most informative first, because the last ones are dropped when time runs short.
     peers = ("torch-compiled", "torch-original", "torch")
     asked = [flag for peer in peers for flag in ("--peer", peer)]
     return [
-        # by itself, so that no failure of PyTorch's loses it
+        # Alone, so that a failure of PyTorch does not lose it.
         _module("ours", "benchmarks.step", *sizes, "--profile"),
         _module("peers", "benchmarks.step", *sizes, *asked),
     ]
@@ -82,7 +82,7 @@ def _golden(setting: Setting) -> list[Command]:
 
 
 def _demo(setting: Setting) -> list[Command]:
-    """Those of `make demo`."""
+    """Returns the commands of `make demo`."""
     folder = setting.work / "demo"
     small = dict.fromkeys(("pretrain", "knn", "linear", "evaluate"), ())
     if setting.small:
@@ -116,12 +116,12 @@ def _demo(setting: Setting) -> list[Command]:
 
 
 def batch_of_job(small: bool) -> int:
-    """Images per step of the pre-training from JPEG files, which must have as many."""
+    """Returns the batch size of the pre-training, the least number of JPEG files."""
     return 16 if small else 512
 
 
 def _photographs(setting: Setting) -> list[Command]:
-    """The folder of photographs, unless another part has made it."""
+    """Returns the command that makes the folder of photographs, unless it exists."""
     folder = setting.work / "photographs"
     if folder.exists():
         return []
@@ -135,7 +135,7 @@ def _photographs(setting: Setting) -> list[Command]:
 
 
 def _recipe(setting: Setting) -> list[str]:
-    """Flags of recipe B on the photographs."""
+    """Returns the flags of recipe B on the photographs."""
     flags = [
         f"--config.data.source=folder:{setting.work / 'photographs'}",
         "--config.model.dtype=bfloat16",
@@ -188,7 +188,7 @@ def _repeat(setting: Setting) -> list[Command]:
     ]
     environ = {
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true",
-        # the second is to compile for itself
+        # The second run must compile for itself.
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
     runs = [setting.work / "repeat" / name for name in ("first", "second")]
@@ -201,7 +201,7 @@ def _repeat(setting: Setting) -> list[Command]:
 def _texture(setting: Setting) -> list[Command]:
     flags = ["--batch", 64, "--rounds", 3]
     if setting.small:
-        # on CPU each core is a device, and has the same number of images
+        # On CPU each core is a device; all take equally many images.
         flags = ["--batch", len(os.sched_getaffinity(0)), "--size", 64, "--rounds", 1]
     return [_module("synthesis", "benchmarks.texture", *flags)]
 
@@ -211,7 +211,7 @@ def _corruptions(setting: Setting) -> list[Command]:
     return [_module("all", "benchmarks.corruptions", *flags.split())]
 
 
-# the most valuable first: where time runs short, the last ones are left out
+# The most valuable first, because the last ones are dropped when time runs short.
 PARTS = {
     "step": Part("the training step beside PyTorch's, and its kernels", 400, _step, chain=False),
     "golden": Part("the original's trajectories in float64", 180, _golden, chain=False),

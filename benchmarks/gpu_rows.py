@@ -1,4 +1,4 @@
-"""What the commands of `benchmarks.gpu` have found: a row for each figure, and the table."""
+"""Turns the output of the commands of `benchmarks.gpu` into rows, one per figure, and a table."""
 
 import json
 import statistics
@@ -20,11 +20,11 @@ class Row(NamedTuple):
     """A figure.
 
     Attributes:
-        figure: what it is.
+        figure: name of the figure.
         value: a number or a word.
-        unit: of a number.
-        least, most: the target, where there is one.
-        aim: beyond the target.
+        unit: unit of a number.
+        least, most: target, if there is one.
+        aim: aim beyond the target.
     """
 
     figure: str
@@ -36,26 +36,26 @@ class Row(NamedTuple):
 
     @property
     def target(self) -> str:
-        """The target in words; '' without one."""
+        """Returns the target in words; '' without one."""
         if self.least is not None:
             return f"at least {self.least:g}" + (f", aim {self.aim:g}" if self.aim else "")
         return f"at most {self.most:g}" if self.most is not None else ""
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is reached; None without one."""
+        """Returns whether the target is reached; None without one."""
         if self.least is not None:
             return self.value >= self.least
         return self.value <= self.most if self.most is not None else None
 
 
 def rows_of(part: str, setting: Setting) -> list[Row]:
-    """The figures that a part has left, all of them or fewer."""
+    """Returns the available figures of a part."""
     return list(_ROWS[part](setting))
 
 
 def table(rows: Iterable[tuple[str, Row]]) -> list[str]:
-    """Rows with the names of their parts, as Markdown."""
+    """Formats rows, with the names of their parts, as Markdown."""
     lines = ["| part | figure | value | target | reached |", "|---|---|---|---|---|"]
     for part, row in rows:
         reached = {None: "", True: "yes", False: "NO"}[row.reached]
@@ -65,7 +65,7 @@ def table(rows: Iterable[tuple[str, Row]]) -> list[str]:
 
 
 def kernel_lines(setting: Setting) -> list[str]:
-    """The most expensive kernels of the step; none where it was not profiled."""
+    """Returns the most expensive kernels of the step; none if it was not profiled."""
     found = _said(setting, "step", "ours").get("profile")
     return kernels.lines(found) if found else []
 
@@ -77,10 +77,10 @@ def _shown(value: float | str) -> str:
 
 
 def _said(setting: Setting, part: str, command: str) -> dict[str, Any]:
-    """The JSON line that a command has printed last; empty where there is none."""
+    """Returns the last JSON line that a command printed; empty if there is none."""
     path = setting.said(part, command)
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    # a line without an end is of a command that was ended while it wrote
+    # An unterminated line comes from a command that was ended while it wrote.
     found = [line for line in lines if line.startswith("{") and line.endswith("\n")]
     return json.loads(found[-1]) if found else {}
 
@@ -154,7 +154,7 @@ def _job(setting: Setting) -> Iterator[Row]:
 
 
 def _speed(workdir: Path, name: str) -> Iterator[Row]:
-    """Medians over the lines of a pre-training, without the first, in which it warms up."""
+    """Returns medians over the lines of a pre-training, without the first, which warms up."""
     path = workdir / METRICS
     lines = path.read_text().splitlines() if path.exists() else []
     figures = [json.loads(line) for line in lines]

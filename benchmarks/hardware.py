@@ -1,4 +1,4 @@
-"""What a compiled program computes and moves, and how that compares with what the device can do."""
+"""Counts what a compiled program computes and moves, and compares it with the device's peaks."""
 
 import re
 from typing import NamedTuple
@@ -13,10 +13,10 @@ _OPERAND = re.compile(r"%([\w.-]+)")
 
 
 class Peak(NamedTuple):
-    """The most that a device can do.
+    """The peaks of a device.
 
     Attributes:
-        flops: FLOP/s of dense matrix products in bfloat16; in float16 where there is no bfloat16.
+        flops: FLOP/s of dense matrix products in bfloat16, or in float16 without bfloat16.
         bandwidth: bytes/s between the processor and its memory.
     """
 
@@ -24,8 +24,8 @@ class Peak(NamedTuple):
     bandwidth: float
 
 
-# by JAX's device_kind, from NVIDIA's data sheets, which for the newer ones state FLOP/s with
-# sparsity: twice these
+# By JAX's device_kind, from NVIDIA's data sheets. For newer devices these state FLOP/s with
+# sparsity, twice these figures.
 PEAKS = {
     "NVIDIA H200": Peak(989e12, 4.8e12),
     "NVIDIA H200 NVL": Peak(835e12, 4.8e12),
@@ -45,12 +45,12 @@ PEAKS = {
 
 
 class Work(NamedTuple):
-    """What one run of a program takes on all devices together.
+    """The work of one run of a program on all devices together.
 
     Attributes:
-        flops: of matrix products and convolutions, see `flops_of`.
-        bytes: read and written by the compiled program's kernels, by XLA's count, and by the
-            libraries that it calls, each array once; None where XLA does not say.
+        flops: FLOPs of matrix products and convolutions, see `flops_of`.
+        bytes: bytes read and written by the compiled program's kernels, by XLA's count, and by the
+            libraries that it calls, each array once; None if XLA gives no count.
     """
 
     flops: float
@@ -58,7 +58,7 @@ class Work(NamedTuple):
 
 
 def work_of(traced: jax.stages.Traced, compiled: jax.stages.Compiled, devices: int) -> Work:
-    """Counts a program for so many devices."""
+    """Counts the work of a program on that many devices."""
     cost = compiled.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
     moved = cost.get("bytes accessed")
@@ -68,10 +68,10 @@ def work_of(traced: jax.stages.Traced, compiled: jax.stages.Compiled, devices: i
 
 
 def library_bytes(hlo: str) -> int:
-    """Bytes of the operands and results of a compiled program's calls to libraries.
+    """Returns the bytes of operands and results in a compiled program's calls to libraries.
 
     Args:
-        hlo: as from `jax.stages.Compiled.as_text()`. A call in a loop counts once.
+        hlo: text from `jax.stages.Compiled.as_text()`. A call in a loop counts once.
     """
     sizes: dict[str, int] = {}
     calls = []
@@ -85,7 +85,7 @@ def library_bytes(hlo: str) -> int:
 
 
 def rates(work: Work, seconds: float, device_kind: str, devices: int) -> dict[str, float | None]:
-    """What is achieved per second, on all devices together, and its share of their peaks."""
+    """Returns the rates per second, on all devices together, and their share of the peaks."""
     peak = PEAKS.get(device_kind)
 
     def share(amount: float | None, most: float | None) -> float | None:

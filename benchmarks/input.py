@@ -1,15 +1,14 @@
-"""Speed of the input pipeline, and of the original's on the same photographs in the same run.
+"""Measures the input pipeline, and the original's on the same photographs in the same run.
 
     python -m benchmarks.input --root FOLDER --seconds S
     python -m benchmarks.input --source folder:FOLDER --source arrayrecord:PACKED --seconds S
 
 FOLDER holds train/CLASS/*.jpg. Prints one JSON line. Ours decodes an image once and cuts two crops
-(the rest of a view is made on the device); the original does all of its work on the host, written
-here with Pillow and NumPy alone: two decoded, augmented and normalised views and one patch
-negative, in worker processes, by torch's DataLoader where torch is installed. The two take turns,
-each starting afresh and warming up before its clock runs; the figures are medians over the turns.
-With --source, once or more, ours is measured on each of these data sets in turns, without the peer;
-ratios are to the first.
+(the device does the rest of a view). The original does all its work on the host, written here only
+with Pillow and NumPy: two decoded, augmented and normalised views and one patch negative, in worker
+processes, by torch's DataLoader if torch is installed. The two take turns; each starts afresh and
+warms up before its clock runs. The figures are medians over the turns. --source, once or more,
+measures ours on each of these data sets in turns, without the peer; ratios are to the first.
 """
 
 import argparse
@@ -48,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     data.add_argument("--source", action="append", help="data set, such as 'tfds:imagenet2012'")
     parser.add_argument("--tfds-dir", default="", help="of 'tfds:' data sets")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--seconds", type=float, default=30, help="measured time, all together")
+    parser.add_argument("--seconds", type=float, default=30, help="total measured time")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224, help="side of the crops in pixels")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="ours, per process")
@@ -62,10 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:
-    """Runs both pipelines in turns and returns what is printed."""
+    """Runs both pipelines in turns and returns the fields of the line."""
     source = Folder(options.root, options.split)
     turn_seconds = options.seconds / (2 * _TURNS)
-    # forked before anything here uses JAX; its warning is about threads that do not exist yet
+    # Forked before anything uses JAX; the warning is about threads that do not exist yet.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")
     ours, peer = [], []
     for turn in range(_TURNS):
@@ -82,7 +81,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         "ratio": round(figure / peer_figure, 2),
         "turns": [round(speed, 1) for speed in ours],
         "peer_turns": [round(speed, 1) for speed in peer],
-        "peer": f"Pillow/NumPy: two v2 views and a patch negative an image, on the host; {loader}",
+        "peer": f"Pillow/NumPy: two v2 views and a patch negative per image on the host; {loader}",
         "peer_workers": options.peer_workers,
         "threads": options.threads,
         "workers": options.workers,
@@ -98,7 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
 
 def compare(options: argparse.Namespace) -> dict[str, object]:
-    """Runs our pipeline on each data set in turns and returns what is printed."""
+    """Runs our pipeline on each data set in turns and returns the fields of the line."""
     sources = {
         spec: open_source(spec, options.split, image_size=options.size, tfds_dir=options.tfds_dir)
         for spec in options.source
@@ -119,7 +118,7 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
             spec: {
                 "images": len(sources[spec]),
                 "images_per_second": round(statistics.median(speeds), 1),
-                # of neighbouring turns, which other work on the machine slows alike
+                # Between neighbouring turns, which other work on the machine slows alike.
                 "ratio": round(
                     statistics.median(a / b for a, b in zip(speeds, first, strict=True)), 3
                 ),
@@ -149,14 +148,14 @@ def _our_batches(source: Source, options: argparse.Namespace, turn: int) -> Iter
 
 
 def _speed(batches: Iterator[object], batch_size: int, warm_up: int, seconds: float) -> float:
-    """Images a second over at least `seconds`, after `warm_up` batches; closes the iterator."""
+    """Returns images per second over at least `seconds`, after `warm_up` batches; closes them."""
     return _speed_and_cost(batches, batch_size, warm_up, seconds)[0]
 
 
 def _speed_and_cost(
     batches: Iterator[object], batch_size: int, warm_up: int, seconds: float
 ) -> tuple[float, float]:
-    """As `_speed`, and the processor time of this process an image, in seconds."""
+    """Returns `_speed`, and processor seconds of this process per image."""
     with contextlib.closing(batches):
         for _ in range(warm_up):
             next(batches)
@@ -170,10 +169,10 @@ def _speed_and_cost(
 
 
 class PeerDataset:
-    """The original's data set and transforms, an image at a time on the host.
+    """The original's data set and transforms, one image at a time on the host.
 
-    Views are those of facebookresearch/moco with --aug-plus, as torchvision does them on PIL
-    images; the negative is made from the query as the original's patch transform makes it.
+    Views follow facebookresearch/moco with --aug-plus, as torchvision makes them on PIL images. The
+    negative comes from the query, as in the original's patch transform.
     """
 
     def __init__(self, folder: str, source: Folder, size: int, seed: int) -> None:
@@ -185,7 +184,7 @@ class PeerDataset:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Query, key and negative, float32 [3, size, size] each."""
+        """Returns query, key and negative, float32 [3, size, size] each."""
         rng = np.random.default_rng([self._seed, index])
         with open(self._paths[index], "rb") as file:
             image = Image.open(file).convert("RGB")
@@ -218,7 +217,7 @@ def _jitter(view: Image.Image, rng: np.random.Generator) -> Image.Image:
         else:
             hue, saturation, value = view.convert("HSV").split()
             shift = np.uint8(int(rng.uniform(-0.1, 0.1) * 255) % 256)
-            hue = Image.fromarray(np.asarray(hue) + shift)  # wraps round, as hue does
+            hue = Image.fromarray(np.asarray(hue) + shift)  # wraps around, like hue
             view = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
     return view
 
@@ -263,13 +262,13 @@ def _loader_batches(loader: object) -> Iterator[object]:
     try:
         yield from iterator
     finally:
-        del iterator  # which ends its workers
+        del iterator  # ends its workers
 
 
 def _pool_batches(dataset: PeerDataset, batches: np.ndarray, workers: int) -> Iterator[object]:
     with multiprocessing.get_context("fork").Pool(workers, _start_worker, (dataset,)) as pool:
         todo = itertools.cycle(batches)
-        # two batches a worker are under way at any time, as in DataLoader
+        # Each worker has two batches in progress at any time, as in DataLoader.
         under_way = [pool.apply_async(_load_batch, (next(todo),)) for _ in range(2 * workers)]
         while True:
             batch = under_way.pop(0).get()

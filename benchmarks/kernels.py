@@ -1,4 +1,4 @@
-"""Where a program's time goes: its most expensive kernels, by JAX's profiler."""
+"""Finds the most expensive kernels of a program with JAX's profiler."""
 
 import re
 import tempfile
@@ -11,18 +11,18 @@ import jax
 from jax.profiler import ProfileData
 
 SHOWN = 20
-# they last as long as what they call, which has events of its own
+# These events contain those that they call, which have their own events.
 _CALLERS = re.compile(r"(while|conditional|call)\b")
 _NAMED = re.compile(r'^\s+(?:ROOT )?%?([\w.-]+) = .*\bop_name="([^"]*)"', re.MULTILINE)
 
 
 def profile(run: Callable[[], Any], steps: int, hlo: str) -> dict[str, Any]:
-    """Runs a compiled program under the profiler; returns what `summary` says of it.
+    """Runs a compiled program under the profiler; returns its `summary`.
 
     Args:
-        run: starts a step and returns what to wait for.
-        steps: how many.
-        hlo: of the program, from `jax.stages.Compiled.as_text()`.
+        run: starts a step and returns arrays to wait for.
+        steps: number of steps.
+        hlo: text of the program, from `jax.stages.Compiled.as_text()`.
     """
     with tempfile.TemporaryDirectory() as folder:
         jax.profiler.start_trace(folder)
@@ -36,17 +36,17 @@ def profile(run: Callable[[], Any], steps: int, hlo: str) -> dict[str, Any]:
 
 
 def summary(folder: Path, steps: int, hlo: str) -> dict[str, Any]:
-    """The most expensive kernels of a trace.
+    """Returns the most expensive kernels of a trace.
 
     Args:
-        folder: of the trace.
-        steps: that were traced.
-        hlo: of the program.
+        folder: folder of the trace.
+        steps: number of traced steps.
+        hlo: text of the program.
 
     Returns:
         `steps`; `kernel_seconds_per_step`, the sum over all kernels (on CPU, over threads), and
         `kernels`, the `SHOWN` most expensive ones: `name`, `seconds_per_step`, `calls_per_step`,
-        `share` of the sum and `operation`, what JAX calls it, None where it does not say.
+        `share` of the sum and `operation`, its name in JAX, or None if unknown.
     """
     seconds, calls, instructions = _totals(folder)
     operations = {_as_kernel(name): operation for name, operation in _NAMED.findall(hlo)}
@@ -68,7 +68,7 @@ def summary(folder: Path, steps: int, hlo: str) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """What `profile` returns, as a Markdown table."""
+    """Formats the result of `profile` as a Markdown table."""
     rows = [
         f"| {1e3 * each['seconds_per_step']:.3f} | {100 * each['share']:.1f} % "
         f"| {each['calls_per_step']:g} | `{each['name'][:70]}` | {each['operation'] or ''} |"
@@ -80,7 +80,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _totals(folder: Path) -> tuple[Counter[str], Counter[str], dict[str, str]]:
-    """Seconds and calls of each kernel, and the instruction it belongs to."""
+    """Returns seconds, calls and instruction per kernel."""
     seconds, calls, instructions = Counter(), Counter(), {}
     for path in sorted(folder.rglob("*.xplane.pb")):
         for name, duration, instruction in _kernels(ProfileData.from_file(str(path))):
@@ -91,11 +91,11 @@ def _totals(folder: Path) -> tuple[Counter[str], Counter[str], dict[str, str]]:
 
 
 def _kernels(data: ProfileData) -> Iterator[tuple[str, float, str]]:
-    """Name, seconds and HLO instruction of each kernel that ran.
+    """Yields name, seconds and HLO instruction of each kernel that ran.
 
-    A GPU has a plane with a line for each stream, a TPU a plane with a line of operations. On CPU
-    they are among the events of the host's threads, known by the instruction that they state; where
-    there is a device, such events are the host's part in starting them.
+    A GPU has a plane with one line per stream, a TPU a plane with a line of operations. On CPU,
+    kernels are those events of the host's threads that state an instruction; with a device, such
+    events are the host's part in starting them.
     """
     planes = list(data.planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:")]
@@ -112,5 +112,5 @@ def _kernels(data: ProfileData) -> Iterator[tuple[str, float, str]]:
 
 
 def _as_kernel(instruction: str) -> str:
-    """An instruction's name as its kernel has it."""
+    """Converts the name of an instruction to the name of its kernel."""
     return re.sub(r"[.-]", "_", instruction)

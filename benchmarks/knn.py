@@ -1,8 +1,8 @@
-"""Nearest neighbours in a bank of random features: time, and memory beyond the bank itself.
+"""Measures the search for neighbours in random features: time, and memory besides the bank.
 
     python -m benchmarks.knn --bank 126689 --dim 2048 --queries 5000
 
-Prints one JSON line. The default is ImageNet-100's training images in a ResNet-50's features.
+Prints one JSON line. The default sizes are ImageNet-100's training images and ResNet-50 features.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from nsneg_jax.evaluation.features import Features
 from nsneg_jax.evaluation.neighbours import TEMPERATURE, accuracies
 from nsneg_jax.parallel import mesh
 
-_ROWS_AT_ONCE = 8192  # drawn, so that drawing does not set the peak of memory
+_ROWS_AT_ONCE = 8192  # rows to draw at once, so that drawing does not set the memory peak
 _CLASSES = 100
 
 

@@ -1,4 +1,4 @@
-"""Peak memory, of a device or of the process."""
+"""Peak memory of a device or of the process."""
 
 import resource
 import sys
@@ -7,7 +7,7 @@ import jax
 
 
 def peak_of(device: jax.Device) -> int:
-    """Largest number of bytes in use on `device`; on CPU that of the process."""
+    """Returns the most bytes in use on `device`; on CPU, by the process."""
     stats = device.memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
@@ -15,6 +15,6 @@ def peak_of(device: jax.Device) -> int:
 
 
 def peak_of_process() -> int:
-    """Largest resident size of the process in bytes."""
+    """Returns the largest resident size of the process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB

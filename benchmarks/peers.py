@@ -1,4 +1,4 @@
-"""PyTorch's implementations of the step, started beside ours for `benchmarks.step`."""
+"""Starts PyTorch implementations of the step beside ours, for `benchmarks.step`."""
 
 import statistics
 import time
@@ -15,10 +15,10 @@ PEERS = ("torch", "torch-compiled", "torch-original")
 
 
 class Start(NamedTuple):
-    """What ours and every peer start from.
+    """The common start of ours and every peer.
 
     Attributes:
-        config: of the step.
+        config: config of the step.
         state_dict: entries of both encoders under torchvision's names.
         queue: [K, dim].
         views: normalised images as float32: query and key [N, S, S, 3], negatives
@@ -36,13 +36,14 @@ class Peer:
 
     Args:
         name: one of `PEERS`.
-        start: what it starts from.
-        device: of PyTorch.
+        start: config, weights and views to start from.
+        device: PyTorch's device.
         groups: batch-norm groups of the timed steps.
 
     Attributes:
-        figures: its part of the JSON line. With `error` in it, it cannot be measured.
-        step: does one step. wait: waits for the device.
+        figures: its part of the JSON line. An `error` in it means that it cannot be measured.
+        step: does one step.
+        wait: waits for the device.
     """
 
     def __init__(self, name: str, start: Start, device: Any, groups: int):
@@ -58,7 +59,7 @@ class Peer:
             cuda.reset_peak_memory_stats(device)
         try:
             self.step = self._started(name, start, device, groups)
-        except RuntimeError as error:  # no memory, no compiler, a kernel that fails
+        except RuntimeError as error:  # no memory, no compiler, a failing kernel
             self.figures["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         self.figures["peak_memory_bytes"] = None
         if cuda:
@@ -93,11 +94,11 @@ class Peer:
     def add_times(
         self, turns: Sequence[float], method: Sequence[float], whole: Sequence[float]
     ) -> None:
-        """Adds the figures that timing gives.
+        """Adds the figures from timing.
 
         Args:
-            turns: seconds per step in each turn. method, whole: of our method alone and of our
-                whole step in the neighbouring turns.
+            turns: seconds per step in each turn.
+            method, whole: the same for our method alone and our whole step, in neighbouring turns.
         """
         seconds = statistics.median(turns)
         self.figures |= {
@@ -114,10 +115,10 @@ class Peer:
 def largest_that_fits(
     attempt: Callable[[int], Any], batch: int, groups: int, out_of_memory: type[Exception]
 ) -> tuple[int, Any]:
-    """Halves the batch until `attempt` has the memory; returns the batch and what it returned.
+    """Halves the batch until `attempt` fits into memory; returns the batch and its result.
 
     Raises:
-        out_of_memory: not even the smallest batch that `groups` divide fits.
+        out_of_memory: not even the smallest batch that `groups` divides fits.
     """
     while True:
         try:
@@ -125,14 +126,14 @@ def largest_that_fits(
         except out_of_memory:
             if batch % (2 * groups):
                 raise
-        batch //= 2  # out here, where the exception no longer holds the activations
+        batch //= 2  # outside the handler, where the exception no longer holds activations
 
 
 def import_torch() -> Any:
-    """PyTorch.
+    """Imports PyTorch.
 
     Raises:
-        UsageError: it cannot be imported.
+        UsageError: PyTorch cannot be imported.
     """
     try:
         import torch
@@ -145,7 +146,7 @@ def import_torch() -> Any:
 
 
 def prepare_torch(torch: Any, platform_name: str, threads: int) -> Any:
-    """Sets PyTorch up for the process; returns the device of it that JAX computes on.
+    """Sets up PyTorch for the process; returns its name of JAX's device.
 
     Raises:
         UsageError: PyTorch cannot compute there.

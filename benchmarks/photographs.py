@@ -1,11 +1,11 @@
-"""Makes a folder of JPEG files to measure the input and the job with, where there is no data set.
+"""Makes a folder of JPEG files for measuring the input and the job without a data set.
 
     python -m benchmarks.photographs OUT --count 640
     python -m benchmarks.photographs OUT --given FOLDER
 
-OUT gets train/CLASS/NAME.jpg. Made pictures are smooth random fields with the spectrum of
-photographs, 500x375 pixels and about 105 kB each, as the files of ImageNet on average. With
---given, OUT links to the JPEG files in FOLDER instead. Prints one JSON line.
+OUT gets train/CLASS/NAME.jpg. The pictures are smooth random fields with the spectrum of
+photographs, 500x375 pixels and about 105 kB each, like the average file of ImageNet. With --given,
+OUT links to the JPEG files in FOLDER instead. Prints one JSON line.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _ENDINGS = (".jpg", ".jpeg")
 
 
 def write_made(folder: Path, count: int, width: int, height: int) -> None:
-    """Makes `count` pictures, of widths and heights in turn, since some stand upright."""
+    """Makes `count` pictures, alternately landscape and portrait."""
     rng = np.random.default_rng(0)
     fields = [_field(rng, _FIELD_SIDE) for _ in range(_FIELDS)]
 
@@ -56,14 +56,14 @@ def link_given(folder: Path, given: Path, count: int) -> None:
 
 
 def jpeg_files(folder: Path) -> list[Path]:
-    """The JPEG files in a folder, by their endings, at any depth."""
+    """Returns the JPEG files in a folder, by ending, at any depth."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
 
 
 def _picture(
     rng: np.random.Generator, fields: Sequence[np.ndarray], shape: tuple[int, int]
 ) -> np.ndarray:
-    """uint8 [*shape, 3]: brightness and a cast of each colour from windows of the fields."""
+    """Makes a picture, uint8 [*shape, 3]: brightness and casts from windows of the fields."""
 
     def window() -> np.ndarray:
         field = fields[rng.integers(len(fields))]
@@ -77,7 +77,7 @@ def _picture(
 
 
 def _field(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Noise [side, side] of mean 0 and deviation 1 whose amplitudes fall as 1 / frequency^1.1."""
+    """Returns noise [side, side], mean 0, deviation 1, with amplitudes 1 / frequency^1.1."""
     frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(side, 1 / side)] * 2)) + 1
     noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((side, side))) / frequency**1.1).real
     return (noise / noise.std()).astype(np.float32)
@@ -87,7 +87,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse exits with status 2 on a malformed one.
 
     Raises:
-        UsageError: OUT is there already, or nothing is given.
+        UsageError: OUT exists already, or --given has no JPEG file.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.photographs", description="Makes a folder of JPEG files."
@@ -99,7 +99,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--given", type=Path, help="link to the JPEG files in this folder instead")
     options = parser.parse_args(argv)
     if options.out.exists():
-        raise UsageError(f"{options.out} is there already. Give another folder, or remove it.")
+        raise UsageError(f"{options.out} exists already. Give another folder, or remove it.")
     for name in ("count", "width", "height"):
         value, most = getattr(options, name), _FIELD_SIDE if name != "count" else 10**6
         if not 1 <= value <= most:
@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
         link_given(partial, options.given, options.count)
     else:
         write_made(partial, options.count, options.width, options.height)
-    partial.rename(options.out)  # whole or not there
+    partial.rename(options.out)  # complete or not at all
     sizes = [path.stat().st_size for path in jpeg_files(options.out)]
     figures = {"images": len(sizes), "mean_bytes": statistics.mean(sizes)}
     print(json.dumps({"benchmark": "photographs", **figures}))

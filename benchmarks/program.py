@@ -1,13 +1,13 @@
-"""What a program costs on accelerators that are not here; prints one JSON line a program.
+"""Reports what programs cost on absent accelerators; prints one JSON line per program.
 
     python -m benchmarks.program --target=h100:1 --config=configs/patch.py
     python -m benchmarks.program --target=v5e:2x4 --config=configs/patch.py \
         --config.model.dtype=bfloat16
     python -m benchmarks.program --target=h100:1 --program=evaluate --config=configs/evaluate.py
 
-The program is the one that the job runs, compiled by the accelerator's own compiler. JAX's package
-for it has to be installed (`jax[cuda13]` or `jax[tpu]`), no accelerator is needed. Targets: h100:N,
-or a TPU slice as v4, v5e, v5p or v6e and its topology. Programs, with the config of their job: step
+The program is the job's own, compiled by the accelerator's compiler. This needs JAX's package for
+it (`jax[cuda13]` or `jax[tpu]`), but no accelerator. Targets: h100:N, or a TPU slice by v4, v5e,
+v5p or v6e and its topology. Programs, with the config of their job: step
 and texture (configs/moco.py, patch.py, texture.py), probe, knn and features (configs/linear.py),
 evaluate (configs/evaluate.py). The latter four read the encoder of `--encoder=configs/patch.py`,
 whose fields are set by flags such as --encoder.model.arch=resnet18, and have `--classes=100`. knn
@@ -17,21 +17,21 @@ program.
 Fields of a line; sizes are of one device and one run of the program, a GB is 10^9 bytes:
 
 * `target`, `devices`, `program`, `config`; `compile_seconds`.
-* `arguments_GB`, `temporary_GB`: memory, as the compiler has planned it.
+* `arguments_GB`, `temporary_GB`: memory, as planned by the compiler.
 * `moved_GB`: read from and written to the device's main memory by the instructions at the top
-  level, loops included; `transposed_GB`: the part of it that brings values into another order.
-  nsneg_jax/traffic.py says what is counted. `unknown_loops`: loops in it that count once, because
-  their length depends on data.
-* `entry_GB`: a rougher count, of the entry alone, with all operands and results as a whole and each
-  loop as one instruction. Compare it with its like only.
-* `compiler_bytes_GB`, `flops`: the compiler's own counts, null where it gives none (GPUs). Its
-  bytes are those accessed, also in memory on the chip.
-* `collectives`: those of one kind and dtype together, with the bytes of their results.
+  level, including loops; `transposed_GB`: the part of it that changes the order of values.
+  nsneg_jax/planning/traffic.py says what counts. `unknown_loops`: loops in it that count once,
+  because their length depends on data.
+* `entry_GB`: a rougher count, of the entry alone, with all operands and results complete and each
+  loop as one instruction. Compare it only with itself.
+* `compiler_bytes_GB`, `flops`: the compiler's own counts, null if it gives none (GPUs). Its bytes
+  include accesses to memory on the chip.
+* `collectives`: grouped by kind and dtype, with the bytes of their results.
 * `largest`: kinds of instructions that move the most.
-* `flags`: of the compiler, beyond its defaults. `fell_back` is true where the compiler asked for a
-  card to tune a matrix product on, and these flags avoid that.
+* `flags`: compiler flags beyond the defaults. `fell_back` is true if the compiler needed a card to
+  tune a matrix product, which these flags avoid.
 
-Exit status: 0 done, 1 the compiler failed or crashed, 2 a mistake of the user's.
+Exit status: 0 done, 1 the compiler failed or crashed, 2 a user's mistake.
 """
 
 import json
@@ -66,7 +66,7 @@ def parse(argv: Sequence[str]) -> Options:
     """Reads the command line, program name first.
 
     Raises:
-        UsageError: a flag or value that cannot be used, or no target or config.
+        UsageError: a flag or value is invalid, or target or config is missing.
     """
     values = flags.FlagValues()
     try:
@@ -78,8 +78,8 @@ def parse(argv: Sequence[str]) -> Options:
         rest = values(argv)
         config, encoder = values["config"].value, values["encoder"].value
         for each in filter(None, (config, encoder)):
-            each.lock()  # raises the OSError of a file that was not found
-    except (AttributeError, KeyError) as error:  # ml_collections' ways to say: no such field
+            each.lock()  # raises the OSError of a missing file
+    except (AttributeError, KeyError) as error:  # ml_collections' errors for unknown fields
         raise UsageError(
             f"A config has no field {error}. All fields, their types and meanings are in its file."
         ) from error
@@ -101,7 +101,7 @@ def parse(argv: Sequence[str]) -> Options:
 
 
 def line(options: Options, name: str, devices: int, cost: Cost) -> dict[str, Any]:
-    """The fields of a program's line."""
+    """Returns the fields of a program's line."""
     return {
         "benchmark": "program",
         "target": str(options.target),

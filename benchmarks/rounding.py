@@ -1,13 +1,13 @@
-"""How far one step's loss and gradients are from float64's; prints one JSON line.
+"""Measures how far loss and gradients of a step are from float64; prints one JSON line.
 
     python -m benchmarks.rounding --arch resnet18 --size 32 --batch 256 --devices 1,8,64
 
-The same step, from the same weights and views, in float64, float32 and bfloat16, each on 1, 8 and
-64 virtual devices of the CPU. Errors are relative: of the loss; of the gradient as one vector
+The same step runs from the same weights and views in float64, float32 and bfloat16, each on 1, 8
+and 64 virtual CPU devices. Errors are relative: of the loss; of the gradient as one vector
 (`gradient`, the norm of the difference over the norm); and of the worst parameter array
-(`worst_array`). The batch-norm groups are as many as the most devices, so that all compute the
-same. `sum` is the part of the gradient's error that comes with the number of devices: the distance
-of a gradient from the one that one device has.
+(`worst_array`). There are as many batch-norm groups as the most devices, so that all compute the
+same. `sum` is the part of the gradient's error due to the number of devices: its distance from the
+gradient on one device.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse exits with status 2 on a malformed one.
 
     Raises:
-        UsageError: a value that no step can run with.
+        UsageError: no step can run with a value.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.rounding",
@@ -45,7 +45,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--arch", choices=tuple(ARCHS), default="resnet18")
-    parser.add_argument("--batch", type=int, default=256, help="images a step, over all devices")
+    parser.add_argument("--batch", type=int, default=256, help="images per step, over all devices")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--queue", type=int, default=1024, help="keys in the queue")
     parser.add_argument("--devices", default="1,8,64", help="numbers of devices, with commas")
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def one_step(options: argparse.Namespace, dtype: str, devices: int) -> tuple[float, Tree]:
-    """Loss and gradients of the first step."""
+    """Returns loss and gradients of the first step."""
     config = defaults.pretraining("paper")
     config.batch_size = options.batch
     config.data.image_size = options.size
@@ -78,7 +78,7 @@ def one_step(options: argparse.Namespace, dtype: str, devices: int) -> tuple[flo
     config.negatives.update(kind="patch", num=1, alpha=2.0)
     with jax.enable_x64(dtype == "float64"):
         encoder, params, stats = models.build(**config.model, seed=config.seed)
-        # the gradients are what this optimiser remembers
+        # This optimiser keeps the gradients as its state.
         remember = optax.GradientTransformation(
             lambda params: params, lambda gradients, state, params: (gradients, gradients)
         )
@@ -102,7 +102,7 @@ def one_step(options: argparse.Namespace, dtype: str, devices: int) -> tuple[flo
 
 
 def distance(tree: Tree, other: Tree) -> tuple[float, float]:
-    """Relative distance of all arrays as one vector, and of the worst array."""
+    """Returns the relative distance of all arrays as one vector, and of the worst array."""
     pairs = [
         (np.float64(a), np.float64(b))
         for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
@@ -113,7 +113,7 @@ def distance(tree: Tree, other: Tree) -> tuple[float, float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """The line's fields."""
+    """Returns the fields of the line."""
     exact_loss, exact = one_step(options, "float64", 1)
     rows = []
     for dtype in DTYPES:

@@ -1,9 +1,9 @@
-"""Whether two runs have ended in the same state, to the bit; prints one JSON line.
+"""Reports whether two runs ended in the same state, to the bit; prints one JSON line.
 
     python -m benchmarks.same_bits RUN RUN
 
-Of the last checkpoints of both: `arrays`, how many there are, `different`, how many of them differ
-in a bit, and `largest_difference`, absolute, of one entry.
+The fields compare the last checkpoints of both: `arrays`, their number; `different`, the number of
+arrays that differ in a bit; `largest_difference`, the largest absolute difference of an entry.
 """
 
 import argparse
@@ -19,17 +19,17 @@ from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
 
 
 def compare(one: object, other: object) -> dict[str, float]:
-    """The figures of the JSON line, of two trees of arrays.
+    """Returns the figures of the JSON line, for two trees of arrays.
 
     Raises:
-        UsageError: the trees or the arrays' shapes and dtypes are not those of one network.
+        UsageError: the trees, or the shapes and dtypes of their arrays, differ.
     """
     (ours, structure), (theirs, other_structure) = map(jax.tree.flatten, (one, other))
     pairs = [tuple(map(np.asarray, pair)) for pair in zip(ours, theirs, strict=False)]
     if structure != other_structure or any(
         (a.shape, a.dtype) != (b.shape, b.dtype) for a, b in pairs
     ):
-        raise UsageError("The runs are not of one network. Give two runs of one config.")
+        raise UsageError("The runs have different networks. Give two runs of one config.")
     different = [(a, b) for a, b in pairs if a.tobytes() != b.tobytes()]
     largest = max((np.abs(a.astype(float) - b).max() for a, b in different), default=0.0)
     return {

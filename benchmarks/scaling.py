@@ -1,14 +1,14 @@
-"""Weak scaling on paper: what the compiled steps of 8 to 512 devices compute and exchange.
+"""Estimates weak scaling from what the compiled steps of 8 to 512 devices compute and exchange.
 
     python -m benchmarks.scaling --config=configs/patch.py
     python -m benchmarks.scaling --config=configs/patch.py --images=64 --devices=8,64,512 \
         --gigabytes=600,50 --teraflops=50
 
-Prints a Markdown table. Each device has `--images` images and a batch-norm group of its own, and
-the step is compiled for all of them, as virtual devices of the CPU. Nothing is run: computing takes
-FLOPs / `--teraflops`, exchanging takes the bytes that each device sends (by ring algorithms) /
-`--gigabytes`, without latency; nothing overlaps. Efficiency is the computing's part of the sum, so
-that overlap makes it better, and latency and contention make it worse.
+Prints a Markdown table. Each device has `--images` images and its own batch-norm group, and the
+step is compiled for all of them as virtual CPU devices. Nothing runs: computing takes FLOPs /
+`--teraflops`, exchanging takes the bytes that each device sends (by ring algorithms) /
+`--gigabytes`, without latency or overlap. Efficiency is computing's fraction of the sum; overlap
+would improve it, latency and contention would lower it.
 """
 
 import sys
@@ -25,7 +25,7 @@ QUEUE_SIZE = 65536  # holds the keys of a step on 512 devices
 
 
 def scaled(config: ConfigDict, devices: int, images: int, shuffle: str) -> ConfigDict:
-    """The config with `images` images a device, a batch-norm group each."""
+    """Returns the config with `images` images and one batch-norm group per device."""
     config = config.copy_and_resolve_references()
     config.batch_size = devices * images
     config.model.bn_groups = devices
@@ -36,7 +36,7 @@ def scaled(config: ConfigDict, devices: int, images: int, shuffle: str) -> Confi
 def row(
     program: Program, devices: int, shuffle: str, links: Sequence[float], flops: float
 ) -> list[str]:
-    """The cells of a compiled step; links in bytes/s, flops in FLOP/s of each device."""
+    """Returns the cells of a compiled step; links in bytes/s, flops in FLOP/s per device."""
     computing = program.flops / flops
     sent = {name: c.sent for name, c in program.exchanges.items()}
     total = sum(sent.values())
@@ -56,13 +56,13 @@ def row(
 
 
 def table(config: ConfigDict, options: flags.FlagValues) -> list[str]:
-    """Lines of Markdown."""
+    """Returns lines of Markdown."""
     links = [float(link) for link in options.gigabytes]
     head = ["devices", "shuffle", "memory, GB", "computing, ms", "sends: crops", "gradients"]
     head += ["the rest", *(f"exchanging at {link:g} GB/s, efficiency" for link in links)]
     rates = [1e9 * link for link in links]
     rows = []
-    # the largest first: JAX starts with as many virtual devices as the first asks for
+    # The largest first, because JAX starts with as many virtual devices as the first needs.
     for count in sorted(map(int, options.devices), reverse=True):
         for shuffle in ("data", "device"):
             program = compile_for(scaled(config, count, options.images, shuffle), count)
@@ -72,7 +72,7 @@ def table(config: ConfigDict, options: flags.FlagValues) -> list[str]:
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:
-    """The options; argv with the program's name."""
+    """Parses the options; `argv` begins with the program's name."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     flags.DEFINE_list("devices", ["8", "64", "512"], "", flag_values=values)

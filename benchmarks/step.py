@@ -1,4 +1,4 @@
-"""Speed and memory of one training step; prints one JSON line.
+"""Measures speed and memory of one training step; prints one JSON line.
 
     python -m benchmarks.step --arch resnet50 --batch 16 --size 224 --dtype float32 --steps 5
     python -m benchmarks.step --arch resnet18 --batch 32 --size 64 --steps 20 --peer torch
@@ -9,34 +9,34 @@ Fields of the line:
 
 * `seconds_per_step`, `images_per_second`, `compile_seconds`, `program_bytes`: our whole jitted
   `train_step` from uint8 crops: augmentation, patch negatives, all passes, queue, SGD.
-* `method_...`: of `moco.update` alone, on views made beforehand.
+* `method_...`: the same for `moco.update` alone, on views made beforehand.
 * `flops_per_step`, `bytes_per_step`, each also per second and as a share of the device's peak, and
-  the same under `method_...`: see benchmarks/hardware.py. The peak is that of bfloat16, whatever
-  --dtype; the share is null for devices that the file does not know.
-* `first_loss`: of our method on the first views.
-* `peak_memory_bytes`: of our programs; on CPU the process's largest resident size, compilation
-  included, before the peers take their first steps. `program_bytes`: XLA's own figure of one
+  the same under `method_...`: see benchmarks/hardware.py. The peak is for bfloat16, whatever
+  --dtype; the share is null for devices that the file does not list.
+* `first_loss`: loss of our method on the first views.
+* `peak_memory_bytes`: peak memory of our programs; on CPU the process's largest resident size,
+  including compilation, before the peers' first steps. `program_bytes`: XLA's figure for one
   program.
 * `profile`: with --profile, the most expensive kernels of our whole step (benchmarks/kernels.py).
 * `peers`: by name, the original's step in PyTorch (benchmarks/torch_peer.py) on the same views,
   from the same weights, with the same number of threads. `torch` is tuned by hand, `torch-compiled`
   runs its encoders through `torch.compile`, `torch-original` has the costs of the original's code
-  and computes in float32, whatever --dtype. Of each:
-  * `seconds_per_step`, `images_per_second`; `compile_seconds`: what its first step took longer;
-    `peak_memory_bytes`: on GPUs, what PyTorch had given out at most, during its first step.
-  * `ratio`: its time divided by our method's, above 1 we are faster; `ratio_range`: the smallest
+  and computes in float32, whatever --dtype. Each has:
+  * `seconds_per_step`, `images_per_second`; `compile_seconds`: extra time of its first step;
+    `peak_memory_bytes`: on GPUs, PyTorch's peak allocation during its first step.
+  * `ratio`: its time divided by our method's; above 1, ours is faster; `ratio_range`: the smallest
     and the largest ratio of neighbouring turns. `whole_ratio`, `whole_ratio_range`: the same
     against our whole step, which makes the views too.
-  * `first_loss`: with our batch-norm groups, not compiled: both compute the same.
-    `timed_first_loss`: of the first step as it is timed, with `groups` groups, which are
-    --peer-groups: a user of PyTorch has one group per GPU, and several of them, one after another,
-    take longer. The timed loss of `torch-original` is in shuffled groups, where there are several.
-  * `batch`: the images per step, fewer than ours where PyTorch runs out of memory beside us; ratios
-    are then per image. `error`: why it could not be measured; the exit status is 1.
+  * `first_loss`: with our batch-norm groups, not compiled; both compute the same.
+    `timed_first_loss`: loss of the first timed step, with `groups` groups (--peer-groups): PyTorch
+    users have one group per GPU, and several groups, one after another, take longer. With several
+    groups, `torch-original` shuffles them.
+  * `batch`: images per step, fewer than ours if PyTorch runs out of memory beside us; ratios are
+    then per image. `error`: why it could not be measured; the exit status is then 1.
 * `peer`, `peer_first_loss`, `peer_seconds_per_step`, `ratio` and so on: figures of the first peer.
 
 Times are medians over the steps, without compilation. The programs take turns, one step each on
-CPU, so that load from elsewhere meets all of them alike.
+CPU, so that other load affects all of them alike.
 """
 
 import argparse
@@ -69,9 +69,9 @@ from nsneg_jax.training.step import compile_step
 
 Figures = dict[str, Any]
 
-# steps of a turn on an accelerator: the host may run ahead there, as it does in training
+# Steps per turn on an accelerator, where the host may run ahead, as in training.
 _STEPS_PER_TURN = 10
-# PyTorch's idle threads spin for some milliseconds before they sleep
+# PyTorch's idle threads spin for some milliseconds before they sleep.
 _PAUSE_BETWEEN_TURNS = 0.05
 _PROFILED_STEPS = 2
 
@@ -80,7 +80,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse exits with status 2 on a malformed one.
 
     Raises:
-        UsageError: a value that no step can run with.
+        UsageError: no step can run with a value.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.step",
@@ -88,12 +88,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--arch", choices=tuple(ARCHS), default="resnet50")
-    parser.add_argument("--batch", type=int, default=16, help="images a step, over all devices")
+    parser.add_argument("--batch", type=int, default=16, help="images per step, over all devices")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each program")
     parser.add_argument("--queue", type=int, default=4096, help="keys in the queue")
-    parser.add_argument("--negatives", type=int, default=1, help="patch negatives an image")
+    parser.add_argument("--negatives", type=int, default=1, help="patch negatives per image")
     parser.add_argument("--groups", type=int, default=1, help="batch-norm groups")
     parser.add_argument(
         "--separate-passes", action="store_true", help="key and negatives one after another"
@@ -143,7 +143,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def benchmark_config(options: argparse.Namespace) -> ConfigDict:
-    """The paper's pre-training config with the sizes of the command line."""
+    """Returns the paper's pre-training config with the sizes of the command line."""
     config = defaults.pretraining("paper")
     config.batch_size = options.batch
     config.data.image_size = options.size
@@ -155,7 +155,7 @@ def benchmark_config(options: argparse.Namespace) -> ConfigDict:
 
 
 class Program(NamedTuple):
-    """A compiled step: `run` does one and returns what to wait for."""
+    """A compiled step: `run` does one and returns arrays to wait for."""
 
     name: str
     run: Callable[[], Any]
@@ -163,7 +163,7 @@ class Program(NamedTuple):
 
 
 class OurPrograms:
-    """Our two programs; they take turns on one state, whose memory each takes over."""
+    """Our two programs; they take turns on one state, which each donates."""
 
     def __init__(self, config: ConfigDict, devices: jax.sharding.Mesh):
         whole, split = mesh.replicated(devices), mesh.split_batch(devices)
@@ -202,7 +202,7 @@ class OurPrograms:
         return compiled
 
     def start(self) -> peers.Start:
-        """What the peers start from: our state and views before the first step."""
+        """Returns the start of the peers: our state and views before the first step."""
         return peers.Start(
             self._config,
             to_state_dict(self.state.params_q, self.state.stats_q),
@@ -211,27 +211,27 @@ class OurPrograms:
         )
 
     def step(self) -> dict[str, jax.Array]:
-        """The whole training step."""
+        """Runs the whole training step."""
         self.state, metrics = self._step(self.state, self.batch)
         return metrics
 
     def update(self) -> jax.Array:
-        """The method alone; returns the losses."""
+        """Runs the method alone; returns the losses."""
         self.state, losses = self._update(self.state, self.views)
         return losses
 
 
 def measure(options: argparse.Namespace) -> Figures:
-    """The figures of the JSON line.
+    """Returns the figures of the JSON line.
 
     Raises:
-        UsageError: the peer or the devices do not allow it.
+        UsageError: a peer cannot run, or the batch does not suit the devices.
     """
     if options.peer:
-        # two frameworks share the card: neither may take all its memory beforehand
+        # Two frameworks share the card, so neither may preallocate all its memory.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         torch = peers.import_torch()
-    # a peer is one process on one device
+    # A peer is one process on one device.
     devices = mesh.data_mesh(jax.devices()[:1] if options.peer else None)
     if options.batch % devices.size:
         raise UsageError(
@@ -243,7 +243,7 @@ def measure(options: argparse.Namespace) -> Figures:
 
     ours = OurPrograms(config, devices)
     if options.peer:
-        # here, because our next step takes over the memory of the state that all start from
+        # Here, because our next step donates the state that all start from.
         torch_device = peers.prepare_torch(torch, device.platform, threads)
         start = ours.start()
     first_loss = float(ours.update().mean())
@@ -292,7 +292,7 @@ def measure(options: argparse.Namespace) -> Figures:
 
 
 def _of_first_peer(measured: dict[str, Figures]) -> Figures:
-    """The first peer's figures under names of their own."""
+    """Returns the first peer's figures under separate names."""
     name, figures = next(iter(measured.items()))
     ratios = {key: value for key, value in figures.items() if "ratio" in key}
     others = {f"peer_{key}": value for key, value in figures.items() if key not in ratios}
@@ -302,12 +302,12 @@ def _of_first_peer(measured: dict[str, Figures]) -> Figures:
 def take_turns(
     programs: Sequence[Program], steps: int, per_turn: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds per step of each program in each of its turns, after one turn that is not counted.
+    """Returns seconds per step of each program in each turn, after one uncounted turn.
 
     Args:
-        programs: run in this order, again and again.
-        steps: to time of each program, rounded up to whole turns.
-        per_turn: steps of a turn; the host waits for the device at its end only.
+        programs: programs in their running order.
+        steps: steps to time per program, rounded up to whole turns.
+        per_turn: steps per turn; the host waits for the device only at its end.
     """
     seconds: dict[str, list[float]] = {program.name: [] for program in programs}
     for turn in range(1 + -(-steps // per_turn)):

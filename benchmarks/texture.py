@@ -1,12 +1,12 @@
-"""Speed and memory of texture synthesis; prints one JSON line.
+"""Measures speed and memory of texture synthesis; prints one JSON line.
 
     python -m benchmarks.texture --batch 8 --rounds 5
 
-`images_per_second` is of the jitted synthesis from exemplars and mosaics in host memory to textures
-in host memory, the median over the rounds; `cpu_seconds_per_image` is the processor time that took,
-which other work on the machine changes little. `host_seconds_per_image` is what cutting exemplars
-and drawing a mosaic takes a thread of the host. `peak_memory_bytes`: on CPU the process's largest
-resident size, compilation included.
+`images_per_second`: speed of the jitted synthesis from exemplars and mosaics in host memory to
+textures in host memory, median over the rounds; `cpu_seconds_per_image`: its processor time, which
+other work on the machine hardly changes; `host_seconds_per_image`: time of a host thread to cut
+exemplars and draw a mosaic; `peak_memory_bytes`: on CPU the process's largest resident size,
+including compilation.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line; argparse exits with status 2 on a malformed one.
 
     Raises:
-        UsageError: a value that nothing can be measured with.
+        UsageError: a value is out of range.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.texture",
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:
-    """Synthesises textures of noise with structures of all sizes, and returns what is printed."""
+    """Synthesises textures from noise with structures of all sizes; returns the line's fields."""
     recipe = TextureRecipe(output_size=options.size)
     devices = data_mesh(jax.local_devices())
     images = [_picture(index) for index in range(options.batch)]
@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _picture(seed: int, side: int = 400) -> np.ndarray:
-    """Coloured noise uint8 [side, side, 3] with the spectrum of photographs."""
+    """Returns coloured noise, uint8 [side, side, 3], with the spectrum of photographs."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(side, 1 / side)] * 2)) + 1
     noise = np.fft.fft2(rng.standard_normal((3, side, side))) / frequency
@@ -128,6 +128,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # as data.texture does
+    # As in data.texture.
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     sys.exit(main())

@@ -1,20 +1,21 @@
-"""How good textures are: figures over photographs, beside two baselines, and a contact sheet.
+"""Measures the quality of textures on photographs, beside two baselines; draws a contact sheet.
 
     python -m benchmarks.texture_quality --root FOLDER --images 60
     python -m benchmarks.texture_quality --root FOLDER --images 14 --sheet docs/textures.jpg
 
 FOLDER holds train/CLASS/*.jpg; scikit-image's brick, grass, gravel, coffee, cat and astronaut come
 first (it is in requirements-dev.txt). Prints a Markdown table of means over the images. The
-baselines make a texture from the same two exemplars: `tiling` sets random patches of 32 pixels
-side by side, `resampling` takes every pixel from a place of its own.
+baselines make a texture from the same two exemplars: `tiling` puts random patches of 32 pixels side
+by side, `resampling` takes every pixel from its own random place.
 
-* window distance: of 7x7 windows to the nearest one in the exemplars, root mean square in
-  grey levels; at random places, and at places across the tiling's seams. `halves` is the distance
-  of windows in one half of an exemplar to the nearest in its other half.
-* spectrum: root mean square difference of the radially averaged power of luminance, in dB, from
-  the exemplars'. colours: mean difference of sorted colour values (Wasserstein-1), grey levels.
-* copied block: side of the largest square that is one piece of an exemplar, in pixels.
-* correlation: of luminance with the source image's central square, and of both reduced to 14x14.
+* window distance: distance of 7x7 windows to the nearest window in the exemplars, root mean square
+  in grey levels; at random places, and across the tiling's seams. `halves` is the distance of
+  windows in one half of an exemplar to the nearest in its other half.
+* spectrum: root mean square difference in dB of the radially averaged power of luminance from the
+  exemplars. colours: mean difference of sorted colour values (Wasserstein-1), in grey levels.
+* copied block: side in pixels of the largest square that is one piece of an exemplar.
+* correlation: correlation of luminance with the central square of the source image, at full size
+  and with both reduced to 14x14.
 """
 
 import argparse
@@ -43,7 +44,7 @@ _BATCH = 8
 
 
 class Made(NamedTuple):
-    """A texture uint8 [S, S, 3] and the places in the exemplars it was taken from, [S, S]."""
+    """A texture, uint8 [S, S, 3], and its places in the exemplars, [S, S]."""
 
     image: np.ndarray
     source: np.ndarray
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def choose(root: str | None, split: str, count: int) -> tuple[list[str], list[np.ndarray]]:
-    """Names and images uint8 [H, W, 3]: the samples, then photographs at even distances."""
+    """Returns names and images, uint8 [H, W, 3]: samples, then evenly spaced photographs."""
     names = list(_SAMPLES[:count])
     images = [getattr(data, name)() for name in names]
     images = [np.stack([i] * 3, -1) if i.ndim == 2 else i for i in images]
@@ -90,7 +91,7 @@ def choose(root: str | None, split: str, count: int) -> tuple[list[str], list[np
 def make(
     names: list[str], images: list[np.ndarray], recipe: TextureRecipe
 ) -> tuple[np.ndarray, list[Made]]:
-    """The exemplars uint8 [N, 2, 96, 96, 3] and our textures."""
+    """Returns the exemplars, uint8 [N, 2, 96, 96, 3], and our textures."""
     rngs = [random_generator(0, name) for name in names]
     exemplars = np.stack(
         [cut_exemplars(rng, image) for rng, image in zip(rngs, images, strict=True)]
@@ -105,7 +106,7 @@ def make(
 
 
 def tiling(rng: np.random.Generator, exemplars: np.ndarray, size: int) -> Made:
-    """Random patches side by side."""
+    """Puts random patches side by side."""
     e, h, w = exemplars.shape[:3]
     places = np.arange(e * h * w).reshape(e, h, w)
     cells = -(-size // _TILE)
@@ -120,21 +121,21 @@ def tiling(rng: np.random.Generator, exemplars: np.ndarray, size: int) -> Made:
 
 
 def resampling(rng: np.random.Generator, exemplars: np.ndarray, size: int) -> Made:
-    """Every pixel from a random place of its own."""
+    """Takes every pixel from its own random place."""
     source = rng.integers(0, exemplars[..., 0].size, (size, size))
     return Made(exemplars.reshape(-1, 3)[source], source)
 
 
 def windows(image: np.ndarray) -> np.ndarray:
-    """All windows of [H, W, 3] as float32 [H - 6, W - 6, 147]."""
+    """Returns all windows of [H, W, 3] as float32 [H - 6, W - 6, 147]."""
     view = np.lib.stride_tricks.sliding_window_view(image, (_WINDOW, _WINDOW), (0, 1))
     return view.reshape(*view.shape[:2], -1).astype(np.float32)
 
 
 def nearest(these: np.ndarray, those: np.ndarray) -> np.ndarray:
-    """Root mean square distance of each row of `these` to the nearest of `those`."""
+    """Returns the root mean square distance of each row of `these` to the nearest of `those`."""
     centre = those.mean(0)
-    these, those = these - centre, those - centre  # or float32 would lose small distances
+    these, those = these - centre, those - centre  # else float32 would lose small distances
     best = np.full(len(these), np.inf, np.float32)
     for part in np.array_split(those, -(-len(those) // 4096)):
         np.minimum(best, ((part**2).sum(1) - 2 * these @ part.T).min(1), out=best)
@@ -144,7 +145,7 @@ def nearest(these: np.ndarray, those: np.ndarray) -> np.ndarray:
 def window_distances(
     rng: np.random.Generator, image: np.ndarray, exemplars: np.ndarray, count: int
 ) -> tuple[float, float]:
-    """Mean distance to the nearest exemplar window at random places, and across seams."""
+    """Returns the mean distance to the nearest exemplar window, at random places and at seams."""
     own = windows(image)
     side = len(own)
     anywhere = own.reshape(-1, own.shape[-1])
@@ -174,7 +175,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
 
 
 def spectrum(image: np.ndarray, side: int) -> np.ndarray:
-    """Radially averaged power in dB of the windows of `side` pixels in [H, W, 3], Hann-weighted."""
+    """Returns the radially averaged power in dB of Hann-weighted windows of `side` pixels."""
     taper = np.outer(np.hanning(side), np.hanning(side))
     starts = np.unique(np.linspace(0, len(image) - side, 3).astype(int))
     power = 0
@@ -185,7 +186,7 @@ def spectrum(image: np.ndarray, side: int) -> np.ndarray:
     frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(side, 1 / side)] * 2))
     ring = np.rint(frequency).astype(int).ravel()
     rings = np.bincount(ring, power.ravel()) / np.bincount(ring) / len(starts) ** 2
-    # 1 is the power of rounding to whole grey levels
+    # The added term is the power of rounding to whole grey levels.
     return 10 * np.log10(rings[1 : side // 2] + (taper**2).sum() / 12)
 
 
@@ -204,7 +205,7 @@ def colour_difference(image: np.ndarray, exemplars: np.ndarray) -> float:
 
 
 def copied_block(source: np.ndarray, width: int) -> int:
-    """Side of the largest square of `source` that is one piece of an exemplar `width` wide."""
+    """Returns the side of the largest square in `source` that is one piece of an exemplar."""
     right = source[1:, 1:] == source[1:, :-1] + 1
     down = source[1:, 1:] == source[:-1, 1:] + width
     corner = source[1:, 1:] == source[:-1, :-1] + width + 1
@@ -217,7 +218,7 @@ def copied_block(source: np.ndarray, width: int) -> int:
 
 
 def correlations(image: np.ndarray, original: np.ndarray) -> tuple[float, float]:
-    """Of luminance with the central square of the source image, whole and at 14x14."""
+    """Returns the correlation of luminance with the source's central square, whole and at 14x14."""
     height, width = original.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -239,7 +240,7 @@ def table(
     ours: list[Made],
     count: int,
 ) -> str:
-    """All figures as a Markdown table."""
+    """Returns all figures as a Markdown table."""
     figures: dict[str, list[list[float]]] = {name: [] for name in ("ours", "tiling", "resampling")}
     halves = []
     size = len(ours[0].image)
@@ -292,7 +293,7 @@ def table(
 
 
 def sheet(images: list[np.ndarray], exemplars: np.ndarray, ours: list[Made]) -> Image.Image:
-    """Each source image, reduced, beside its exemplars and the texture; two in a row."""
+    """Draws each source image, reduced, beside its exemplars and texture; two per row."""
     size, small = len(ours[0].image), exemplars.shape[2]
     gap, photo = 6, 224
     width, height = photo + small + size + 3 * gap, max(size, 2 * small + gap) + gap

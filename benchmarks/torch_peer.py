@@ -1,9 +1,9 @@
-"""The original's training step in plain PyTorch, to be measured beside ours.
+"""The original's training step in plain PyTorch, to measure beside ours.
 
-`TorchMoCo` is what a user who cares for speed runs: channels-last images, autocast for bfloat16,
-fused SGD, the momentum update over all parameters at once, and `torch.compile` on request.
-`OriginalMoCo` has the costs of the original's code. Both run each pass (query, key, negatives) by
-itself, as the original does. Parameter names are torchvision's.
+`TorchMoCo` is tuned for speed: channels-last images, autocast for bfloat16, fused SGD, the momentum
+update over all parameters at once, and `torch.compile` on request. `OriginalMoCo` has the costs of
+the original's code. Like the original, both run each pass (query, key, negatives) separately.
+Parameter names are torchvision's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
         self.fc = nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), head) if mlp else head
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Pooled features [N, C] of images [N, 3, H, W]."""
+        """Returns pooled features [N, C] of images [N, 3, H, W]."""
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         x = functional.max_pool2d(x, 3, stride=2, padding=1)
         for stage in range(self.stages):
@@ -94,19 +94,19 @@ class ResNet(nn.Module):
 
 
 class TorchMoCo:
-    """MoCo-v2 with non-semantic negatives, one process.
+    """MoCo-v2 with non-semantic negatives, in one process.
 
     Args:
-        config: of a pre-training job; `model`, `moco`, `negatives` and `optimizer` are used.
+        config: config of a pre-training job, with `model`, `moco`, `negatives` and `optimizer`.
         state_dict: initial entries of both encoders under torchvision's names.
         queue: [K, dim], the initial queue.
-        device: to compute on.
-        groups: batch-norm groups, one after another in each pass; None = those of `config`.
-        compiled: `step` runs both encoders through `torch.compile`.
+        device: device to compute on.
+        groups: batch-norm groups, one after another in each pass; None uses those in `config`.
+        compiled: whether `step` runs both encoders through `torch.compile`.
     """
 
     memory_format = torch.channels_last
-    # of float32 matrix products on GPUs: TensorFloat-32, which is JAX's default precision there
+    # TensorFloat-32 for float32 matrix products on GPUs, as in JAX's default precision.
     allow_tf32 = True
     fused_sgd: bool | None = True
 
@@ -147,17 +147,18 @@ class TorchMoCo:
     def views(
         self, query: np.ndarray, key: np.ndarray, negatives: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-        """What `step` takes, on the device and laid out in memory as the encoders want it.
+        """Returns the inputs of `step`, on the device and in the encoders' memory layout.
 
         Args:
-            query: normalised images [N, S, S, 3]. key: likewise. negatives: [N, M, S, S, 3].
+            query, key: normalised images [N, S, S, 3].
+            negatives: normalised images [N, M, S, S, 3].
         """
         passes = range(negatives.shape[1])
         each = tuple(self.images(negatives[:, place]) for place in passes)
         return self.images(query), self.images(key), each
 
     def images(self, array: np.ndarray) -> torch.Tensor:
-        """Images [N, H, W, 3] as a tensor [N, 3, H, W] on the device."""
+        """Converts images [N, H, W, 3] to a tensor [N, 3, H, W] on the device."""
         tensor = torch.from_numpy(np.array(array)).to(self.device, self.dtype)
         return tensor.movedim(-1, 1).contiguous(memory_format=self.memory_format)
 
@@ -168,12 +169,13 @@ class TorchMoCo:
         negatives: Sequence[torch.Tensor],
         permutations: Sequence[torch.Tensor] | None = None,
     ) -> Outputs:
-        """One step.
+        """Takes one step.
 
         Args:
-            query: [N, 3, S, S]. key: likewise. negatives: M of them.
+            query, key: [N, 3, S, S].
+            negatives: M tensors like `query`.
             permutations: int [1 + M, N], shuffling BN for the key and each negative pass: place i
-                takes sample permutations[p, i]. None leaves the order alone.
+                of pass p takes sample permutations[p, i]. None keeps the order.
         """
         encoders = self._forward_q, self._forward_k
         outputs, logits, keys = self._losses(
@@ -195,9 +197,9 @@ class TorchMoCo:
         negatives: Sequence[torch.Tensor],
         groups: int,
     ) -> float:
-        """The loss of a first step with so many batch-norm groups, not compiled.
+        """Returns the loss of a first step with `groups` batch-norm groups, not compiled.
 
-        Weights and queue stay; running statistics, which training does not read, go on.
+        Weights and queue stay; running statistics change, but training does not read them.
         """
         encoders = self.encoder_q, self.encoder_k
         return float(self._losses(encoders, groups, query, key, negatives, None)[0].loss)
@@ -211,7 +213,7 @@ class TorchMoCo:
         negatives: Sequence[torch.Tensor],
         permutations: Sequence[torch.Tensor] | None,
     ) -> tuple[Outputs, torch.Tensor, torch.Tensor]:
-        """Outputs, logits [N, 1 + K + M] and the keys' embeddings [N, dim]."""
+        """Returns outputs, logits [N, 1 + K + M] and the keys' embeddings [N, dim]."""
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = self.allow_tf32
         temperature, alpha = self.config.moco.temperature, self.config.negatives.alpha
@@ -249,8 +251,8 @@ class TorchMoCo:
         return functional.normalize(torch.cat(embeddings).to(self.dtype), dim=1)
 
     def _precision(self, dtype: str) -> tuple[bool, torch.dtype]:
-        """Whether to autocast to bfloat16, and the dtype of parameters and images."""
-        # autocast keeps float32 parameters and makes bfloat16 of them where it is safe
+        """Returns whether to autocast to bfloat16, and the dtype of parameters and images."""
+        # Autocast keeps float32 parameters and casts them to bfloat16 where that is safe.
         autocast = dtype == "bfloat16"
         return autocast, torch.float32 if autocast else getattr(torch, dtype)
 
@@ -281,7 +283,7 @@ class TorchMoCo:
         self.pointer = (self.pointer + len(keys)) % len(self.queue)
 
     def _show(self, loss: torch.Tensor, logits: torch.Tensor) -> None:
-        """What the training loop shows of a step; nothing, as ours keeps it on the device."""
+        """Does nothing: like ours, it leaves a step's metrics on the device."""
 
 
 class OriginalMoCo(TorchMoCo):
@@ -290,11 +292,11 @@ class OriginalMoCo(TorchMoCo):
     Images and weights are contiguous as NCHW; parameters are float32 and nothing is cast; on GPUs
     convolutions compute in TensorFloat-32 and matrix products in float32, PyTorch's defaults; SGD
     chooses its form by itself; the key encoder's parameters are replaced one by one; the queue
-    holds a key per column and is copied in each step; crops of keys and negatives are shuffled, of
-    one process too; loss, top-1 and top-5 accuracy are read by the host after each step.
+    holds one key per column and is copied in each step; crops of keys and negatives are shuffled,
+    even in one process; the host reads loss, top-1 and top-5 accuracy after each step.
 
-    What several processes exchange is left out, DistributedDataParallel's wrapper with it: one
-    process has nobody to exchange with. It would copy the gradients, at most.
+    Exchanges between processes are left out, and DistributedDataParallel's wrapper with them,
+    because there is only one process. The wrapper would at most copy the gradients.
     """
 
     memory_format = torch.contiguous_format
@@ -313,10 +315,10 @@ class OriginalMoCo(TorchMoCo):
         negatives: Sequence[torch.Tensor],
         permutations: Sequence[torch.Tensor] | None = None,
     ) -> Outputs:
-        """As `TorchMoCo.step`; None draws the permutations.
+        """Does `TorchMoCo.step`; None draws the permutations.
 
         Raises:
-            ValueError: the batch does not divide the queue, which the original demands.
+            ValueError: the batch does not divide the queue, as the original requires.
         """
         if self.queue.shape[1] % len(query):
             raise ValueError(f"a queue of {self.queue.shape[1]} is no multiple of {len(query)}")
@@ -352,7 +354,7 @@ class OriginalMoCo(TorchMoCo):
 
 
 def _set_bn_momentum(encoder: nn.Module, momentum: float) -> None:
-    # only the first group's statistics join the running ones, as under DistributedDataParallel
+    # Only the first group updates the running statistics, as under DistributedDataParallel.
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = momentum
