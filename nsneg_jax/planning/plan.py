@@ -116,7 +116,7 @@ def _number_of_images(config: ConfigDict, options: PlanOptions) -> tuple[int, st
 
 def _run(config: ConfigDict, options: PlanOptions) -> Rows:
     share, groups = config.batch_size // options.devices, config.model.bn_groups
-    batch = f"{config.batch_size:,}: {share:,} a device, {config.batch_size // groups:,} a"
+    batch = f"{config.batch_size:,}: {share:,} per device, {config.batch_size // groups:,} per"
     rows = [("batch", f"{batch} batch-norm group ({groups} groups)")]
     images, origin = _number_of_images(config, options)
     if not images:
@@ -131,7 +131,7 @@ def _run(config: ConfigDict, options: PlanOptions) -> Rows:
     rows.insert(0, ("images", f"{images:,} ({origin})"))
     text = f"{total:,}" + ("" if config.total_steps else f" in {config.epochs} epochs")
     left = images - steps * config.batch_size
-    return [*rows, ("steps", f"{text}, {steps:,} an epoch, {left:,} images of it left out")]
+    return [*rows, ("steps", f"{text}, {steps:,} per epoch, {left:,} images left out of each")]
 
 
 def _memory(config: ConfigDict, program: Program, target: Target | None, by_its_own: bool) -> Rows:
@@ -159,13 +159,13 @@ def _computation(
     images = program.flops * options.devices / config.batch_size
     rows = [
         ("parameters", f"{program.parameters:,} ({config.model.arch}, {config.model.dtype})"),
-        ("FLOPs", f"{images / 1e9:,.2f} G an image, {program.flops / 1e12:,.3f} T a device"),
+        ("FLOPs", f"{images / 1e9:,.2f} G per image, {program.flops / 1e12:,.3f} T per device"),
     ]
     if bound is not None:
         moved, transposed = in_words(program.cost.moved), in_words(program.cost.transposed)
         parts = ", ".join(f"{seconds:.3g} s for the {name}" for name, seconds in bound.items())
         rows += [
-            ("moves in memory", f"{moved} a device, {transposed} of it transposes"),
+            ("moves in memory", f"{moved} per device, {transposed} of it transposes"),
             ("at the chip's peaks", parts),
         ]
     seconds, origin = _step_seconds(program, options, bound)

@@ -90,7 +90,7 @@ def installed(target: str) -> None:
 
 
 def all_costs(capsys, program, config, target, name, model=None) -> dict[str, Cost]:
-    """Compiles a job's programs, and says how it goes on."""
+    """Compiles a job's programs, and reports its progress."""
     found, start = {}, time.monotonic()
     model = model or config.model
     for part, _, cost in costs(program, config, read_target(target), model.to_dict(), 100):

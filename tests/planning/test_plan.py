@@ -137,8 +137,8 @@ def test_plan_is_read_by_a_person(tmp_path, monkeypatch, capsys):
     for expected in (
         "plan for 8 devices",
         "images 4,000 (data.source)",
-        "steps 1,476 in 36 epochs, 41 an epoch, 64 images of it left out",
-        "batch 96: 12 a device, 48 a batch-norm group (2 groups)",
+        "steps 1,476 in 36 epochs, 41 per epoch, 64 images left out of each",
+        "batch 96: 12 per device, 48 per batch-norm group (2 groups)",
         "time of a step 0.5 s (--plan_step_seconds)",
         "speed 192 images/s",
         "each decodes 96 images/s",
@@ -156,7 +156,7 @@ def test_number_of_images_is_asked_for_where_it_is_not_known(capsys):
     assert "steps not known: give the number of images with --plan_images" in text
     assert "nothing" in text  # of one device's exchanges
     text = show(capsys, *words, "--plan_images=960")
-    assert "images 960 (--plan_images)" in text and "10 an epoch" in text
+    assert "images 960 (--plan_images)" in text and "10 per epoch" in text
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_plan_for_a_target_without_its_compiler(monkeypatch, capsys):
     assert "plan for h100:8, 8 devices: compiled on CPU" in text
     assert f"pip install '{CHIPS['h100'].package}==" in text
     assert "there is 80 GB (NVIDIA H100 SXM) computation" in text
-    assert "batch 96: 12 a device" in text
+    assert "batch 96: 12 per device" in text
 
 
 def test_bound_is_the_arithmetic_that_the_text_says():
@@ -210,7 +210,7 @@ def test_plan_by_the_compiler_of_an_accelerator(capsys):
     )  # fmt: skip
     assert f"plan for {name}, 8 devices" in text
     assert re.search(r"there is \S+ GB \([\w ]+\): fits", text)
-    assert re.search(r"moves in memory \S+ .B a device, \S+ .?B of it transposes", text)
+    assert re.search(r"moves in memory \S+ .B per device, \S+ .?B of it transposes", text)
     assert re.search(r"speed at most [\d,]+ images/s", text)
     assert "crops all-gather 147 kB" in text
 

@@ -1,4 +1,4 @@
-"""The programs of all jobs, from shapes alone: that there is each, and that it is the job's."""
+"""The programs of all jobs, from shapes only: each exists, and is the job's own."""
 
 import jax
 import numpy as np

@@ -43,7 +43,7 @@ def test_compiler_that_is_not_installed(monkeypatch):
 
 
 def describe(target: Target):
-    """In a process of its own."""
+    """Runs in a separate process."""
     for device in target.devices():
         yield device.platform, device.device_kind
 

@@ -342,7 +342,7 @@ def test_elementwise_program_as_it_is_compiled():
 
 
 def test_scan_as_it_is_compiled():
-    """Ten times a row is read and a sum updated, and the rows are never read as a whole."""
+    """Ten iterations each read a row and update a sum; none reads all rows."""
     x = np.zeros((10, 4096), np.float32)
     traffic = compiled(
         lambda x: jax.lax.scan(lambda s, row: (s + jnp.sin(row), None), x[0], x)[0], x
@@ -362,7 +362,7 @@ def test_loop_that_data_ends_is_reported():
 
 
 def test_update_of_a_row_as_it_is_compiled():
-    """A donated queue is not copied to have a row of it replaced."""
+    """Replacing a row of a donated queue does not copy the queue."""
     queue, row = np.zeros((1024, 128), np.float32), np.zeros((1, 128), np.float32)
     put = jax.jit(lambda q, r, i: jax.lax.dynamic_update_slice(q, r, (i, 0)), donate_argnums=0)
     moved = read_traffic(put.lower(queue, row, 3).compile().as_text()).moved
