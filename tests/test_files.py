@@ -1,4 +1,4 @@
-"""Where data sets lie, and what is said of those that an earlier version put in data/."""
+"""The folder of data sets, and the hint about those that an earlier version put in data/."""
 
 import pytest
 
@@ -112,7 +112,7 @@ def test_data_of_an_earlier_version_is_pointed_out(at):
 
 
 def test_the_old_place_is_read_by_its_name(at, monkeypatch):
-    """What was started on data/imagenet100 goes on with the same path, given in either way."""
+    """A run started on data/imagenet100 resumes with the same path, given in either way."""
     config = patch.get_config()
     before = {"data.source": "folder:data/imagenet100"}
     before["negatives.texture_source"] = "folder:data/imagenet100-texture"

@@ -49,10 +49,9 @@ MODULES = {module_of(file): file for file in FILES}
 
 
 def imports_of(tree: ast.AST) -> Iterator[str]:
-    """The modules that a file imports, those of functions included.
+    """Yields the modules that a file imports, also inside functions.
 
-    Of `from package import name` it is the module `package.name` where there is one, or else
-    `package`.
+    `from package import name` imports the module `package.name` if it exists, else `package`.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -18,7 +18,7 @@ TINY = f"--config={ROOT / 'configs' / 'patch.py'}:tiny"
 
 @pytest.fixture
 def folders(tmp_path):
-    """Data sets that cannot be used, by what is wrong with them."""
+    """Unusable data sets, by their fault."""
     (tmp_path / "no_train" / "val" / "a").mkdir(parents=True)
     (tmp_path / "no_images" / "train" / "a").mkdir(parents=True)
     (tmp_path / "no_images" / "train" / "a" / "readme.txt").write_text("no image")

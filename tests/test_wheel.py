@@ -63,7 +63,7 @@ def test_every_file_is_in_the_wheel(wheel):
 
 
 class Installed:
-    """The wheel in an environment of its own that sees the packages of this one."""
+    """Installs the wheel in a separate environment that sees the packages of this one."""
 
     def __init__(self, wheel, folder):
         self.folder = folder / "work"

@@ -1,4 +1,4 @@
-"""Weak scaling on paper: the arithmetic of a row, and what a mistake looks like."""
+"""Estimates of weak scaling: the arithmetic of a row, and the message for a mistake."""
 
 from benchmarks import scaling
 from configs import patch

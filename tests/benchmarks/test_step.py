@@ -189,7 +189,7 @@ def test_compiled_peer(capsys):
 
 @pytest.mark.slow
 def test_peer_that_fails(capsys, monkeypatch):
-    """A C++ compiler that is not there: the others are measured all the same."""
+    """Without a C++ compiler the other peers are still measured."""
     pytest.importorskip("torch")
     import torch._inductor.config
 

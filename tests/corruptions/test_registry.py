@@ -1,4 +1,4 @@
-"""The table of corruptions: what is in it, and what is added to it from elsewhere."""
+"""The table of corruptions: its entries, and entries added from outside."""
 
 import json
 import zlib

@@ -50,7 +50,7 @@ def test_what_is_written(source, tmp_path, capsys):
 
 
 def test_a_killed_run_is_completed(source, tmp_path):
-    """Killed while a shard is written; the files are those of a run left alone."""
+    """After a kill while writing a shard, the files equal those of an uninterrupted run."""
     assert run(source, tmp_path / "alone", "--shards", "6") == 0
     out = tmp_path / "killed"
     slowed = (

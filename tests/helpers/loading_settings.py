@@ -4,7 +4,7 @@ from nsneg_jax.input.loading import Loaders, Steps
 
 
 def grouped(settings):
-    """`Steps`, `Loaders` and what is left of a dict of settings."""
+    """Splits a dict of settings into `Steps`, `Loaders` and the rest."""
     rest = dict(settings)
     steps = Steps(rest.pop("batch_size"), rest.pop("start_step", 0), rest.pop("total_steps", 0))
     names = ("threads", "workers", "process_index", "process_count")

@@ -50,7 +50,7 @@ def sgd_after_a_step(model: torch.nn.Module) -> torch.optim.SGD:
 
 
 def official_content(arch="resnet18") -> dict:
-    """What the original's script saves, after a step."""
+    """Returns the state that the original's script saves after a step."""
     module = moco_module(arch)
     optimizer = sgd_after_a_step(module).state_dict()
     state_dict = fill(module.state_dict())

@@ -1,7 +1,7 @@
-"""Plans a step on one device, then runs it: prints what was planned and what was used, as JSON.
+"""Plans a step on one device, then runs it: prints planned and used memory as JSON.
 
-A process of its own, because peak memory is that of a process. MALLOC_ARENA_MAX=1 belongs to it:
-memory that malloc keeps for each thread is not the program's.
+It is a separate process, because peak memory is measured per process. Set MALLOC_ARENA_MAX=1, so
+that memory which malloc keeps per thread does not count.
 """
 
 import ctypes

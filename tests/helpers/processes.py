@@ -1,4 +1,4 @@
-"""Runs of several real processes over loopback, each with CPU devices of its own."""
+"""Runs several real processes over loopback, each with its own CPU devices."""
 
 import os
 import socket
@@ -28,9 +28,9 @@ def flags(config: ConfigDict, method: str) -> list[str]:
 
 
 class Processes:
-    """`count` processes of `program` with `devices` CPU devices each; killed when left.
+    """`count` processes of `program` with `devices` CPU devices each, killed on exit.
 
-    `own` flags by process come after those of all, `argv`. Started in `folders`, if given.
+    All processes get the flags `argv`, then their own in `own`. They start in `folders`, if given.
     """
 
     def __init__(

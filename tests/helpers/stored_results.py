@@ -58,7 +58,7 @@ def evaluation(encoder, label="", missing=None, seed=None, **sets):
 
 
 def store(folder, *contents):
-    """Stores each content as the results.json of a workdir of its own in `folder`."""
+    """Stores each content as results.json in its own workdir below `folder`."""
     runs = []
     for content in contents:
         run = folder / f"run{len(list(folder.iterdir()))}"

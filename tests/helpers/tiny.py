@@ -17,7 +17,7 @@ from nsneg_jax.training.checkpoint import Checkpoints
 
 
 def tiny_config(method=patch, **overrides) -> ConfigDict:
-    """80 shapes of 16 px, 5 steps an epoch, 4 epochs; `overrides` by dotted name."""
+    """80 shapes of 16 px, 5 steps per epoch, 4 epochs; `overrides` by dotted name."""
     config = method.get_config("tiny")
     values = {
         "batch_size": 16,
@@ -44,7 +44,7 @@ def metrics_lines(workdir: Path) -> list[dict]:
 
 
 def tiny_linear_config(pretrained, **overrides) -> ConfigDict:
-    """On 80 shapes of 16 px, 3 steps an epoch, 4 epochs; `overrides` by dotted name."""
+    """On 80 shapes of 16 px, 3 steps per epoch, 4 epochs; `overrides` by dotted name."""
     config = linear.get_config("tiny")
     values = {
         "pretrained": str(pretrained),

@@ -1,4 +1,4 @@
-"""Which images are in a step and where they are cut: functions of the seed and the step alone."""
+"""The images of a step and their crops depend only on the seed and the step."""
 
 import threading
 import time
@@ -70,7 +70,7 @@ def assert_same(ours, theirs):
 
 
 def wait_for_threads(count):
-    """Threads that were told to stop may take a moment."""
+    """Waits, because threads may take a moment to stop."""
     deadline = time.monotonic() + 5
     while threading.active_count() > count and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -199,7 +199,7 @@ def test_a_longer_run_begins_the_same(source, whole_run):
 
 
 class Counted:
-    """A source that counts what is asked of it."""
+    """A source that counts its reads."""
 
     name, classes, labels = "counted", ("all",), np.zeros(1000, np.int32)
 

@@ -377,7 +377,7 @@ def test_travels_to_worker_processes_without_its_pictures():
         ),
         ({"image_size": 15}, ("15", "16 to 512")),
         ({"image_size": 513}, ("513", "16 to 512")),
-        ({"size": 0}, ("0 pictures", "multiple of 10")),
+        ({"size": 0}, ("is 0,", "multiple of 10")),
         ({"seed": -1}, ("-1", "2**64 - 1")),
     ],
 )

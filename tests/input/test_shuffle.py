@@ -1,4 +1,4 @@
-"""The orders of shuffling BN on the host against those of the devices, and crops in them."""
+"""The orders of shuffling BN on the host equal those on the devices; crops follow them."""
 
 import numpy as np
 import pytest

@@ -76,7 +76,7 @@ RENDITION = ("rendition_100way", "rendition_19way")
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_released_corruptions(answering, tmp_path, grouped):
-    """CORRUPTION/SEVERITY/WNID, the mean over all of them and what is missing of it."""
+    """CORRUPTION/SEVERITY/WNID: the mean over all, and the missing parts."""
     root = tmp_path / "c"
     rng = np.random.default_rng(0)
     right = {}
@@ -145,7 +145,7 @@ def test_missing_sets_are_listed_and_the_rest_runs(answering, tmp_path, capsys):
 
 
 def test_a_set_that_cannot_be_used_does_not_end_the_job(answering, tmp_path):
-    """A folder without its split, one of other classes, and corruptions outside the mean alone."""
+    """A folder without its split, one with other classes, and only corruptions outside the mean."""
     (tmp_path / "imagenet" / "train").mkdir(parents=True)
     write_image(tmp_path / "others" / "n55555555" / "x.png", 0)
     write_image(tmp_path / "c" / "spatter" / "2" / CLASSES[3] / "x.png", 3)

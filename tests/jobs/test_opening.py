@@ -1,4 +1,4 @@
-"""How a job opens: refused before anything is written, and resumed with its own config alone."""
+"""Opening a job: refused before anything is written, and resumed only with its own config."""
 
 import json
 

@@ -46,7 +46,7 @@ def assert_equal(a: moco.TrainState, b: moco.TrainState):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run left alone: its workdir and its final state."""
+    """An uninterrupted run: its workdir and its final state."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, jax.device_get(pretrain(tiny_config(), workdir, one_device()))
 
@@ -87,7 +87,7 @@ def test_another_seed_another_run(whole, tmp_path):
 
 @pytest.mark.parametrize("step", [4, 7, 10])
 def test_resume_is_bit_exact(whole, tmp_path, step):
-    """Stopped in an epoch's middle (4, 7) and at its end (10), goes on with other threads."""
+    """Stops within an epoch (4, 7) and at its end (10), and resumes with other threads."""
     workdir, state = whole
     pretrain(tiny_config(total_steps=step), tmp_path, one_device())
     resumed = pretrain(tiny_config(**{"data.threads": 7}), tmp_path, one_device())
@@ -239,7 +239,7 @@ def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
 
 @pytest.mark.slow
 def test_killed_run_goes_on(whole, tmp_path):
-    """SIGKILL soon after each line of metrics.jsonl: the end is that of a run left alone."""
+    """After SIGKILL soon after each line of metrics.jsonl, the end equals an uninterrupted run."""
     workdir, state = whole
     script = (
         "import jax; jax.config.update('jax_platforms', 'cpu')\n"

@@ -1,4 +1,4 @@
-"""The golden trajectories of the PyTorch original; `--golden DIR` runs those of another folder.
+"""The golden trajectories of the PyTorch original; `--golden DIR` replays those in another folder.
 
 On an accelerator: `pytest tests/methods/test_parity.py -k float64 --device default`.
 """
@@ -28,10 +28,10 @@ def free_memory():
 
 
 def test_one_device(trajectory, float64):
-    """The trajectory in float64, and each of its steps in float32 from the exact state before.
+    """Replays the trajectory in float64, and each step in float32 from the exact previous state.
 
-    From one step to the next an error of float32 grows a hundredfold where a ReLU or a maximum
-    tips the other way, so a float32 trajectory left alone can be held only loosely.
+    A float32 error grows a hundredfold per step where a ReLU or a maximum flips, so a continuous
+    float32 trajectory would only allow loose bounds.
     """
     golden = json.loads(trajectory.read_text())
     exact = Replay(golden, "float64", devices=1, merge_passes=True)

@@ -105,7 +105,7 @@ def test_official_layout():
 
 
 def test_initial_values():
-    """He fan-out convolutions, PyTorch's uniform linears, unit batch norms; from the seed alone."""
+    """He fan-out convolutions, PyTorch's uniform linears, unit batch norms; by seed only."""
     _, params, stats = models.build(**model(arch="resnet50"), seed=0)
     state_dict = to_state_dict(params, stats)
     for name, array in state_dict.items():

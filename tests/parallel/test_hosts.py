@@ -119,7 +119,7 @@ def test_another_config_is_told_before_data_is_read(tmp_path):
 
 
 def test_death_of_a_process_is_told_and_the_run_goes_on(tmp_path, float64):
-    """SIGKILL of process 1; started again, the end is that of one process left alone."""
+    """After SIGKILL of process 1 and a restart, the end equals one uninterrupted process."""
     config = tiny_config(total_steps=10_000, **FLOAT64)
     with Processes(2, 1, pretrain_argv(config, tmp_path / "two")) as processes:
         wait_for_checkpoint(processes, tmp_path / "two")
@@ -148,7 +148,7 @@ def test_golden_trajectories(trajectory, processes):
 
 @pytest.mark.slow
 def test_elastic_chain(tmp_path, float64):
-    """2 processes of 2 devices, then 1 of 4, 1 of 1, and 2 of 2 again: as one left alone."""
+    """2 processes of 2 devices, then 1 of 4, 1 of 1, 2 of 2 again: equals one process."""
     chain, straight = tmp_path / "chain", tmp_path / "straight"
     steps = {3: (2, 2), 7: (1, 4), 11: (1, 1), 14: (2, 2)}
     for total, (processes, devices) in steps.items():

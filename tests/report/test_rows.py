@@ -1,4 +1,4 @@
-"""Which runs of stored results make a row together."""
+"""Which stored results share a row."""
 
 from functools import partial
 

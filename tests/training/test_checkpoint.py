@@ -1,4 +1,4 @@
-"""Checkpoints of another structure, or none: told by name."""
+"""Checkpoints with another structure, or none, are reported by name."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""A run's folder: what may change when it goes on, what may not, and the names in it."""
+"""The workdir of a run: which fields may change on resume, and the names in it."""
 
 import ast
 import json

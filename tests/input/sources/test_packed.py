@@ -1,4 +1,4 @@
-"""Packed images are those of the folder they were made from, in every respect."""
+"""Packed images equal their source folder in every respect."""
 
 import json
 import pickle

@@ -50,7 +50,7 @@ def test_shapes(spec, version, size, seed):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("shapes:0", "0 pictures"),
+        ("shapes:0", "is 0,"),
         ("shapes/corruption:10", "no version 'corruption'"),
         ("shapes@18446744073709551616", "18446744073709551616"),
     ],
