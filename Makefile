@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
 	@$(MAKE) --no-print-directory evaluation ENCODER=patch PRETRAINED=$(DEMO)/patch
 	@$(MAKE) --no-print-directory evaluation ENCODER=untrained PRETRAINED=untrained:$(DEMO)/patch
-	$(BIN)/python -m nsneg_jax.report.command $(DEMO)/*-knn $(DEMO)/*-linear $(DEMO)/*-eval \
+	$(BIN)/python -m nsneg_jax report $(DEMO)/*-knn $(DEMO)/*-linear $(DEMO)/*-eval \
 	  --out $(DEMO)/table.md --corruptions $(DEMO)/corruptions.png
 	@echo "This table is in $(DEMO)/table.md, its corruptions one by one in $(DEMO)/corruptions.png,"
 	@echo "and what the encoder was trained on in $(DEMO)/patch/pictures/views.png."

@@ -112,7 +112,7 @@ def _demo(setting: Setting) -> list[Command]:
     jobs = ("knn", "linear", "eval")
     runs = [folder / f"{encoder}-{job}" for job in jobs for encoder in DEMO_ENCODERS]
     pictures = ("--out", folder / "table.md", "--corruptions", folder / "corruptions.png")
-    return [*commands, _module("report", "nsneg_jax.report.command", *runs, *pictures)]
+    return [*commands, _module("report", "nsneg_jax", "report", *runs, *pictures)]
 
 
 def batch_of_job(small: bool) -> int:

@@ -31,6 +31,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.input.crops import sample_crop
+from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.source import Source, open_source
@@ -139,14 +140,11 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
 def _our_batches(source: Source, options: argparse.Namespace, turn: int) -> Iterator[object]:
     return pretrain_batches(
         source,
-        batch_size=options.batch,
+        Steps(options.batch, 0, 10**9),
+        Loaders(options.threads, options.workers),
         image_size=options.size,
         crop_scale=(0.2, 1.0),
         seed=turn,
-        start_step=0,
-        total_steps=10**9,
-        threads=options.threads,
-        workers=options.workers,
     )
 
 

@@ -21,11 +21,12 @@ import jax
 import numpy as np
 import optax
 
-from configs import base
+from nsneg_jax import models
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.jobs.pretrain import build_method
+from nsneg_jax.jobs import build, defaults
 from nsneg_jax.methods import moco
-from nsneg_jax.models.encoder import Tree, build_encoder
+from nsneg_jax.methods.batches import Views
+from nsneg_jax.models.encoder import Tree
 from nsneg_jax.models.resnet import ARCHS
 from nsneg_jax.parallel import mesh
 
@@ -68,7 +69,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def one_step(options: argparse.Namespace, dtype: str, devices: int) -> tuple[float, Tree]:
     """Loss and gradients of the first step."""
-    config = base.pretraining("paper")
+    config = defaults.pretraining("paper")
     config.batch_size = options.batch
     config.data.image_size = options.size
     config.model.update(arch=options.arch, dtype=dtype, bn_groups=options.devices[-1])
@@ -76,21 +77,21 @@ def one_step(options: argparse.Namespace, dtype: str, devices: int) -> tuple[flo
     config.moco.queue_size = options.queue
     config.negatives.update(kind="patch", num=1, alpha=2.0)
     with jax.enable_x64(dtype == "float64"):
-        encoder, params, stats = build_encoder(config.model, config.seed)
+        encoder, params, stats = models.build(**config.model, seed=config.seed)
         # the gradients are what this optimiser remembers
         remember = optax.GradientTransformation(
             lambda params: params, lambda gradients, state, params: (gradients, gradients)
         )
-        method = build_method(config, encoder, steps_per_epoch=1)
+        method = build.build_method(config, encoder, steps_per_epoch=1)
         split = mesh.data_mesh(jax.devices()[:devices])
-        method = dataclasses.replace(method, optimizer=remember, devices=split)
-        state = moco.init_state(method, params, stats, config.model.dim)
+        method = dataclasses.replace(method, optimizer=remember)
+        state = method.init(params, stats)
         shape = (options.batch, options.size, options.size, 3)
         views = np.random.default_rng(0).normal(size=(3, *shape))
-        views = moco.Views(views[0], views[1], views[2][:, None])
+        views = Views(views[0], views[1], views[2][:, None])
         views = jax.tree.map(lambda view: np.asarray(view, jax.numpy.dtype(dtype)), views)
 
-        def update(state: moco.TrainState, views: moco.Views):
+        def update(state: moco.TrainState, views: Views):
             with jax.sharding.use_abstract_mesh(split.abstract_mesh):
                 return moco.update(method, state, views)
 

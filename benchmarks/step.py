@@ -48,7 +48,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,13 +57,15 @@ from ml_collections import ConfigDict
 from benchmarks import kernels, peers
 from benchmarks.hardware import Work, rates, work_of
 from benchmarks.memory import peak_of
-from configs import base
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.jobs.pretrain import build, compile_step
+from nsneg_jax.jobs import defaults
+from nsneg_jax.jobs.build import build
 from nsneg_jax.methods import moco
+from nsneg_jax.methods.batches import Views
 from nsneg_jax.models.resnet import ARCHS
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pytorch.names import to_state_dict
+from nsneg_jax.training.step import compile_step
 
 Figures = dict[str, Any]
 
@@ -143,7 +144,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def benchmark_config(options: argparse.Namespace) -> ConfigDict:
     """The paper's pre-training config with the sizes of the command line."""
-    config = base.pretraining("paper")
+    config = defaults.pretraining("paper")
     config.batch_size = options.batch
     config.data.image_size = options.size
     config.model.update(arch=options.arch, dtype=options.dtype, bn_groups=options.groups)
@@ -171,10 +172,13 @@ class OurPrograms:
         shape = (config.batch_size, config.data.image_size, config.data.image_size, 3)
         crops = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
         self.batch = jax.device_put({"query": crops[0], "key": crops[1]}, split)
-        self.views = jax.jit(partial(moco.make_views, method), out_shardings=split)(0, self.batch)
-        update = jax.jit(
-            partial(moco.update, method), in_shardings=(whole, split), donate_argnums=0
-        )
+        self.views = jax.jit(method.views, out_shardings=split)(0, self.batch)
+
+        def method_update(state: moco.TrainState, views: Views) -> tuple[moco.TrainState, Any]:
+            state, outputs = moco.update(method, state, views)
+            return state, outputs.loss
+
+        update = jax.jit(method_update, in_shardings=(whole, split), donate_argnums=0)
         self.figures: Figures = {}
         self.work: dict[str, Work] = {}
         self._config, self._devices = config, devices.size
@@ -211,10 +215,10 @@ class OurPrograms:
         self.state, metrics = self._step(self.state, self.batch)
         return metrics
 
-    def update(self) -> moco.Outputs:
-        """The method alone."""
-        self.state, outputs = self._update(self.state, self.views)
-        return outputs
+    def update(self) -> jax.Array:
+        """The method alone; returns the losses."""
+        self.state, losses = self._update(self.state, self.views)
+        return losses
 
 
 def measure(options: argparse.Namespace) -> Figures:
@@ -242,7 +246,7 @@ def measure(options: argparse.Namespace) -> Figures:
         # here, because our next step takes over the memory of the state that all start from
         torch_device = peers.prepare_torch(torch, device.platform, threads)
         start = ours.start()
-    first_loss = float(ours.update().loss.mean())
+    first_loss = float(ours.update().mean())
     jax.block_until_ready(ours.step())
     figures: Figures = {
         "benchmark": "step",

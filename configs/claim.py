@@ -19,7 +19,7 @@ every picture. docs/claim.md has the results, and what was tried.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from nsneg_jax.jobs import defaults
 
 CHOSEN_ON, REPORTED = 0, 2021
 LARGE = "large:"
@@ -29,13 +29,13 @@ VARIANTS = ("moco", "patch1", "patch2", "patch3", "texture", "patch+texture")
 def get_config(variant: str = "patch2") -> ConfigDict:
     large = variant.startswith(LARGE)
     name = variant.removeprefix(LARGE)
-    base.check_variant(name, VARIANTS)
-    config = base.pretraining("tiny")
+    defaults.check_variant(name, VARIANTS)
+    config = defaults.pretraining("tiny")
     config.epochs = 100
     config.knn_every_epochs = 10
     config.optimizer.learning_rate = 0.06
     # the paper's; with the tiny variant's stronger ones MoCo, too, learns the shape in the end
-    paper = base.pretraining("paper").views
+    paper = defaults.pretraining("paper").views
     config.views.update({name: paper[name] for name in ("jitter", "grayscale_probability")})
     if large:
         config.batch_size = 256

@@ -12,56 +12,14 @@ configs/patch.py:paper: 79.35 +- 0.12 %.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from nsneg_jax.jobs import defaults
 
 VARIANTS = ("", "paper", "imagenet1k", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    base.check_variant(variant, VARIANTS)
-    config = ConfigDict(
-        {
-            "job": "linear",  # 'linear'; 'knn' and 'features' do not train
-            # a workdir, a checkpoint folder in it, or 'untrained:' and one of these for the same
-            # network with initial weights
-            "pretrained": "",
-            "seed": 0,
-            "batch_size": 128,  # images a step, over all devices
-            "epochs": 60,
-            "learning_rates": (10.0,),  # a classifier each, from one pass over the features
-            "evaluate_only": False,  # evaluate the classifier that `pretrained` has
-            "crop_scale": (0.08, 1.0),  # area of a training crop, as a fraction of the image
-            "flip_probability": 0.5,
-            "dtype": "float32",  # of the encoder: 'float32', 'bfloat16' or 'float64'
-            # of products of float32 numbers: 'float32', 'tensorfloat32' (11 bits on GPUs) or
-            # 'default' (8 bits on TPUs)
-            "precision": "float32",
-            "data": {
-                # 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]' or
-                # 'shapes[/VERSION][:SIZE][@SEED]'
-                "source": "folder:data/imagenet100",
-                "tfds_dir": "",  # of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's default
-                "split": "train",  # trained on; the bank of kNN
-                "eval_split": "val",  # evaluated; whose features are written
-                "classes": "",  # '' = all; names with commas, or a file with a name a line
-                "image_size": 224,  # pixels, side of a view
-                "resize": 256,  # shorter side before the central crop, at 224; 0 = no resizing
-                "threads": 16,  # for decoding and cropping
-                "workers": 0,  # processes for decoding and cropping, 0 = threads of this one
-            },
-            "optimizer": {
-                "schedule": "step",  # or 'cosine'; changes once an epoch
-                "milestones": (30, 40, 50),  # epochs of 'step' where the rate falls to a tenth
-                "momentum": 0.9,
-                "weight_decay": 0.0,
-            },
-            "knn": {
-                "k": (20, 200),  # neighbours that vote
-                "temperature": 0.07,  # of their weights
-            },
-            "features_format": "npz",  # or 'safetensors'
-        }
-    )
+    defaults.check_variant(variant, VARIANTS)
+    config = defaults.probing()
     if variant == "imagenet1k":
         config.update({"batch_size": 256, "epochs": 100, "learning_rates": (30.0,)})
         config.data.source = "folder:data/imagenet"

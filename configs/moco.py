@@ -12,8 +12,10 @@ Published for recipe B with K = 65536 (`--config.moco.queue_size=65536`): 80.00 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from nsneg_jax.jobs import defaults
+
+VARIANTS = defaults.VARIANTS
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    return base.pretraining(variant).lock()
+    return defaults.pretraining(variant).lock()

@@ -10,10 +10,12 @@ tiny      a small ResNet on the built-in shapes, minutes on two CPU cores.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from nsneg_jax.jobs import defaults
+
+VARIANTS = defaults.VARIANTS
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = base.pretraining(variant)
+    config = defaults.pretraining(variant)
     config.negatives.update({"kind": "patch", "num": 1, "alpha": 2.0})
     return config.lock()

@@ -14,11 +14,13 @@ where it is not to be alpha too.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from nsneg_jax.jobs import defaults
+
+VARIANTS = defaults.VARIANTS
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = base.pretraining(variant)
+    config = defaults.pretraining(variant)
     config.negatives.update({"kind": "texture", "num": 1, "alpha": 2.0})
     if variant == "tiny":
         config.negatives.texture_source = "made"

@@ -27,7 +27,7 @@ import simplejpeg
 from tqdm import tqdm
 
 from nsneg_jax.errors import RunError, UsageError, tell
-from nsneg_jax.files import write_whole
+from nsneg_jax.files import expand, write_whole
 from nsneg_jax.input.crops import resize_short
 from nsneg_jax.input.decode import decode_image
 from nsneg_jax.input.sources import storage
@@ -79,8 +79,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--source", help="folder with SPLIT/CLASS/NAME.JPEG, or 'tfds:NAME' ...")
-    parser.add_argument("--out", required=True, help="folder to make, local or gs://BUCKET/FOLDER")
+    parser.add_argument(
+        "--source", type=expand, help="folder with SPLIT/CLASS/NAME.JPEG, or 'tfds:NAME' ..."
+    )
+    parser.add_argument(
+        "--out", required=True, type=expand, help="folder to make, local or gs://BUCKET/FOLDER"
+    )
     parser.add_argument("--splits", default="train,val", help="names with commas")
     parser.add_argument("--classes", default="", help="only these: names, or a file with them")
     parser.add_argument("--tfds_dir", default="", help="of 'tfds:' sources; '': TFDS's default")

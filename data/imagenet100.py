@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data.devkit import validation_wnids
 from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.files import expand
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.source import class_names
 
@@ -41,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data.imagenet100", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--source", required=True, help="ImageNet: folders or archives")
-    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument(
+        "--source", required=True, type=expand, help="ImageNet: folders or archives"
+    )
+    parser.add_argument("--out", required=True, type=expand, help="folder to make")
     parser.add_argument("--classes", default=str(CLASS_LIST), help="file with a wnid a line")
     parser.add_argument("--splits", default="train,val", help="with commas between them")
     parser.add_argument(
@@ -51,8 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="symlink",
         help="how files come from a folder; from archives they are always written",
     )
-    parser.add_argument("--devkit", help=f"labels of {ARCHIVES['val']}; SOURCE/{DEVKIT} by default")
-    parser.add_argument("--val-labels", help="the same as text: the wnid of each image a line")
+    parser.add_argument(
+        "--devkit", type=expand, help=f"labels of {ARCHIVES['val']}; SOURCE/{DEVKIT} by default"
+    )
+    parser.add_argument(
+        "--val-labels", type=expand, help="the same as text: the wnid of each image a line"
+    )
     options = parser.parse_args(arguments)
     try:
         classes = tuple(sorted(set(class_names(options.classes))))

@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nsneg_jax.errors import RunError, UsageError, tell
-from nsneg_jax.files import write_whole
+from nsneg_jax.files import expand, write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources.source import FileSource, class_names, of_files, open_files
 from nsneg_jax.parallel.compilation_cache import keep_programs
@@ -91,9 +91,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--source",
         required=True,
+        type=expand,
         help="folder with SPLIT/CLASS/NAME.JPEG, or 'arrayrecord:PATH', 'tfds:NAME'",
     )
-    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("--out", required=True, type=expand, help="folder to make")
     parser.add_argument("--split", default="train")
     parser.add_argument("--classes", default="", help="only these: names, or a file with them")
     parser.add_argument("--format", choices=tuple(FORMATS), default="png")

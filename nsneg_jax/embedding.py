@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
+from nsneg_jax import models
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.images import Images, as_list, view_batches
 from nsneg_jax.input.labelled import scaled_resize
 from nsneg_jax.methods import probe
 from nsneg_jax.methods.views import normalise
-from nsneg_jax.models.encoder import Encoder, Tree, encoder_structure
+from nsneg_jax.models.encoder import HEAD, Encoder, Tree
 
 BATCH_SIZE = 64
 
@@ -127,7 +127,7 @@ class Pretrained:
     @cached_property
     def _encoder_and_head(self) -> Encoder:
         computed = {"dtype": self.dtype, "precision": self.encoder.precision}
-        return encoder_structure(ConfigDict(self.model | computed))[0]
+        return models.structure(**(self.model | computed))[0]
 
     @cached_property
     def _network(self) -> dict[str, Tree | None]:
@@ -147,7 +147,7 @@ class Pretrained:
         if self.image_size is None or self.resize is None:
             raise UsageError(
                 f"{self.origin} does not say how large the images were that its encoder of stem "
-                f"{self.model['stem']!r} was trained with. Say so with load_pretrained(path, "
+                f"{self.model.get('stem')!r} was trained with. Say so with load_pretrained(path, "
                 "image_size=PIXELS, resize=PIXELS); resize=0 crops without resizing."
             )
         short = scaled_resize(self.resize, self.image_size)
@@ -172,7 +172,7 @@ def _features(encoder: Encoder, dtype: str, network: Tree, images: jax.Array) ->
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _projections(encoder: Encoder, dtype: str, network: Tree, images: jax.Array) -> jax.Array:
-    params = {**network["params"], "fc": network["head"]}
+    params = {**network["params"], HEAD: network["head"]}
     floats = normalise(images.astype(jnp.dtype(dtype)) / 255)
     embeddings, _ = encoder(params, network["stats"], floats, groups=None)
     return embeddings.astype(jnp.float32)

@@ -2,11 +2,28 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+
+def expand(given: str) -> str:
+    """A path or data set as the user gave it, with the home folder in place of '~'.
+
+    Args:
+        given: such as '~/runs', '~ann/runs', 'folder:~/data' or 'untrained:~/runs/patch'; anything
+            else stays as it is.
+    """
+    scheme, path = re.fullmatch(r"((?:\w+:)*)(.*)", given, re.DOTALL).groups()
+    return scheme + os.path.expanduser(path)
+
+
+def user_path(given: str) -> Path:
+    """`expand` for a local path, such as an argument of a command."""
+    return Path(expand(given))
 
 
 def user_cache() -> Path:

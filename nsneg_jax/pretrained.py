@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
+from nsneg_jax import models
 from nsneg_jax.embedding import Pretrained, check_whole
 from nsneg_jax.errors import UsageError
-from nsneg_jax.models.encoder import PRECISIONS, Encoder, Tree, build_encoder, encoder_structure
+from nsneg_jax.models.encoder import HEAD, PRECISIONS, Encoder, Tree
 from nsneg_jax.parallel.mesh import DTYPES
 from nsneg_jax.training import checkpoint
 from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG
@@ -110,7 +110,7 @@ def view_geometry(
     for name, least in (("image_size", _LEAST_SIDE), ("resize", 0)):
         if name in given:
             check_whole(name, given[name], least)
-    published = model["stem"] == "imagenet"
+    published = model.get("stem") == "imagenet"
     rule = {"image_size": _IMAGE_SIZE, "resize": _RESIZE} if published else {}
     return {"image_size": None, "resize": None} | rule | dict(recorded) | given
 
@@ -142,15 +142,15 @@ def assemble(
         UsageError: the arrays are not of the structure and shapes of the model.
     """
     computed = {"dtype": dtype, "precision": precision}
-    whole = model | computed if "fc" in params else model | computed | {"dim": 0}
-    _, *like = encoder_structure(ConfigDict(whole))
+    whole = model | computed if HEAD in params else model | computed | {"dim": 0}
+    _, *like = models.structure(**whole)
     params, stats = _fitted(params, like[0], origin), _fitted(stats, like[1], origin)
     encoder, _, _ = backbone_structure(model, dtype, precision)
     return Pretrained(
         encoder=encoder,
-        params={name: leaf for name, leaf in params.items() if name != "fc"},
+        params={name: leaf for name, leaf in params.items() if name != HEAD},
         stats=stats,
-        head=params.get("fc"),
+        head=params.get(HEAD),
         model=model,
         dtype=dtype,
         classifier=classifier,
@@ -172,7 +172,7 @@ def backbone_structure(
         dtype, precision: of its computation, whatever those of its training.
     """
     computed = {"dim": 0, "dtype": dtype, "precision": precision}
-    return encoder_structure(ConfigDict({**model, **computed}))
+    return models.structure(**{**model, **computed})
 
 
 def kind_of(state: Tree, folder: Path) -> str:
@@ -216,7 +216,7 @@ def _recorded(folder: Path, progress: dict[str, Any]) -> dict[str, int]:
 def _initial(model: dict[str, Any], dtype: str, precision: str) -> tuple[Tree, Tree]:
     with jax.enable_x64(dtype == "float64"):
         computed = {"dtype": dtype, "precision": precision}
-        _, params, stats = build_encoder(ConfigDict(model | computed), seed=0)
+        _, params, stats = models.build(**(model | computed), seed=0)
     return jax.tree.map(np.asarray, (params, stats))
 
 

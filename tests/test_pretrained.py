@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
+from nsneg_jax import models
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs.pretrain import build
-from nsneg_jax.models.encoder import build_encoder
+from nsneg_jax.jobs.build import build
 from nsneg_jax.parallel.mesh import data_mesh, replicated
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.training.checkpoint import Checkpoints
@@ -52,7 +52,7 @@ def test_latest_of_a_workdir(run):
 def test_features_are_those_of_the_run(run):
     workdir, state = run
     found = load_pretrained(workdir)
-    whole, _, _ = build_encoder(tiny_config().model, seed=0)
+    whole, _, _ = models.build(**tiny_config().model, seed=0)
     expected = whole.features(state.params_q, state.stats_q, IMAGES)
     features = found.encoder.features(found.params, found.stats, IMAGES)
     assert features.shape == (3, 16)
@@ -97,7 +97,7 @@ def test_float64_stays_float64(tmp_path, float64):
 def probe(tmp_path):
     """A linear probe's checkpoint, and the encoder and classifiers it holds."""
     model = tiny_config().model.to_dict()
-    _, params, stats = build_encoder(tiny_config(**{"model.dim": 0}).model, seed=3)
+    _, params, stats = models.build(**tiny_config(**{"model.dim": 0}).model, seed=3)
     rng = np.random.default_rng(0)
     best = {"kernel": rng.normal(size=(4, 16, 3)), "bias": rng.normal(size=(4, 3))}
     best = {name: array.astype(np.float32) for name, array in best.items()}

@@ -19,6 +19,7 @@ from experiments.claim import report as claim_report
 from experiments.claim.progress import ClaimProgress
 from experiments.claim.runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, runs_of, stages_of
 from nsneg_jax.errors import RunError, UsageError, tell
+from nsneg_jax.files import user_path
 
 # XLA on CPU allocates its temporary arrays in each step. glibc would give them back to the system
 # every time, which takes a tenth of these runs (docs/benchmarks.md).
@@ -71,7 +72,9 @@ def claim(arguments: argparse.Namespace) -> None:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line of `python -m experiments.claim`."""
     parser = argparse.ArgumentParser(prog="python -m experiments.claim", description=__doc__)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/claim"), help="(%(default)s)")
+    parser.add_argument(
+        "--workdir", type=user_path, default=Path("runs/claim"), help="(%(default)s)"
+    )
     parser.add_argument(
         "--variants",
         type=_names(LABELS),

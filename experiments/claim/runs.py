@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from experiments.claim import chains
 from experiments.claim.progress import Stage
+from nsneg_jax import command_line
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs import command_line
 from nsneg_jax.jobs.opening import to_json
 from nsneg_jax.training.workdir import CHECKPOINTS, RESULTS, check_workdir
 

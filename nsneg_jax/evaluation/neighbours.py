@@ -17,7 +17,7 @@ from nsneg_jax.evaluation.features import Extractor, Features
 from nsneg_jax.evaluation.passes import Reading
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.input.splits import check_same_classes
-from nsneg_jax.methods.moco import l2_normalize
+from nsneg_jax.methods.contrast import l2_normalize
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.training.progress import Progress

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nsneg_jax.input import labelled
-from nsneg_jax.input.pipeline import prefetch_to_devices
+from nsneg_jax.input.loading import Loaders, prefetch_to_devices
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.methods import probe
 from nsneg_jax.models.encoder import Tree
@@ -26,7 +26,7 @@ class Reading:
         image_size: side of a view in pixels.
         resize: shorter side before the central crop, in pixels for views of 224 and scaled to
             others; 0 for the crop alone.
-        threads, workers: for decoding, see `labelled.evaluation_batches`.
+        threads, workers: for decoding, see `Loaders`.
     """
 
     batch_size: int
@@ -34,6 +34,10 @@ class Reading:
     resize: int
     threads: int
     workers: int
+
+    def loaders(self) -> Loaders:
+        """What loads this process's part of a pass."""
+        return Loaders(self.threads, self.workers, jax.process_index(), jax.process_count())
 
 
 def central_batches(
@@ -55,13 +59,10 @@ def central_batches(
     """
     batches = labelled.evaluation_batches(
         source,
-        batch_size=reading.batch_size,
+        reading.batch_size,
+        reading.loaders(),
         image_size=reading.image_size,
         resize=labelled.scaled_resize(reading.resize, reading.image_size),
-        threads=reading.threads,
-        workers=reading.workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
         skip_unreadable=skip_unreadable,
     )
     return prefetch_to_devices(batches, mesh.split_batch(devices), fields)

@@ -13,6 +13,7 @@ from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.cue_conflict import cues_of, read_categories
 from nsneg_jax.evaluation.released import RELEASED
+from nsneg_jax.files import expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.source import Source, class_names, is_files, open_files, open_source
@@ -119,7 +120,7 @@ def plan(
     parts, missing = [], {}
     for name in wanted:
         settings = sets[name]
-        scheme, _, root = settings.source.partition(":")
+        scheme, _, root = expand(settings.source).partition(":")
         if scheme == "folder" and not storage.is_folder(root):
             where = f"{root} is not there"
             if name in RELEASED:
@@ -194,7 +195,7 @@ def _ready_corruptions(
     name: str, settings: EvaluationSet, classes: Sequence[str], tfds_dir: str
 ) -> list[Part]:
     """One part for each corruption and severity that is there, made by others."""
-    scheme, _, root = settings.source.partition(":")
+    scheme, _, root = expand(settings.source).partition(":")
     if not is_files(settings.source):
         raise UsageError(
             f"The set {name} is {settings.source}, which has no released corruptions. Set "
@@ -261,7 +262,7 @@ _SETTINGS = tuple((name, s) for name in (*CORRUPTIONS, *EXTRA) for s in SEVERITI
 def _open(
     name: str, settings: EvaluationSet, classes: Sequence[str], image_size: int, tfds_dir: str
 ) -> Source:
-    scheme, _, root = settings.source.partition(":")
+    scheme, _, root = expand(settings.source).partition(":")
     if not is_files(settings.source):
         source = open_source(settings.source, settings.split, image_size=image_size)
         if tuple(source.classes) != tuple(classes):

@@ -14,7 +14,8 @@ import numpy as np
 
 from nsneg_jax.input.crops import resize_short, resized_crop, sample_crop
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.pipeline import Sample, load_batches, mixed_seed, place_generator
+from nsneg_jax.input.loading import Loaders, Sample, Steps, load_batches
+from nsneg_jax.input.pipeline import mixed_seed, place_generator
 from nsneg_jax.input.sources.source import Source
 
 FIELDS = ("image", "label", "valid")
@@ -28,17 +29,12 @@ def steps_per_pass(num_images: int, batch_size: int) -> int:
 
 def training_batches(
     source: Source,
+    steps: Steps,
+    loaders: Loaders,
     *,
-    batch_size: int,
     image_size: int,
     crop_scale: tuple[float, float],
     seed: int,
-    start_step: int,
-    total_steps: int,
-    threads: int,
-    workers: int,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Iterator[Sample]:
     """This process's part of the batches of the linear probe's training: a random resized crop.
 
@@ -47,8 +43,7 @@ def training_batches(
 
     Args:
         source: the images and labels.
-        batch_size, image_size, crop_scale, seed, start_step, total_steps, threads, workers,
-            process_index, process_count: as of `pretrain_batches`.
+        steps, loaders, image_size, crop_scale, seed: as of `pretrain_batches`.
 
     Yields:
         {'image': uint8 [n, S, S, 3], 'label': int32 [n], 'valid': bool [n], 'index': int32 [n]}
@@ -58,40 +53,32 @@ def training_batches(
         UsageError: sizes that do not fit together.
     """
     return load_batches(
-        _ShuffledEpochs(len(source), batch_size, seed),
+        _ShuffledEpochs(len(source), steps.batch_size, seed),
         _Crop(source, image_size, crop_scale, seed),
-        batch_size=batch_size,
-        sample_bytes=3 * image_size * image_size,
-        start_step=start_step,
-        total_steps=total_steps,
-        threads=threads,
-        workers=workers,
-        process_index=process_index,
-        process_count=process_count,
+        3 * image_size * image_size,
+        steps,
+        loaders,
     )
 
 
 def evaluation_batches(
     source: Source,
-    *,
     batch_size: int,
+    loaders: Loaders,
+    *,
     image_size: int,
     resize: int,
-    threads: int,
-    workers: int,
-    process_index: int = 0,
-    process_count: int = 1,
     skip_unreadable: bool = False,
 ) -> Iterator[Sample]:
     """This process's part of one pass over all images in their order, seen as `central_view`.
 
     Args:
         source: the images and labels.
+        batch_size: of all processes together.
+        loaders, image_size: as of `pretrain_batches`.
         resize: as of `central_view`.
         skip_unreadable: report an image that cannot be read on the standard error stream and leave
             its place blank, instead of raising UnreadableImage.
-        batch_size, image_size, threads, workers, process_index, process_count: as of
-            `pretrain_batches`.
 
     Yields:
         As `training_batches`.
@@ -103,14 +90,9 @@ def evaluation_batches(
     return load_batches(
         order,
         _Central(source, image_size, resize, skip_unreadable),
-        batch_size=batch_size,
-        sample_bytes=3 * image_size * image_size,
-        start_step=0,
-        total_steps=len(order),
-        threads=threads,
-        workers=workers,
-        process_index=process_index,
-        process_count=process_count,
+        3 * image_size * image_size,
+        Steps(batch_size, 0, len(order)),
+        loaders,
     )
 
 

@@ -104,7 +104,7 @@ def evaluate(
         "missing": missing,
     }
     path = run.write_results(results)
-    print(f"done: {path}; `python -m nsneg_jax.report.command {workdir}` makes the table")
+    print(f"done: {path}; `nsneg report {workdir}` makes the table")
     return hosts.of_first(results)
 
 

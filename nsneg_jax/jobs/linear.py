@@ -14,14 +14,13 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.evaluation.passes import Evaluation, means
 from nsneg_jax.input import labelled
-from nsneg_jax.input.pipeline import prefetch_to_devices
+from nsneg_jax.input.loading import Steps, prefetch_to_devices
 from nsneg_jax.input.sources.source import Source, check_same_data
 from nsneg_jax.input.splits import check_same_classes, open_split
 from nsneg_jax.jobs.frozen import ProbeSettings, probe_settings
 from nsneg_jax.jobs.opening import Run, open_run
 from nsneg_jax.jobs.validation import validate_linear
-from nsneg_jax.methods import probe
-from nsneg_jax.methods.optimizer import learning_rate_schedule, sgd
+from nsneg_jax.methods import optimizer, probe
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import Pretrained, load_pretrained
@@ -95,16 +94,11 @@ def linear(
 
         batches = labelled.training_batches(
             training,
-            batch_size=reading.batch_size,
+            Steps(reading.batch_size, start, total),
+            reading.loaders(),
             image_size=reading.image_size,
             crop_scale=settings.crop_scale,
             seed=settings.seed,
-            start_step=start,
-            total_steps=total,
-            threads=reading.threads,
-            workers=reading.workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
         )
         batches = prefetch_to_devices(batches, mesh.split_batch(run.devices), labelled.FIELDS)
         train_step, end_epoch = compile_steps(method, run.devices)
@@ -155,12 +149,14 @@ def build(
     settings: ProbeSettings, pretrained: Pretrained, steps_per_epoch: int, classes: int
 ) -> tuple[probe.Probe, probe.ProbeState]:
     """The probe and its initial state."""
-    factor = learning_rate_schedule(settings.optimizer, 1.0, steps_per_epoch, settings.epochs)
+    sgd = settings.optimizer
+    factor = optimizer.learning_rate_schedule(
+        sgd.schedule, 1.0, steps_per_epoch, settings.epochs, sgd.milestones
+    )
+    make = partial(optimizer.sgd, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
     method = probe.Probe(
         encoder=pretrained.encoder,
-        optimizer=probe.classifier_optimizer(
-            settings.learning_rates, sgd(settings.optimizer, factor)
-        ),
+        optimizer=probe.classifier_optimizer(settings.learning_rates, make(factor)),
         flip_probability=settings.flip_probability,
         dtype=settings.dtype,
         seed=settings.seed,

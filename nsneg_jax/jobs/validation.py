@@ -5,22 +5,12 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.sets import PROTOCOLS
 from nsneg_jax.input.sources.source import is_files
+from nsneg_jax.jobs.build import view_recipe
 from nsneg_jax.methods.negatives import scaled_patch_range
-from nsneg_jax.methods.views import ViewRecipe
 from nsneg_jax.models.encoder import PRECISIONS
 from nsneg_jax.models.resnet import ARCHS, STEMS
 from nsneg_jax.parallel.mesh import DTYPES
 from nsneg_jax.training.workdir import flatten
-
-
-def view_recipe(config: ConfigDict) -> ViewRecipe:
-    """The part of the `views` section that is done on the device: all but the crops.
-
-    Raises:
-        UsageError: a value out of range.
-    """
-    values = {name: value for name, value in config.views.items() if name != "crop_scale"}
-    return ViewRecipe(**values)
 
 
 class _Checker:

@@ -82,7 +82,7 @@ def _shortcut(inputs: int, outputs: int, stride: int, **layers) -> Shortcut | No
 
 
 class ResNet(nnx.Module):
-    """Encoder of MoCo: a ResNet whose `fc` is the projection head.
+    """Encoder of MoCo: a ResNet whose `fc` is the projection head, `models.encoder.HEAD`.
 
     Parameter names follow torchvision (`conv1`, `bn1`, `layer1` ... `downsample`, `fc`), so that
     checkpoints translate by name (`nsneg_jax.pytorch.names`).
@@ -95,7 +95,7 @@ class ResNet(nnx.Module):
         stem: 'imagenet' (7x7 stride 2, then 3x3 max-pool stride 2), 'small' (3x3 stride 1, no
             pool, for images of 64 px and less) or 'small_stride2' (3x3 stride 2, no pool).
         dtype: dtype of the computation; `param_dtype`: dtype of parameters and statistics.
-        running: see `GroupedBatchNorm`.
+        bn_running: `running` of `GroupedBatchNorm`.
         seed: of the initial values, which are torchvision's and PyTorch's in distribution; None
             draws none and leaves weights zero, where only shapes are asked for.
     """
@@ -108,7 +108,7 @@ class ResNet(nnx.Module):
         mlp: bool = True,
         width: int = 64,
         stem: str = "imagenet",
-        running: str = "first",
+        bn_running: str = "first",
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         seed: int | None,
@@ -118,7 +118,7 @@ class ResNet(nnx.Module):
         options = {"dtype": dtype, "param_dtype": param_dtype}
         rng = None if seed is None else np.random.default_rng((seed, 0))
         conv = partial(Conv, rng=rng, **options)
-        norm = partial(GroupedBatchNorm, running=running, **options)
+        norm = partial(GroupedBatchNorm, running=bn_running, **options)
         linear = partial(Linear, rng=rng, **options)
 
         self.stem = stem

@@ -36,7 +36,7 @@ import jax
 import jaxlib
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import user_cache
+from nsneg_jax.files import user_cache, user_path
 
 MOST_BYTES = 2**30
 MOST_FILES = 4000  # about 60 programs per config, most of them a few kB
@@ -73,7 +73,7 @@ def keep_programs(where: str = "", alone: bool = True) -> Path | None:
             f"--compilation_cache is {where!r}, but must be a local folder or 'off'. For an object "
             "store set the environment variable JAX_COMPILATION_CACHE_DIR."
         )
-    root = Path(where).expanduser().absolute() if where else user_cache() / "compiled"
+    root = user_path(where).absolute() if where else user_cache() / "compiled"
     folder = root / f"jaxlib-{jaxlib.__version__}{f'-{_processor()}' if alone else ''}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -7,23 +7,24 @@ would do and the memory that each device would need. No array is made.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from nsneg_jax import models
 from nsneg_jax.errors import RunError, UsageError
-from nsneg_jax.jobs.pretrain import abstract_batch, build_method, compile_step, state_sharding
+from nsneg_jax.jobs import build
 from nsneg_jax.jobs.validation import validate_pretraining
-from nsneg_jax.methods import moco
-from nsneg_jax.models.encoder import encoder_structure
+from nsneg_jax.methods.method import Method
 from nsneg_jax.parallel import mesh
 from nsneg_jax.planning.apart import run_apart
 from nsneg_jax.planning.collectives import Collective, payload_by_kind
 from nsneg_jax.planning.cost import Cost, compile_and_read
 from nsneg_jax.planning.flops import flops_of
 from nsneg_jax.planning.targets import Target
+from nsneg_jax.training.step import Placement, abstract_batch, compile_step, state_sharding
 
 # batches on the devices beside the one in use, see `prefetch_to_devices`
 _BATCHES_AHEAD = 1
@@ -58,10 +59,12 @@ class Program(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The step before it is compiled: the method, shapes of state and batch, and the program."""
+    """The step before it is compiled: the method, where its arrays lie, shapes of state and batch,
+    and the program."""
 
-    method: moco.MoCo
-    state: moco.TrainState
+    method: Method
+    placement: Placement
+    state: Any
     batch: dict[str, jax.ShapeDtypeStruct]
     traced: jax.stages.Traced
 
@@ -74,17 +77,13 @@ def trace_step(config: ConfigDict, devices: Mesh) -> Step:
     """
     validate_pretraining(config, devices.size)
     mesh.use_dtype(config.model.dtype)
-    encoder, params, stats = encoder_structure(config.model)
-    method = build_method(config, encoder, steps_per_epoch=1)
-    # the queue would be drawn even for shapes alone
-    small = dataclasses.replace(method, queue_size=1)
-    state = jax.eval_shape(
-        lambda p, s: moco.init_state(small, p, s, config.model.dim), params, stats
-    )
-    queue = (config.moco.queue_size, config.model.dim)
-    state = state.replace(queue=jax.ShapeDtypeStruct(queue, state.queue.dtype))
-    batch = abstract_batch(method, config.batch_size, config.data.image_size)
-    return Step(method, state, batch, compile_step(method, devices).trace(state, batch))
+    encoder, params, stats = models.structure(**config.model)
+    method = build.build_method(config, encoder, steps_per_epoch=1)
+    placement = build.placement(config)
+    state = jax.eval_shape(method.init, params, stats)
+    batch = abstract_batch(method.views, config.batch_size, config.data.image_size, placement)
+    traced = compile_step(method, devices, placement).trace(state, batch)
+    return Step(method, placement, state, batch, traced)
 
 
 def compile_for(config: ConfigDict, devices: int) -> Program:
@@ -121,12 +120,12 @@ def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Progra
     devices = split.size
     step = trace_step(config, split)
     cost = compile_and_read(step.traced.lower(), options)
-    state_bytes = _bytes_on_a_device(step.state, state_sharding(step.method, split), devices)
+    sharding = state_sharding(step.method, split, step.placement)
+    state_bytes = _bytes_on_a_device(step.state, sharding)
     batch_bytes = _bytes(step.batch) // devices
     exchanges = {}
     if devices > 1:
-        placed = dataclasses.replace(step.method, devices=split)
-        exchanges = exchanges_by_meaning(cost.collectives, placed, step.state, config.batch_size)
+        exchanges = exchanges_by_meaning(cost.collectives, step, config, devices)
     return Program(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(step.state.params_q)),
         state=state_bytes,
@@ -142,7 +141,7 @@ def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Progra
 
 
 def exchanges_by_meaning(
-    collectives: list[Collective], method: moco.MoCo, state: moco.TrainState, batch_size: int
+    collectives: list[Collective], step: Step, config: ConfigDict, devices: int
 ) -> dict[str, Collective]:
     """The collectives of a step by what they are for, each as one.
 
@@ -151,9 +150,9 @@ def exchanges_by_meaning(
     'metrics and the rest'. Where neither the devices nor the groups divide the other, the
     compiler repeats work in ways of its own, and the names are those of the kinds.
     """
-    devices = method.devices.size
-    spanned, uneven = devices // method.groups, devices % method.groups
-    if uneven and method.groups % devices:
+    groups, state = config.model.bn_groups, step.state
+    spanned, uneven = devices // groups, devices % groups
+    if uneven and groups % devices:
         kinds = payload_by_kind(collectives).items()
         return {kind: Collective(kind, (("", size),), devices, 1) for kind, size in kinds}
 
@@ -161,14 +160,14 @@ def exchanges_by_meaning(
     for c in collectives:
         if c.kind == "all-gather":
             gathered[c.arrays[0][0] == "u8"] += c.payload
-    passes = 2 + len(method.alphas)
+    passes = 1 + step.method.key_passes
     statistics = _bytes(state.stats_q)
     reduced = {"gradients": _bytes(state.params_q)}
-    if method.groups > 1:  # the only group's are everywhere
+    if groups > 1:  # the only group's are everywhere
         reduced["running statistics"] = passes * statistics
-    if method.shard_queue:
+    if step.placement.share_queue:
         dim, itemsize = state.queue.shape[1], state.queue.dtype.itemsize
-        reduced["gradients of the embeddings"] = batch_size * dim * itemsize
+        reduced["gradients of the embeddings"] = config.batch_size * dim * itemsize
     if spanned > 1:
         # mean and variance of every pass forward; of the queries' two sums a channel backward
         reduced["statistics within groups"] = (passes + 1) * statistics
@@ -211,7 +210,11 @@ def _bytes(tree: object) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _bytes_on_a_device(state: moco.TrainState, sharding: moco.TrainState, devices: int) -> int:
-    queue = _bytes(state.queue)
-    part = queue // devices if not sharding.queue.is_fully_replicated else queue
-    return _bytes(state) - queue + part
+def _bytes_on_a_device(state: Any, sharding: Any) -> int:
+    """What one device holds of the state."""
+    size = 0
+    for field in dataclasses.fields(state):
+        place = getattr(sharding, field.name)
+        parts = 1 if place.is_fully_replicated else place.num_devices
+        size += _bytes(getattr(state, field.name)) // parts
+    return size

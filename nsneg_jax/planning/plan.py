@@ -1,4 +1,4 @@
-"""What a pre-training run will need, before a machine for it is rented: `main.py --plan`.
+"""What a pre-training run will need, before a machine for it is rented: `nsneg plan`.
 
 No data is opened, and no file is written. Of accelerators, the plan is by their own compiler where
 it is installed.
@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.source import open_source
-from nsneg_jax.jobs.command_line import PlanOptions
-from nsneg_jax.jobs.pretrain import negative_weights
+from nsneg_jax.jobs.build import negative_weights
+from nsneg_jax.planning import PlanOptions
 from nsneg_jax.planning.compile import Program, compile_for, compile_for_target
 from nsneg_jax.planning.cost import WITHOUT_TUNING
 from nsneg_jax.planning.targets import Target, read_target
@@ -36,20 +36,20 @@ def plan(config: ConfigDict, options: PlanOptions) -> str:
     """The plan in words; see `show`."""
     if config.job != "pretrain":
         raise UsageError(
-            f"--plan is for pre-training, but job is {config.job!r}. Give one of configs/moco.py, "
-            "configs/patch.py and configs/texture.py."
+            f"A plan is for pre-training, but job is {config.job!r}. Give a config of it, such as "
+            "configs/patch.py."
         )
     for name in ("devices", "images", "hosts", "step_seconds"):
         least = 1 if name == "devices" else 0
         if getattr(options, name) < least:
             raise UsageError(
-                f"--plan_{name} is {getattr(options, name)}, but must be at least {least}."
+                f"{options.flag(name)} is {getattr(options, name)}, but must be at least {least}."
             )
     target = read_target(options.target) if options.target else None
     if target and options.devices > 1:
         raise UsageError(
-            f"--plan={target} and --plan_devices={options.devices} both say how many devices there "
-            "are. Leave out one of them."
+            f"{options.flag('target')}={target} and {options.flag('devices')}={options.devices} "
+            "both say how many devices there are. Leave out one of them."
         )
     by_its_own = target is not None and target.is_installed
     if by_its_own:
@@ -101,7 +101,7 @@ def _heading(program: Program, target: Target | None, by_its_own: bool) -> str:
 def _number_of_images(config: ConfigDict, options: PlanOptions) -> tuple[int, str]:
     """Training images and where the number is from; 0 and what to do where it is not known."""
     if options.images:
-        return options.images, "--plan_images"
+        return options.images, options.flag("images")
     data = config.data
     if data.source.startswith("shapes"):
         source = open_source(data.source, data.split, image_size=data.image_size)
@@ -111,7 +111,7 @@ def _number_of_images(config: ConfigDict, options: PlanOptions) -> tuple[int, st
             name = data[field].lower()
             if "imagenet100" in name or "imagenet-100" in name:
                 return _IMAGENET100, f"ImageNet-100's, by the name in data.{field}"
-    return 0, "give the number of images with --plan_images"
+    return 0, f"give the number of images with {options.flag('images')}"
 
 
 def _run(config: ConfigDict, options: PlanOptions) -> Rows:
@@ -228,12 +228,14 @@ def _step_seconds(
     program: Program, options: PlanOptions, bound: dict[str, float] | None
 ) -> tuple[float, str]:
     if options.step_seconds:
-        return options.step_seconds, "(--plan_step_seconds)"
+        return options.step_seconds, f"({options.flag('step_seconds')})"
     if bound:
-        return max(bound.values()), "at least: a bound, no estimate (--plan_step_seconds)"
+        return max(
+            bound.values()
+        ), f"at least: a bound, no estimate ({options.flag('step_seconds')})"
     text = (
         f"of computation, if a device does {SUSTAINED_FLOPS / 1e12:.0f} TFLOP/s (a guess; "
-        "--plan_step_seconds)"
+        f"{options.flag('step_seconds')})"
     )
     return program.flops / SUSTAINED_FLOPS, text
 

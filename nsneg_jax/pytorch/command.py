@@ -1,7 +1,7 @@
 """PyTorch checkpoints in, PyTorch and safetensors files out.
 
-    python -m nsneg_jax.pytorch.command import FILE OUT_DIR [--images N] [--batch_size N]
-    python -m nsneg_jax.pytorch.command export DIR OUT.safetensors|OUT.pth|OUT.pth.tar
+    nsneg convert import FILE OUT_DIR [--images N] [--batch_size N]
+    nsneg convert export DIR OUT.safetensors|OUT.pth|OUT.pth.tar
 
 FILE is an official pre-training state, a linear probe's, or a torchvision ResNet
 (`nsneg_jax.pytorch.states`). The first becomes a checkpoint that pre-training goes on from, the
@@ -9,27 +9,32 @@ others a linear probe's. DIR is a workdir or a checkpoint folder in it.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 
 from nsneg_jax.errors import RunError, UsageError, tell
+from nsneg_jax.files import user_path
 from nsneg_jax.models.resnet import STEMS
 from nsneg_jax.pytorch.exporting import export
 from nsneg_jax.pytorch.importing import BATCH_SIZE, IMAGES, import_file
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def program(arguments: Sequence[str]) -> int:
+    """`nsneg convert`: `main` on the CPU, since a job may hold the accelerator."""
+    jax.config.update("jax_platforms", "cpu")
+    return main(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 2 a user's mistake, 1 otherwise."""
     parser = argparse.ArgumentParser(
-        prog="nsneg_jax.pytorch.command", description="PyTorch checkpoints in and out."
+        prog="nsneg convert", description="PyTorch checkpoints in and out."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="a PyTorch or safetensors file to a checkpoint")
-    importing.add_argument("file", type=Path)
-    importing.add_argument("out_dir", type=Path)
+    importing.add_argument("file", type=user_path)
+    importing.add_argument("out_dir", type=user_path)
     importing.add_argument(
         "--images", type=int, help=f"training images of the run, by default {IMAGES}"
     )
@@ -38,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     importing.add_argument("--stem", choices=STEMS[1:], help="of a network with a 3x3 stem")
     exporting = commands.add_parser("export", help="a checkpoint to a PyTorch or safetensors file")
-    exporting.add_argument("dir", type=Path, help="a workdir or a checkpoint folder in it")
-    exporting.add_argument("out", type=Path, help="OUT.safetensors, OUT.pth or OUT.pth.tar")
+    exporting.add_argument("dir", type=user_path, help="a workdir or a checkpoint folder in it")
+    exporting.add_argument("out", type=user_path, help="OUT.safetensors, OUT.pth or OUT.pth.tar")
     options = parser.parse_args(arguments)
     try:
         if options.command == "import":
@@ -52,9 +57,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return tell(error)
     print(summary)
     return 0
-
-
-if __name__ == "__main__":
-    # needs no accelerator, and a job may hold it
-    jax.config.update("jax_platforms", "cpu")
-    sys.exit(main())

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.methods.moco import TrainState, queue_pointer
@@ -149,7 +148,7 @@ def _train_state(
         trace = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), found.params)
     else:
         trace = from_state_dict(momentum, found.params)
-    optimizer = sgd(ConfigDict({"momentum": 0.9, "weight_decay": 0.0}), lambda count: 0.0)
+    optimizer = sgd(lambda count: 0.0, momentum=0.9, weight_decay=0.0)
     with jax.enable_x64(True):
         decay, (sgd_trace, schedule) = jax.eval_shape(optimizer.init, found.params)
     schedule = schedule._replace(count=np.array(step, np.int32))

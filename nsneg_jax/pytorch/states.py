@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from nsneg_jax import models
 from nsneg_jax.errors import UsageError
-from nsneg_jax.models.encoder import Tree, encoder_structure
+from nsneg_jax.models.encoder import Tree
 from nsneg_jax.models.resnet import ARCHS, STEMS
 from nsneg_jax.pytorch.names import (
     COUNTER,
@@ -107,7 +107,7 @@ def recognise(
             _first_axis(first, "fc.2.weight", "fc.2.bias", "fc.weight", "fc.bias")
             + _first_axis(body, "queue")
         )
-    _, params, stats = encoder_structure(ConfigDict(model))
+    _, params, stats = models.structure(**model)
     layout = {name: leaf.shape for name, leaf in _shapes(params, stats).items()}
     if not pretraining and has_fc:
         features = layout[_last_statistic(layout)][0]
@@ -254,7 +254,7 @@ def _model(
         "mlp": mlp,
         "width": width,
         "stem": _stem(arrays, origin, stem),
-        # no trace of these is left in a state dict: the values of configs/base.py
+        # no trace of these is left in a state dict: the values of nsneg_jax/jobs/defaults.py
         "bn_groups": 8,
         "bn_running": "first",
     }

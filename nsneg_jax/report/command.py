@@ -1,4 +1,4 @@
-"""Tables of runs: python -m nsneg_jax.report.command RUN... [--out TABLE.md].
+"""Tables of runs: nsneg report RUN... [--out TABLE.md].
 
 A run is the workdir of a job that left a results.json, or such a file. The table is made of these
 files alone, with a row a label or else an encoder; runs of one row are pooled to mean and standard
@@ -7,12 +7,11 @@ deviation. docs/robustness.md says how to read it.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.files import write_text
+from nsneg_jax.files import user_path, write_text
 from nsneg_jax.report import plots as report_plots
 from nsneg_jax.report import table as report_table
 from nsneg_jax.report.rows import Result, is_imagenet100, pool, published_rows
@@ -80,13 +79,13 @@ def report(results: Sequence[Result], published: str = "", baseline: str = "") -
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns the exit status, as main.py."""
-    parser = argparse.ArgumentParser(prog="python -m nsneg_jax.report.command", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--out", type=Path, help="file for the tables, besides the terminal")
-    parser.add_argument("--csv", type=Path, help="file for the main table's figures as CSV")
+    """`nsneg report`; returns the exit status, as `nsneg_jax.cli.main`."""
+    parser = argparse.ArgumentParser(prog="nsneg report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN")
+    parser.add_argument("--out", type=user_path, help="file for the tables, besides the terminal")
+    parser.add_argument("--csv", type=user_path, help="file for the main table's figures as CSV")
     parser.add_argument(
-        "--corruptions", type=Path, metavar="PNG", help="picture of accuracy by corruption"
+        "--corruptions", type=user_path, metavar="PNG", help="picture of accuracy by corruption"
     )
     parser.add_argument(
         "--published",
@@ -114,7 +113,3 @@ def main(argv: Sequence[str]) -> int:
         return tell(error)
     print(markdown)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.files import user_path
 from nsneg_jax.training.workdir import CHECKPOINTS
 
 _STATE, _PROGRESS = "state", "progress"
@@ -115,7 +116,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         UsageError: there is no such folder, or it holds no checkpoint.
     """
-    path = Path(path).expanduser()
+    path = user_path(str(path))
     if not path.is_dir():
         raise UsageError(
             f"There is no folder {path}. Expected a run's workdir, or a checkpoint in it such as "

@@ -16,8 +16,8 @@ from processes import ROOT
 
 from benchmarks import corruptions, first_step, photographs, same_bits, step, texture
 from benchmarks.gpu_parts import PARTS, Setting
+from nsneg_jax import command_line
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs import command_line
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -54,7 +54,7 @@ def test_commands_can_be_read(small, tmp_path, monkeypatch):
         "benchmarks.photographs": photographs.parse,
         "benchmarks.first_step": first_step.parse,
     }
-    unread = {"benchmarks.input", "benchmarks.same_bits", "nsneg_jax.report.command", "pytest"}
+    unread = {"benchmarks.input", "benchmarks.same_bits", "nsneg_jax", "pytest"}
     setting = Setting(tmp_path / "work", tmp_path / "logs", small)
     found = set()
     for each in PARTS.values():

@@ -7,8 +7,8 @@ from jax.profiler import ProfileData
 
 from benchmarks import kernels
 from benchmarks.hardware import PEAKS, Work, library_bytes, rates
-from configs import base
-from nsneg_jax.models.encoder import encoder_structure
+from nsneg_jax import models
+from nsneg_jax.jobs import defaults
 from nsneg_jax.parallel.mesh import data_mesh
 from nsneg_jax.planning.flops import flops_of
 
@@ -16,7 +16,7 @@ from nsneg_jax.planning.flops import flops_of
 def test_flops_of_a_resnet50():
     """Its convolutions are known to take 4,087,136,256 multiplications per image; the backward pass
     takes twice as many, but for the input of the first one."""
-    encoder, params, stats = encoder_structure(base.pretraining("paper").model)
+    encoder, params, stats = models.structure(**defaults.pretraining("paper").model)
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
 
     def forward(params, stats, images):

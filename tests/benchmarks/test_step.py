@@ -13,8 +13,9 @@ from golden_draws import draw, draw_tree
 from benchmarks import kernels, step
 from benchmarks.peers import PEERS, largest_that_fits
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs.pretrain import build
+from nsneg_jax.jobs.build import build
 from nsneg_jax.methods import moco
+from nsneg_jax.methods.batches import Views
 from nsneg_jax.pytorch.names import to_state_dict
 
 TINY = ["--arch", "resnet8", "--batch", "8", "--size", "32", "--queue", "32"]
@@ -62,7 +63,7 @@ def test_peer_steps(float64):
     method, state, peer = start(config)
     update = jax.jit(partial(moco.update, method))
     for s in range(3):  # the third step writes over the queue's end
-        views = moco.Views(
+        views = Views(
             draw(f"{s}.query", (6, 64, 64, 3)),
             draw(f"{s}.key", (6, 64, 64, 3)),
             draw(f"{s}.negatives", (6, 2, 64, 64, 3)),

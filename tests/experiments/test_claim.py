@@ -1,12 +1,12 @@
 """The claim: its runs, its progress, its report, and (slow) the whole in one command."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +24,7 @@ from nsneg_jax.errors import UsageError
 
 @pytest.fixture
 def in_project(monkeypatch):
-    monkeypatch.chdir(os.path.dirname(os.path.dirname(__file__)))
+    monkeypatch.chdir(Path(__file__).parents[2])
 
 
 def fields(stage):

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from configs import patch
-from nsneg_jax.jobs.pretrain import build, compile_step
+from nsneg_jax.jobs.build import build
 from nsneg_jax.parallel import mesh
 from nsneg_jax.planning.compile import compile_for
+from nsneg_jax.training.step import compile_step
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])

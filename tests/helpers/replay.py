@@ -11,10 +11,12 @@ import pytest
 from golden_draws import draw, draw_tree
 from ml_collections import ConfigDict
 
+from nsneg_jax import models
 from nsneg_jax.methods import moco as method
+from nsneg_jax.methods.batches import ViewMaker, Views
+from nsneg_jax.methods.contrast import InfoNCE
 from nsneg_jax.methods.optimizer import learning_rate_schedule, sgd
 from nsneg_jax.methods.views import V2
-from nsneg_jax.models.encoder import build_encoder
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pytorch.names import to_state_dict
 
@@ -39,47 +41,40 @@ class Replay:
         if len(jax.devices()) < self.devices:
             pytest.skip(f"needs {self.devices} devices")
         c = self.c = ConfigDict(self.golden["config"])
-        model = ConfigDict(
-            {
-                "arch": c.arch,
-                "dim": c.dim,
-                "mlp": c.mlp,
-                "width": 64,
-                "stem": "imagenet",
-                "bn_running": "first",
-                "dtype": self.dtype,
-            }
-        )
-        encoder, params, stats = build_encoder(model, seed=0)
-        optimizer = ConfigDict({"schedule": "cosine", "momentum": 0.9, "weight_decay": c.wd})
-        self.schedule = learning_rate_schedule(optimizer, c.lr, c.steps_per_epoch, c.epochs)
+        encoder, params, stats = models.build(c.arch, dim=c.dim, mlp=c.mlp, dtype=self.dtype)
+        self.schedule = learning_rate_schedule("cosine", c.lr, c.steps_per_epoch, c.epochs)
         self.mesh = mesh.data_mesh(jax.devices()[: self.devices])
         self.moco = method.MoCo(
             encoder=encoder,
-            optimizer=sgd(optimizer, self.schedule),
+            optimizer=sgd(self.schedule, momentum=0.9, weight_decay=c.wd),
             learning_rate=self.schedule,
+            dim=c.dim,
+            loss=InfoNCE(c.t, (c.alpha,) * c.num_nonsem),
+            views=ViewMaker(
+                recipe=V2,
+                patches=c.num_nonsem - self.texture,
+                texture=self.texture,
+                patch_range=(16, 72),
+                dtype=self.dtype,
+                seed=0,
+            ),
             queue_size=c.k,
             momentum=c.m,
-            temperature=c.t,
-            alphas=(c.alpha,) * c.num_nonsem,
-            texture=self.texture,
             groups=self.golden["processes"],
             merge_passes=self.merge_passes,
-            patch_range=(16, 72),
-            recipe=V2,
-            dtype=self.dtype,
-            seed=0,
-            devices=self.mesh,
         )
         params, stats = (draw_tree("encoder_q.", tree) for tree in (params, stats))
         queue = draw("queue", (c.dim, c.k))
         queue = (queue / np.linalg.norm(queue, axis=0)).T
-        state = method.init_state(self.moco, params, stats, c.dim).replace(
-            queue=jnp.asarray(queue, self.dtype)
-        )
+        state = self.moco.init(params, stats).replace(queue=jnp.asarray(queue, self.dtype))
         self.state = mesh.put(state, mesh.replicated(self.mesh))
+
+        def update(state, views, orders):
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return method.update(self.moco, state, views, orders)
+
         self.update = jax.jit(
-            partial(method.update, self.moco),
+            update,
             out_shardings=mesh.replicated(self.mesh),
             donate_argnums=0,
         )
@@ -98,7 +93,7 @@ class Replay:
         permutations = np.asarray(self.golden["permutations"][s * (1 + m) : (s + 1) * (1 + m)])
         images = images[permutations.T, np.arange(1 + m)].transpose(0, 1, 3, 4, 2)
         query = draw(f"step{s}.query", shape).transpose(0, 2, 3, 1)
-        views = method.Views(query, images[:, 0], images[:, 1:])
+        views = Views(query, images[:, 0], images[:, 1:])
         views = jax.tree.map(lambda x: x.astype(self.dtype), views)
         views = mesh.put(views, mesh.split_batch(self.mesh))
         self.state, outputs = self.update(self.state, views, permutations)
@@ -115,9 +110,10 @@ class Replay:
         self.worst = max(self.worst, abs(float(outputs.loss.mean()) / recorded["loss"] - 1))
         close(outputs.loss.mean(), recorded["loss"])
         close(outputs.loss.reshape(groups, -1).mean(axis=1), recorded["loss_per_process"])
-        close(outputs.positive / c.t, recorded["positive_logits"])
-        close(c.alpha * outputs.nonsemantic / c.t, recorded["nonsemantic_logits"])
-        close(outputs.negative / c.t, recorded["queue_logits_mean"])
+        s = outputs.similarities
+        close(s.positive / c.t, recorded["positive_logits"])
+        close(c.alpha * s.nonsemantic / c.t, recorded["nonsemantic_logits"])
+        close(s.queue.mean(axis=1) / c.t, recorded["queue_logits_mean"])
         close(100 * np.mean(outputs.rank < 1), recorded["acc1"])
         pointer = method.queue_pointer(self.state.step, c.batch, c.k)
         assert pointer == recorded["queue_ptr"]

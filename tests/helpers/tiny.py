@@ -6,8 +6,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import linear, patch
+from nsneg_jax.jobs.build import build
 from nsneg_jax.jobs.opening import to_json
-from nsneg_jax.jobs.pretrain import build
 from nsneg_jax.training.checkpoint import Checkpoints
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from loading_settings import grouped
 from PIL import Image
 
 from nsneg_jax.errors import UsageError
@@ -33,7 +34,8 @@ def training(source, **changes):
         "threads": 2,
         "workers": 0,
     }
-    return list(training_batches(source, **{**settings, **changes}))
+    steps, loaders, rest = grouped({**settings, **changes})
+    return list(training_batches(source, steps, loaders, **rest))
 
 
 def evaluation(source, **changes):
@@ -44,7 +46,8 @@ def evaluation(source, **changes):
         "threads": 2,
         "workers": 0,
     }
-    return list(evaluation_batches(source, **{**settings, **changes}))
+    steps, loaders, rest = grouped({**settings, **changes})
+    return list(evaluation_batches(source, steps.batch_size, loaders, **rest))
 
 
 def assert_same(ours, theirs):

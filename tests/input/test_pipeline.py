@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from loading_settings import grouped
 from PIL import Image
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.crops import resized_crop, sample_crop
 from nsneg_jax.input.decode import UnreadableImage
+from nsneg_jax.input.loading import Loaders, Steps, load_batches, prefetch_to_devices
 from nsneg_jax.input.pipeline import (
-    load_batches,
-    prefetch_to_devices,
     pretrain_batches,
     sample_order,
 )
@@ -52,7 +52,8 @@ def batches(source, **changes):
         "threads": 2,
         "workers": 0,
     }
-    return pretrain_batches(source, **{**settings, **changes})
+    steps, loaders, rest = grouped({**settings, **changes})
+    return pretrain_batches(source, steps, loaders, **rest)
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +165,9 @@ def test_threads_share_the_order_of_a_step():
     made = load_batches(
         order,
         lambda index, place: {"place": np.int64(place)},
-        batch_size=32,
-        sample_bytes=8,
-        start_step=0,
-        total_steps=6,
-        threads=8,
-        workers=0,
+        8,
+        Steps(32, 0, 6),
+        Loaders(threads=8),
     )
     assert [place for batch in made for place in batch["place"]] == list(range(6 * 32))
     assert order.steps == list(range(6))

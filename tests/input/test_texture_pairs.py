@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from loading_settings import grouped
 from PIL import Image
 from tiny import tiny_config
 
@@ -20,8 +21,8 @@ from nsneg_jax.input.texture_pairs import (
     pair_folders,
     small_recipe,
 )
-from nsneg_jax.jobs.pretrain import build
-from nsneg_jax.methods import moco
+from nsneg_jax.jobs.build import build
+from nsneg_jax.methods import shuffling
 from nsneg_jax.textures.recipe import TextureRecipe, validate
 
 SIZE = 16
@@ -56,7 +57,8 @@ def batches(source, textures, **changes):
         "threads": 2,
         "workers": 0,
     }
-    return list(pretrain_batches(source, textures=textures, **{**settings, **changes}))
+    steps, loaders, rest = grouped({**settings, **changes})
+    return list(pretrain_batches(source, steps, loaders, textures=textures, **rest))
 
 
 def test_pairs_are_found_by_name_whatever_the_ending(images, tmp_path):
@@ -124,8 +126,11 @@ def test_the_texture_view_is_the_query_view_of_a_copy(images):
         overrides = {"negatives.kind": kind, "model.bn_groups": groups, "batch_size": 4}
         method, _ = build(tiny_config(texture, **overrides), 5)
         crops = {name: jnp.asarray(batch[name]) for name in ("query", "key", "texture")}
-        order = moco.draw_permutations(method, jnp.int32(3), 4) if groups > 1 else None
-        views = jax.jit(lambda c, o, m=method: moco.make_views(m, jnp.int32(3), c, o))(crops, order)
+        order = None
+        if groups > 1:
+            order = method.views.draw_orders(jnp.int32(3), 4)
+            crops = shuffling.arrange(crops, order, texture=True)
+        views = jax.jit(method.views)(jnp.int32(3), crops, order)
         last = views.negatives.shape[1] - 1
         assert last == ("patch" in kind)
         query = views.query if order is None else views.query[order[1 + last]]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,10 +21,12 @@ from configs import patch, texture
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.evaluation import neighbours as knn
 from nsneg_jax.evaluation.features import Features
+from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.shapes.source import Shapes
+from nsneg_jax.jobs.build import build
 from nsneg_jax.jobs.pictures import save_views
-from nsneg_jax.jobs.pretrain import build, pretrain
+from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.parallel import mesh
@@ -227,14 +228,12 @@ def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
     assert Image.open(tmp_path / "pictures" / "views.png").width == 4 + (2 + negatives) * 100
     # a row is of one sample, though the run loads its keys and negatives in other orders
     (batch,) = pretrain_batches(
-        Shapes("train", image_size=16, size=80), batch_size=16, image_size=16,
-        crop_scale=(0.5, 1.0), seed=0, start_step=0, total_steps=1, threads=2, workers=0,
+        Shapes("train", image_size=16, size=80), Steps(16, 0, 1), Loaders(2), image_size=16,
+        crop_scale=(0.5, 1.0), seed=0,
     )  # fmt: skip
     first = {name: jnp.asarray(batch[name][:8]) for name in ("query", "key")}
     method, _ = build(tiny_config(**values | {"moco.shuffle": "device"}), 5)
-    for views, expected in zip(
-        pictured[0], jax.jit(partial(moco.make_views, method))(0, first), strict=True
-    ):
+    for views, expected in zip(pictured[0], jax.jit(method.views)(0, first), strict=True):
         np.testing.assert_array_equal(views, expected)
 
 
@@ -251,7 +250,7 @@ def test_killed_run_goes_on(whole, tmp_path):
         "from nsneg_jax.jobs.pretrain import pretrain\n"
         f"pretrain(tiny_config(), Path({str(tmp_path)!r}), jax.devices()[:1])\n"
     )
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/helpers")))
     metrics = tmp_path / "metrics.jsonl"
     rng = np.random.default_rng(0)
     killed = 0

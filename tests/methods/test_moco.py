@@ -10,9 +10,10 @@ import pytest
 from tiny import tiny_config
 
 from configs import texture
-from nsneg_jax.jobs.pretrain import build, compile_step
-from nsneg_jax.methods import moco
+from nsneg_jax.jobs.build import build
+from nsneg_jax.methods import moco, shuffling
 from nsneg_jax.parallel import mesh
+from nsneg_jax.training.step import compile_step
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +52,10 @@ def test_queue_pointer_does_not_overflow():
 def test_each_kind_of_negatives_has_its_weight():
     settings = {"negatives.kind": "patch+texture", "negatives.num": 2, "negatives.alpha": 3.0}
     method, _ = build(tiny_config(texture, **settings, **{"negatives.texture_alpha": 0.5}), 5)
-    assert method.alphas == (3, 3, 0.5) and method.texture
-    nonsemantic = np.array([[0.1, -0.2, 0.4]], np.float32)
-    logits = moco.contrast_logits(np.ones(1), np.zeros((1, 4)), nonsemantic, method)
-    np.testing.assert_allclose(logits[0, 5:], np.array([0.3, -0.6, 0.2]) / 0.2, rtol=1e-6)
+    assert method.loss.alphas == (3, 3, 0.5)
+    assert method.views.patches == 2 and method.views.texture
     method, _ = build(tiny_config(texture, **settings), 5)
-    assert method.alphas == (3, 3, 3)
-
-
-def test_loss_is_the_papers_formula(float64):
-    """-log of the fraction, written out."""
-    rng = np.random.default_rng(0)
-    settings = {"negatives.alpha": 3.0, "negatives.num": 2, "moco.temperature": 0.3}
-    method, _ = build(tiny_config(**settings), 5)
-    positive, negative, nonsemantic = (rng.uniform(-1, 1, (5, *n)) for n in ((), (7,), (2,)))
-    logits = moco.contrast_logits(positive, negative, nonsemantic, method)
-    loss = jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
-    top = np.exp(positive / 0.3)
-    bottom = top + np.exp(negative / 0.3).sum(1) + np.exp(3 * nonsemantic / 0.3).sum(1)
-    np.testing.assert_allclose(loss, -np.log(top / bottom), rtol=1e-12)
+    assert method.loss.alphas == (3, 3, 3)
 
 
 def test_merged_and_separate_passes_agree(crops, float64):
@@ -96,11 +82,12 @@ def test_key_encoder_gets_no_gradient_and_negatives_no_place_in_the_queue(crops)
 def test_permuted_views_are_the_same_views(crops):
     """Shuffling moves crops with their draws: un-permuted, nothing has changed."""
     method, _ = build(tiny_config(**{"negatives.num": 2}), 5)
-    permutations = moco.draw_permutations(method, jnp.int32(3), 16)
+    permutations = method.views.draw_orders(jnp.int32(3), 16)
     for row in np.asarray(permutations):
         np.testing.assert_array_equal(np.sort(row), np.arange(16))
-    make = jax.jit(partial(moco.make_views, method))
-    plain, shuffled = make(jnp.int32(3), crops), make(jnp.int32(3), crops, permutations)
+    make = jax.jit(method.views)
+    arranged = shuffling.arrange(crops, permutations, texture=False)
+    plain, shuffled = make(jnp.int32(3), crops), make(jnp.int32(3), arranged, permutations)
     np.testing.assert_array_equal(plain.query, shuffled.query)
     np.testing.assert_allclose(plain.key[permutations[0]], shuffled.key, atol=1e-5)
     for m in range(2):
@@ -110,7 +97,7 @@ def test_permuted_views_are_the_same_views(crops):
 
 def test_step_draws_anew(crops):
     method, _ = build(tiny_config(), 5)
-    make = jax.jit(partial(moco.make_views, method))
+    make = jax.jit(method.views)
     first, again, second = make(jnp.int32(0), crops), make(jnp.int32(0), crops), make(1, crops)
     np.testing.assert_array_equal(first.negatives, again.negatives)
     for a, b in zip(first, second, strict=True):

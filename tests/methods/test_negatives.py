@@ -1,7 +1,6 @@
 """Patch negatives against a loop over patches, and their draws as random variables."""
 
-from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from skimage import data
 from sklearn.datasets import load_sample_image
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.methods import moco as method
+from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.negatives import (
     PatchDraws,
     draw_patches,
@@ -143,11 +142,9 @@ def test_a_canvas_holds_its_own_query_and_nothing_else():
 
 
 def test_negatives_come_from_the_augmented_query_view():
-    settings = dict.fromkeys(field.name for field in fields(method.MoCo))
-    settings |= {"alphas": (2.0, 2.0), "texture": False, "patch_range": (4, 10), "recipe": V2}
-    moco = method.MoCo(**settings | {"dtype": "float32", "seed": 0})
+    views = ViewMaker(V2, patches=2, texture=False, patch_range=(4, 10), dtype="float32", seed=0)
     crops = np.random.default_rng(0).integers(0, 256, (3, 2, 32, 32, 3), np.uint8)
-    make_views = jax.jit(lambda batch: method.make_views(moco, jnp.int32(0), batch))
+    make_views = jax.jit(partial(views, jnp.int32(0)))
     made = make_views({"query": crops[:, 0], "key": crops[:, 1]})
     query, negatives = np.asarray(made.query), np.asarray(made.negatives)
     for n, m in np.ndindex(negatives.shape[:2]):

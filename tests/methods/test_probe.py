@@ -12,10 +12,10 @@ from golden_draws import draw
 from ml_collections import ConfigDict
 
 from configs import linear as linear_config
+from nsneg_jax import models
 from nsneg_jax.evaluation.passes import means
 from nsneg_jax.methods import probe
 from nsneg_jax.methods.optimizer import learning_rate_schedule, sgd
-from nsneg_jax.models.encoder import build_encoder
 
 UPDATE = jax.jit(probe.update, static_argnums=0)
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "linear_probe.json").read_text())
@@ -23,10 +23,12 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "linear_probe.json")
 
 def a_probe(rates, steps_per_epoch, **changes) -> probe.Probe:
     config = linear_config.get_config("paper")
-    factor = learning_rate_schedule(config.optimizer, 1.0, steps_per_epoch, config.epochs)
+    o = config.optimizer
+    factor = learning_rate_schedule(o.schedule, 1.0, steps_per_epoch, config.epochs, o.milestones)
+    optimizer = sgd(factor, momentum=o.momentum, weight_decay=o.weight_decay)
     settings = {
         "encoder": None,
-        "optimizer": probe.classifier_optimizer(rates, sgd(config.optimizer, factor)),
+        "optimizer": probe.classifier_optimizer(rates, optimizer),
         "flip_probability": 0.5,
         "dtype": "float32",
         "seed": 0,
@@ -194,7 +196,7 @@ def test_features_are_the_encoders_of_flipped_images():
             "dtype": "float32",
         }
     )
-    encoder, params, stats = build_encoder(model, 0)
+    encoder, params, stats = models.build(**model, seed=0)
     backbone = {"params": params, "stats": stats}
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     batch = {"image": images, "label": np.arange(4), "valid": np.ones(4, bool)}

@@ -5,9 +5,9 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from ml_collections import ConfigDict
 
-from nsneg_jax.models.encoder import PRECISIONS, encoder_structure
+from nsneg_jax import models
+from nsneg_jax.models.encoder import PRECISIONS
 
 MODEL = {
     "arch": "resnet8",
@@ -22,7 +22,7 @@ ASKED = {"float32": "HIGHEST", "tensorfloat32": "HIGH", "default": "DEFAULT"}
 
 
 def program(dtype: str, platform: str, **settings) -> str:
-    encoder, params, stats = encoder_structure(ConfigDict(MODEL | {"dtype": dtype} | settings))
+    encoder, params, stats = models.structure(**(MODEL | {"dtype": dtype} | settings))
 
     def gradient(params, stats, images):
         def loss(params):

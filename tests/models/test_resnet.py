@@ -9,7 +9,7 @@ import pytest
 from golden_draws import draw, draw_tree
 from ml_collections import ConfigDict
 
-from nsneg_jax.models.encoder import build_encoder
+from nsneg_jax import models
 from nsneg_jax.models.resnet import ARCHS
 from nsneg_jax.pytorch.names import from_state_dict, to_state_dict
 
@@ -30,7 +30,7 @@ def model(**values) -> ConfigDict:
 
 
 def golden_features(arch: str, dtype: str) -> np.ndarray:
-    encoder, params, stats = build_encoder(model(arch=arch, dtype=dtype), seed=1)
+    encoder, params, stats = models.build(**model(arch=arch, dtype=dtype), seed=1)
     params, stats = (draw_tree(f"{arch}.", tree) for tree in (params, stats))
     images = draw(f"{arch}.images", (2, 3, 224, 224)).transpose(0, 2, 3, 1).astype(dtype)
     return np.asarray(jax.jit(encoder.features)(params, stats, images))
@@ -59,7 +59,7 @@ def test_features_float32(arch):
 )
 def test_size_of_backbone(arch, millions):
     """Parameters without `fc`, as torchvision's."""
-    _, params, _ = build_encoder(model(arch=arch), seed=0)
+    _, params, _ = models.build(**model(arch=arch), seed=0)
     del params["fc"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(
         millions, abs=0.01
@@ -70,7 +70,7 @@ def test_size_of_backbone(arch, millions):
     ("stem", "stage_side"), [("imagenet", 8), ("small", 32), ("small_stride2", 16)]
 )
 def test_stems(stem, stage_side):
-    encoder, params, stats = build_encoder(model(arch="resnet8", width=8, stem=stem), seed=0)
+    encoder, params, stats = models.build(**model(arch="resnet8", width=8, stem=stem), seed=0)
     images = np.zeros((2, 32, 32, 3), np.float32)
     assert encoder.features(params, stats, images).shape == (2, 32)
     # the first stage's activations appear in the program's shapes
@@ -81,7 +81,7 @@ def test_stems(stem, stage_side):
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("mlp", [True, False])
 def test_torch_names_round_trip(arch, mlp):
-    _, params, stats = build_encoder(model(arch=arch, width=8, mlp=mlp), seed=0)
+    _, params, stats = models.build(**model(arch=arch, width=8, mlp=mlp), seed=0)
     state_dict = to_state_dict(params, stats)
     for tree in (params, stats):
         jax.tree.map(np.testing.assert_array_equal, from_state_dict(state_dict, tree), tree)
@@ -99,14 +99,14 @@ def test_official_layout():
         for name, entry in entries.items()
         if name.startswith(prefix) and not name.endswith("num_batches_tracked")
     }
-    _, params, stats = build_encoder(model(arch="resnet50"), seed=0)
+    _, params, stats = models.build(**model(arch="resnet50"), seed=0)
     ours = {name: array.shape for name, array in to_state_dict(params, stats).items()}
     assert ours == official
 
 
 def test_initial_values():
     """He fan-out convolutions, PyTorch's uniform linears, unit batch norms; from the seed alone."""
-    _, params, stats = build_encoder(model(arch="resnet50"), seed=0)
+    _, params, stats = models.build(**model(arch="resnet50"), seed=0)
     state_dict = to_state_dict(params, stats)
     for name, array in state_dict.items():
         if array.ndim == 4 and array.size > 10_000:
@@ -118,14 +118,16 @@ def test_initial_values():
         assert 0.95 * bound < np.abs(state_dict[name]).max() <= bound
         assert state_dict[name].std() == pytest.approx(bound / 3**0.5, rel=0.05)
     assert (state_dict["bn1.weight"] == 1).all() and (state_dict["bn1.bias"] == 0).all()
-    again = to_state_dict(*build_encoder(model(arch="resnet50"), seed=0)[1:])
-    other = to_state_dict(*build_encoder(model(arch="resnet50"), seed=1)[1:])
+    again = to_state_dict(*models.build(**model(arch="resnet50"), seed=0)[1:])
+    other = to_state_dict(*models.build(**model(arch="resnet50"), seed=1)[1:])
     assert all((again[name] == state_dict[name]).all() for name in state_dict)
     assert not (other["conv1.weight"] == state_dict["conv1.weight"]).any()
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():
-    encoder, params, stats = build_encoder(model(arch="resnet8", width=8, dtype="bfloat16"), seed=0)
+    encoder, params, stats = models.build(
+        **model(arch="resnet8", width=8, dtype="bfloat16"), seed=0
+    )
     images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype(np.float32)
     embeddings, new_stats = jax.jit(encoder, static_argnames="groups")(
         params, stats, images, groups=2
@@ -137,7 +139,7 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
 
 def test_forward_mode_through_training(float64):
     """A tangent of the loss by forward mode is the gradient's product with the direction."""
-    encoder, params, stats = build_encoder(model(arch="resnet8", width=4, dtype="float64"), seed=0)
+    encoder, params, stats = models.build(**model(arch="resnet8", width=4, dtype="float64"), seed=0)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(4, 64, 64, 3))
     direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)

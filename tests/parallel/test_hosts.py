@@ -137,7 +137,7 @@ def test_death_of_a_process_is_told_and_the_run_goes_on(tmp_path, float64):
 @pytest.mark.parametrize("trajectory", trajectories(GOLDEN), ids=lambda path: path.stem)
 def test_golden_trajectories(trajectory, processes):
     argv = [str(trajectory)]
-    program = ROOT / "tests" / "golden_process.py"
+    program = ROOT / "tests" / "helpers" / "golden_process.py"
     assert f"{processes} processes" in run(processes, 1, argv, program=program)
 
 

@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 from tiny import PLAIN, tiny_config
 
-from nsneg_jax.jobs.pretrain import (
-    abstract_batch,
-    build,
-    compile_step,
-    shuffle_orders,
-    state_sharding,
-)
+from nsneg_jax.jobs.build import build, placement
 from nsneg_jax.parallel import mesh
 from nsneg_jax.planning.collectives import payload_by_kind, read_collectives
+from nsneg_jax.training.step import abstract_batch, compile_step, shuffle_orders, state_sharding
 
 N, SIZE, DIM = 16, 16, 8
 
@@ -31,10 +26,12 @@ FAST = {"xla_backend_optimization_level": 0}
 def compiled(**values):
     """The method, its initial state on 8 devices, and its step."""
     devices = mesh.data_mesh()
-    method, state = build(tiny_config(**PLAIN | values), 5)
-    state = jax.device_put(state, state_sharding(method, devices))
-    batch = abstract_batch(method, N, SIZE)
-    lowered = compile_step(method, devices).lower(state, batch)
+    config = tiny_config(**PLAIN | values)
+    method, state = build(config, 5)
+    place = placement(config)
+    state = jax.device_put(state, state_sharding(method, devices, place))
+    batch = abstract_batch(method.views, N, SIZE, place)
+    lowered = compile_step(method, devices, place).lower(state, batch)
     return method, state, lowered.compile(compiler_options=FAST)
 
 

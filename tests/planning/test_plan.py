@@ -12,8 +12,8 @@ import pytest
 from tiny import PLAIN, tiny_config
 
 import main
-from nsneg_jax.jobs import command_line
-from nsneg_jax.jobs.command_line import PlanOptions
+from nsneg_jax import command_line
+from nsneg_jax.planning import PlanOptions
 from nsneg_jax.planning.compile import Program, compile_for
 from nsneg_jax.planning.cost import Cost
 from nsneg_jax.planning.plan import least_seconds
@@ -28,9 +28,10 @@ def planned_and_used():
     """Of ResNet-18, 64 images of 64 px, one device; see tests/helpers/plan_and_run.py."""
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("the system does not let a process restart its peak memory")
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/helpers")))
     run = subprocess.run(
-        [sys.executable, ROOT / "tests" / "plan_and_run.py", jax.config.jax_compilation_cache_dir],
+        [sys.executable, ROOT / "tests/helpers/plan_and_run.py",
+         jax.config.jax_compilation_cache_dir],
         capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"},
     )  # fmt: skip

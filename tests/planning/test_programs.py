@@ -6,11 +6,10 @@ import pytest
 from tiny import tiny_config
 
 from configs import evaluate, linear, texture
-from nsneg_jax import corruptions
+from nsneg_jax import corruptions, models
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import features
 from nsneg_jax.evaluation import neighbours as knn
-from nsneg_jax.models.encoder import build_encoder
 from nsneg_jax.parallel import mesh
 from nsneg_jax.planning import programs
 from nsneg_jax.planning.targets import read_target
@@ -66,7 +65,7 @@ def test_features_program_gives_the_features():
     (program,) = lowered("features", config, devices=1).values()
     model = MODEL.copy_and_resolve_references()
     model.dim = 0
-    encoder, params, stats = build_encoder(model, 0)
+    encoder, params, stats = models.build(**model, seed=0)
     images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
     one = mesh.data_mesh(jax.devices()[:1])
     expected = features.compile_features(encoder, config.dtype, one)(params, stats, images)

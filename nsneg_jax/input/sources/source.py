@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import expand, user_path
 
 _SHAPES_SIZE = 4000
 _SHAPES = re.compile(r"shapes(?:/(?P<version>\w+))?(?::(?P<size>[0-9]+))?(?:@(?P<seed>[0-9]+))?")
@@ -122,7 +123,7 @@ def open_files(
     Raises:
         UsageError: it cannot be used.
     """
-    scheme, _, rest = spec.partition(":")
+    scheme, _, rest = expand(spec).partition(":")
     if scheme == "folder":
         from nsneg_jax.input.sources.folder import Folder
 
@@ -181,7 +182,7 @@ def class_names(classes: str) -> tuple[str, ...]:
     Raises:
         UsageError: a file without a name in it, or a path to no file.
     """
-    path = Path(classes)
+    path = user_path(classes)
     if path.is_file():
         lines = path.read_text().splitlines()
         names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import user_cache, write_npz
+from nsneg_jax.files import expand, user_cache, write_npz
 from nsneg_jax.input.decode import decode_image, unreadable
 from nsneg_jax.input.sources.classes import Choice
 
@@ -136,7 +136,7 @@ _NEEDS_TENSORFLOW = (
 def _data_dir(given: str) -> str:
     from tensorflow_datasets.core import constants
 
-    return os.path.expanduser(given or os.environ.get("TFDS_DATA_DIR", "") or constants.DATA_DIR)
+    return expand(given or os.environ.get("TFDS_DATA_DIR", "") or constants.DATA_DIR)
 
 
 def _find(spec: str, data_dir: str) -> Any:

@@ -12,6 +12,7 @@ from configs import texture
 from data import arrayrecord as tool
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
+from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.packed import ArrayRecord
@@ -39,9 +40,8 @@ def copy(made, tmp_path):
 
 
 def batches(source):
-    options = {"batch_size": 8, "image_size": 16, "crop_scale": (0.2, 1.0), "seed": 3}
-    steps = {"start_step": 0, "total_steps": 6, "threads": 2, "workers": 0}
-    return list(pretrain_batches(source, **options, **steps))
+    options = {"image_size": 16, "crop_scale": (0.2, 1.0), "seed": 3}
+    return list(pretrain_batches(source, Steps(8, 0, 6), Loaders(2), **options))
 
 
 def assert_same(ours, theirs):

@@ -14,6 +14,7 @@ from tfds_sets import jpeg, prepare
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
+from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources import tfds
 from nsneg_jax.input.sources.folder import Folder
@@ -58,9 +59,8 @@ def cache(monkeypatch, tmp_path):
 
 
 def first_batches(source):
-    options = {"batch_size": 8, "image_size": 16, "crop_scale": (0.2, 1.0), "seed": 3}
-    steps = {"start_step": 0, "total_steps": 6, "threads": 2, "workers": 0}
-    return list(pretrain_batches(source, **options, **steps))
+    options = {"image_size": 16, "crop_scale": (0.2, 1.0), "seed": 3}
+    return list(pretrain_batches(source, Steps(8, 0, 6), Loaders(2), **options))
 
 
 def test_labels_order_and_batches_are_the_folders(data):
@@ -230,6 +230,7 @@ import conftest  # for the same devices and compilation cache
 import jax
 from tiny import metrics_lines, tiny_config
 from nsneg_jax.input.labelled import evaluation_batches
+from nsneg_jax.input.loading import Loaders
 from nsneg_jax.input.splits import open_split
 from nsneg_jax.jobs.pretrain import pretrain
 data, workdir = map(Path, sys.argv[1:])
@@ -239,8 +240,7 @@ pretrain(config, workdir, jax.devices()[:1])
 assert [line["step"] for line in metrics_lines(workdir)] == [2]
 source = open_split(config.data, "val")
 assert len(source) == 6
-options = {"batch_size": 4, "image_size": 16, "resize": 0, "threads": 1, "workers": 0}
-views = list(evaluation_batches(source, **options))
+views = list(evaluation_batches(source, 4, Loaders(1), image_size=16, resize=0))
 assert [view["valid"].sum() for view in views] == [4, 2]
 assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
 """
@@ -251,7 +251,7 @@ def test_pre_training_and_evaluation_without_tensorflow(data, tmp_path):
     fake = tmp_path / "fake" / "tensorflow"
     fake.mkdir(parents=True)
     (fake / "__init__.py").write_text("raise AssertionError('TensorFlow is imported')")
-    path = os.pathsep.join(map(str, (fake.parent, ROOT, ROOT / "tests")))
+    path = os.pathsep.join(map(str, (fake.parent, ROOT, ROOT / "tests", ROOT / "tests/helpers")))
     done = subprocess.run(
         [sys.executable, "-c", JOB, str(data), str(tmp_path / "run")],
         env={**os.environ, "PYTHONPATH": path},

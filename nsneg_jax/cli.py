@@ -1,0 +1,189 @@
+"""The package's commands: `nsneg COMMAND` or `python -m nsneg_jax COMMAND`; main.py runs jobs.
+
+What a command needs is imported when it runs, so that neither help nor a mistake waits for JAX.
+"""
+
+import ast
+import importlib.util
+import runpy
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from tomllib import loads
+from typing import TYPE_CHECKING, Any
+
+from nsneg_jax.errors import RunError, UsageError, tell
+
+if TYPE_CHECKING:
+    from nsneg_jax.command_line import Command
+
+JOBS = {
+    "pretrain": "nsneg_jax.jobs.pretrain:pretrain",
+    "linear": "nsneg_jax.jobs.linear:linear",
+    "knn": "nsneg_jax.jobs.knn:knn",
+    "features": "nsneg_jax.jobs.features:write_features",
+    "evaluate": "nsneg_jax.jobs.evaluate:evaluate",
+}
+_STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on SIGTERM
+PROGRAMS = {
+    "report": "nsneg_jax.report.command:main",
+    "convert": "nsneg_jax.pytorch.command:program",
+}
+# each command in a line, in the order that they are used in
+ABOUT = {
+    "prepare": "make the data sets: ImageNet-100, textures, packed images",
+    "plan": "say what a pre-training will need: memory, FLOPs, exchanges between devices",
+    "pretrain": "train an encoder by MoCo-v2, with or without non-semantic negatives",
+    "linear": "train a linear probe on a frozen encoder",
+    "knn": "classify images by their nearest neighbours in an encoder's features",
+    "features": "write an encoder's features and the labels to one file",
+    "evaluate": "fill the robustness table's row: a trained probe on many test sets",
+    "report": "make tables and pictures of what these jobs left",
+    "convert": "import and export checkpoints of PyTorch",
+}
+# scripts of `nsneg prepare`, in data/
+PREPARE = ("imagenet100", "texture", "arrayrecord")
+_HELP = ("--help", "-h", "-help")
+
+
+def entry() -> int:
+    """The program `nsneg`; returns the exit status."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["report"] or set(arguments) & set(_HELP):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as any that only prints
+    return main(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs `nsneg` with its arguments.
+
+    Returns:
+        The exit status: 0 done or stopped cleanly, 2 a user's mistake, 1 otherwise.
+    """
+    return _status(_dispatch, list(arguments))
+
+
+def run_main(argv: Sequence[str]) -> int:
+    """Runs main.py, whose config says which job; `argv` begins with its name. Returns as `main`."""
+    return _status(_run_job, list(argv[1:]), "")
+
+
+def _status(function: Callable[..., int], *arguments: Any) -> int:
+    try:
+        return function(*arguments)
+    except (UsageError, RunError) as error:
+        return tell(error)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    name, *rest = arguments or [""]
+    if name in ("help", *_HELP):
+        print(overview())
+        return 0
+    if name in ("--version", "-version", "-V"):
+        print(f"nsneg_jax {version()}")
+        return 0
+    if name not in ABOUT:
+        what = f"{name!r} is no command of nsneg" if name else "nsneg needs a command"
+        raise UsageError(f"{what}. Give one of {', '.join(ABOUT)}; `nsneg --help` describes them.")
+    if name == "prepare":
+        return _prepare(rest)
+    if name in PROGRAMS:
+        return _function(PROGRAMS[name])(rest)
+    return _run_job(rest, name)
+
+
+def _run_job(arguments: list[str], command: str) -> int:
+    """Runs a job or makes a plan; `command` is the job, 'plan', or '' for main.py."""
+    argv = ["main.py" if not command else f"nsneg {command}", *arguments]
+    if any(word in _HELP for word in arguments):
+        asked = [word for word in argv if word not in _HELP]
+        print(_function("nsneg_jax.help_text:of_job")(asked, command))
+        return 0
+    parsed: Command = import_module("nsneg_jax.command_line").parse(argv, command)
+    if parsed.config.get("job") not in JOBS:
+        jobs = ", ".join(JOBS)
+        raise UsageError(f"job is {parsed.config.get('job')!r}, but must be one of {jobs}.")
+    if parsed.plan is not None:
+        _function("nsneg_jax.parallel.compilation_cache:keep_programs")(parsed.compilation_cache)
+        _function("nsneg_jax.planning.plan:show")(parsed.config, parsed.plan)
+        return 0
+    job = parsed.config.job
+    with _function("nsneg_jax.parallel.hosts:joined")(
+        parsed.launch,
+        _function("nsneg_jax.training.workdir:flatten")(parsed.config.to_dict()),
+        parsed.workdir,
+        parsed.compilation_cache,
+        stoppable=job in _STOPPABLE,
+    ):
+        _function(JOBS[job])(parsed.config, parsed.workdir)
+    return 0
+
+
+def _prepare(arguments: list[str]) -> int:
+    name, *rest = arguments or [""]
+    package = _prepare_package()
+    if name in _HELP:
+        lines = (f"  {each.ljust(13)}{_first_line(f'{package}.{each}')}" for each in PREPARE)
+        print("\n".join(("Usage: nsneg prepare SCRIPT ...; SCRIPT --help for each.", "", *lines)))
+        return 0
+    if name not in PREPARE:
+        what = f"{name!r} is no script of `nsneg prepare`" if name else "It needs a script"
+        raise UsageError(f"{what}. Give one of {', '.join(PREPARE)}.")
+    before = sys.argv
+    sys.argv = [f"nsneg prepare {name}", *rest]
+    try:  # as `python -m` does it: the scripts choose their devices only as programs
+        runpy.run_module(f"{package}.{name}", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        return ended.code or 0
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _prepare_package() -> str:
+    """The package with the scripts of `nsneg prepare`: the installed one, or a checkout's."""
+    installed = "nsneg_jax.prepare"
+    return installed if importlib.util.find_spec(installed) else "data"
+
+
+def _first_line(module: str) -> str:
+    """Of a module's docstring, which is not imported."""
+    path = Path(importlib.util.find_spec(module).origin)
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).partition("\n")[0]
+
+
+def _function(name: str) -> Callable:
+    module, function = name.split(":")
+    return getattr(import_module(module), function)
+
+
+def overview() -> str:
+    """The help of `nsneg`."""
+    lines = [f"  {name.ljust(10)}{about}" for name, about in ABOUT.items()]
+    return "\n".join(
+        (
+            "Robust contrastive pre-training with non-semantic negatives, in JAX/Flax.",
+            "",
+            "Usage: nsneg COMMAND ...",
+            "",
+            *lines,
+            "",
+            "  nsneg COMMAND --help                    its flags and configs",
+            "  nsneg pretrain --config=patch --help    every field of a config",
+            "  nsneg --version",
+            "",
+            "Exit status: 0 done, or stopped with everything saved; 2 a mistake in the command or",
+            "the data; 1 anything else.",
+        )
+    )
+
+
+def version() -> str:
+    """A checkout's own version, installed or not; else the installed package's."""
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    if project.is_file():
+        return loads(project.read_text(encoding="utf-8"))["project"]["version"]
+    return metadata.version("nsneg_jax")

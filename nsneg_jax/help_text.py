@@ -1,0 +1,123 @@
+"""What `--help` of a job or a plan shows: flags, configs by name, the fields of one config."""
+
+import ast
+import importlib.util
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from nsneg_jax import command_line
+from nsneg_jax.jobs.fields import meanings, pattern_of
+from nsneg_jax.training.workdir import flatten
+
+_WIDTH = 100
+_COLUMN = 40  # where meanings begin
+
+
+def of_job(argv: list[str], command: str) -> str:
+    """The help of a command, or, where `argv` has a config, of the config's fields.
+
+    Args:
+        argv: the program's name, then its arguments.
+        command: a job or 'plan'; '' is main.py.
+
+    Raises:
+        UsageError: a mistake in the command line.
+    """
+    given = command_line.given_config(argv)
+    if given is None:
+        parts = [
+            command_line.usage(command),
+            _titled("flags", _flags(command)),
+            _titled("configs, by name", _configs(command)),
+            f"Fields of a config: {_program(command)} --config=NAME --help",
+        ]
+    else:
+        config = command_line.read_config(argv, command)
+        file, variant = command_line.config_file(given)
+        parts = [
+            command_line.usage(command),
+            _titled(f"{file.stem}{variant}", [textwrap.indent(_docstring(file), "  ")]),
+            _titled("fields, set by --config.FIELD=VALUE", fields_of(config)),
+        ]
+    return "\n\n".join(parts)
+
+
+def fields_of(config: ConfigDict) -> Iterator[str]:
+    """Lines 'name = value' with the meaning of each field; one that repeats is shown once."""
+    job = config.get("job")
+    known = meanings(job)
+    shown, section = set(), ""
+    values = flatten(config.to_dict())
+    for name in sorted(values, key=_order_of_defaults(job)):
+        pattern, value = pattern_of(job, name), values[name]
+        if name.rpartition(".")[0] != section:
+            section = name.rpartition(".")[0]
+            yield ""
+        meaning = "" if pattern in shown else known.get(pattern, "")
+        shown.add(pattern)
+        yield from _row(f"{name} = {value!r}", meaning)
+
+
+def _order_of_defaults(job: str) -> Callable[[str], tuple]:
+    """A key that sorts fields: those of no section, then the sections as they stand."""
+    patterns = list(meanings(job))
+    sections = list(dict.fromkeys(name.rpartition(".")[0] for name in patterns))
+
+    def key(name: str) -> tuple:
+        section, pattern = name.rpartition(".")[0], pattern_of(job, name)
+        if pattern not in patterns:
+            return bool(section), len(sections), section, 0
+        place = sections.index(pattern.rpartition(".")[0])
+        return bool(section), place, section, patterns.index(pattern)
+
+    return key
+
+
+def _flags(command: str) -> Iterator[str]:
+    for flag in command_line.flags_of(command):
+        if flag.value.startswith("["):
+            yield from _row(f"--{flag.name}[={flag.value[1:]}", flag.meaning)
+        else:
+            yield from _row(f"--{flag.name}={flag.value}", flag.meaning)
+    yield from _row("--config.FIELD=VALUE", "another value for a field of the config")
+
+
+def _configs(command: str) -> Iterator[str]:
+    for name in command_line.config_names():
+        module = _module(command_line.configs_folder() / f"{name}.py")
+        if not command or command_line.is_for(command, module.get_config().job):
+            variants = [f"{name}:{v}" if v else name for v in getattr(module, "VARIANTS", ())]
+            yield from _row(name, module.__doc__.partition("\n")[0])
+            yield from _row("", ", ".join(variants) or name)
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def _row(left: str, right: str) -> list[str]:
+    """`left`, and `right` in a column beside it, or below where `left` is too long."""
+    lines = textwrap.wrap(right, _WIDTH - _COLUMN, break_on_hyphens=False) if right else []
+    first = f"  {left}"
+    if len(first) <= _COLUMN - 2 and lines:
+        first = first.ljust(_COLUMN) + lines.pop(0)
+    return [first.rstrip(), *(" " * _COLUMN + line for line in lines)]
+
+
+def _titled(title: str, lines: Iterable[str]) -> str:
+    return "\n".join((f"{title}:", *lines))
+
+
+def _program(command: str) -> str:
+    return f"nsneg {command}" if command else "python main.py"

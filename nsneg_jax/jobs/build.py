@@ -1,0 +1,135 @@
+"""From the fields of a pre-training config to the typed pieces that they describe."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from ml_collections import ConfigDict
+
+from nsneg_jax import models
+from nsneg_jax.errors import UsageError
+from nsneg_jax.methods import optimizer
+from nsneg_jax.methods.batches import ViewMaker
+from nsneg_jax.methods.contrast import InfoNCE
+from nsneg_jax.methods.method import Method
+from nsneg_jax.methods.moco import MoCo
+from nsneg_jax.methods.negatives import scaled_patch_range
+from nsneg_jax.methods.views import ViewRecipe
+from nsneg_jax.models.encoder import Encoder
+from nsneg_jax.training.step import Placement
+
+# builds a method of (config, encoder, views, learning rate by step)
+Builder = Callable[[ConfigDict, Encoder, ViewMaker, optax.Schedule], Method]
+
+
+def build_moco(
+    config: ConfigDict, encoder: Encoder, views: ViewMaker, schedule: optax.Schedule
+) -> MoCo:
+    """MoCo-v2 with the negatives of the config."""
+    return MoCo(
+        encoder=encoder,
+        dim=config.model.dim,
+        optimizer=build_optimizer(config, schedule),
+        learning_rate=schedule,
+        loss=InfoNCE(config.moco.temperature, negative_weights(config.negatives)),
+        views=views,
+        queue_size=config.moco.queue_size,
+        momentum=config.moco.momentum,
+        groups=config.model.bn_groups,
+        merge_passes=config.moco.merge_passes,
+    )
+
+
+METHODS: dict[str, Builder] = {"moco": build_moco}
+
+
+def register(name: str, builder: Builder) -> None:
+    """Makes a method known under a name, that configs give as `method`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in METHODS:
+        raise ValueError(f"There is a method {name!r} already.")
+    METHODS[name] = builder
+
+
+def build(config: ConfigDict, steps_per_epoch: int) -> tuple[Method, Any]:
+    """The method and its initial state for a validated config."""
+    encoder, params, stats = models.build(**config.model, seed=config.seed)
+    method = build_method(config, encoder, steps_per_epoch)
+    return method, method.init(params, stats)
+
+
+def build_method(config: ConfigDict, encoder: Encoder, steps_per_epoch: int) -> Method:
+    """The method of a validated config around an encoder."""
+    schedule = build_schedule(config, config.optimizer.learning_rate, steps_per_epoch)
+    name = config.get("method", "moco")
+    if name not in METHODS:
+        raise UsageError(f"method is {name!r}, but must be one of {', '.join(METHODS)}.")
+    return METHODS[name](config, encoder, build_views(config), schedule)
+
+
+def build_views(config: ConfigDict) -> ViewMaker:
+    """What makes the views of a batch."""
+    kind = config.negatives.kind
+    return ViewMaker(
+        recipe=view_recipe(config),
+        patches=config.negatives.num if "patch" in kind else 0,
+        texture="texture" in kind,
+        patch_range=scaled_patch_range(config.negatives.patch_size, config.data.image_size),
+        dtype=config.model.dtype,
+        seed=config.seed,
+    )
+
+
+def view_recipe(config: ConfigDict) -> ViewRecipe:
+    """The part of the `views` section that is done on the device: all but the crops.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+    values = {name: value for name, value in config.views.items() if name != "crop_scale"}
+    return ViewRecipe(**values)
+
+
+def negative_weights(config: ConfigDict) -> tuple[float, ...]:
+    """alpha of each negative of a config's `negatives` section, patches first."""
+    patches = config.num if "patch" in config.kind else 0
+    weights = (config.alpha,) * patches
+    if "texture" in config.kind:
+        weights += (config.texture_alpha or config.alpha,)
+    return weights
+
+
+def build_schedule(
+    config: ConfigDict, learning_rate: float, steps_per_epoch: int
+) -> optax.Schedule:
+    """The learning rate by step of any training job's config."""
+    return optimizer.learning_rate_schedule(
+        config.optimizer.schedule,
+        learning_rate,
+        steps_per_epoch,
+        config.epochs,
+        config.optimizer.milestones,
+        config.optimizer.get("warmup_epochs", 0),
+    )
+
+
+def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser of any training job's config."""
+    return optimizer.make(
+        config.optimizer.get("name", "sgd"),
+        schedule,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+    )
+
+
+def placement(config: ConfigDict) -> Placement:
+    """How the run of a config places its arrays."""
+    return Placement(
+        share_queue=config.moco.shard_queue,
+        # a single group has nothing to shuffle
+        arranged=config.moco.shuffle == "data" and config.model.bn_groups > 1,
+    )

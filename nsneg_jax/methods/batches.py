@@ -1,0 +1,108 @@
+"""From the uint8 crops of a batch to its views and non-semantic negatives, on the device.
+
+What a sample gets depends on (seed, step, its place in the global batch) and nothing else: not on
+the number of devices, nor on the order in which a pass has it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nsneg_jax.methods import shuffling
+from nsneg_jax.methods.negatives import draw_patches, patch_negatives
+from nsneg_jax.methods.shuffling import Batch
+from nsneg_jax.methods.views import ViewRecipe, augment
+
+# what a step draws random numbers for; negative m has NEGATIVE + m
+SHUFFLE, QUERY_VIEW, KEY_VIEW, NEGATIVE = range(4)
+
+
+class Views(NamedTuple):
+    """Normalised images of one batch: query and key [N, S, S, 3], negatives [N, M, S, S, 3]."""
+
+    query: jax.Array
+    key: jax.Array
+    negatives: jax.Array
+
+
+@dataclass(frozen=True)
+class ViewMaker:
+    """Augmentation and non-semantic negatives; hashable, so it can be static under jit.
+
+    Attributes:
+        recipe: of the two views.
+        patches: number of patch negatives per image.
+        texture: whether the batch's texture is one more negative, the last.
+        patch_range: smallest and largest patch, in pixels of the view.
+        dtype: of the images made.
+        seed: of every draw.
+    """
+
+    recipe: ViewRecipe
+    patches: int
+    texture: bool
+    patch_range: tuple[int, int]
+    dtype: str
+    seed: int
+
+    @property
+    def num_negatives(self) -> int:
+        """M."""
+        return self.patches + self.texture
+
+    def draw_orders(self, step: jax.Array, n: int) -> jax.Array:
+        """The orders of shuffling BN for the key pass and each negative's, int32 [1 + M, n]."""
+        return shuffling.draw_orders(self._key(step, SHUFFLE), 1 + self.num_negatives, n)
+
+    def __call__(self, step: jax.Array, batch: Batch, orders: jax.Array | None = None) -> Views:
+        """The views and negatives of a batch.
+
+        Args:
+            step: steps done before this one.
+            batch: uint8 crops [N, S, S, 3]: 'query', 'key', and 'texture' where it is used. A
+                texture, cut as the query was, gets the same draws as the query.
+            orders: [1 + M, N], in which `batch` has its key crops and what negatives are made
+                from, as `shuffling.arrange` leaves them; None for the queries' order.
+        """
+        query = self._view(batch["query"], step, QUERY_VIEW, None)
+        order_of_key, *orders_of_negatives = (
+            [None] * (1 + self.num_negatives) if (orders is None) else orders
+        )
+        key = self._view(batch["key"], step, KEY_VIEW, order_of_key)
+        negatives = jnp.zeros((len(query), 0, *query.shape[1:]), query.dtype)
+        made = [
+            self._negative(m, order, step, batch, query)
+            for m, order in enumerate(orders_of_negatives)
+        ]
+        return Views(query, key, jnp.concatenate([negatives, *made], axis=1))
+
+    def _negative(
+        self, m: int, order: jax.Array | None, step: jax.Array, batch: Batch, query: jax.Array
+    ) -> jax.Array:
+        """Negative m of every image in `order`, [N, 1, S, S, 3]."""
+        is_texture = m == self.patches
+        if "negatives" in batch:
+            seen = self._view(batch["negatives"][:, m], step, QUERY_VIEW, order)
+        elif is_texture:
+            seen = self._view(batch["texture"], step, QUERY_VIEW, order)
+        else:
+            seen = query if order is None else query[order]
+        if is_texture:
+            return seen[:, None]
+        keys = self._keys(step, NEGATIVE + m, order, len(query))
+        return patch_negatives(seen, draw_patches(keys, 1, query.shape[1], *self.patch_range))
+
+    def _view(
+        self, crops: jax.Array, step: jax.Array, purpose: int, order: jax.Array | None
+    ) -> jax.Array:
+        keys = self._keys(step, purpose, order, len(crops))
+        return augment(crops, keys, self.recipe, jnp.dtype(self.dtype))
+
+    def _keys(self, step: jax.Array, purpose: int, order: jax.Array | None, n: int) -> jax.Array:
+        places = jnp.arange(n) if order is None else order
+        return shuffling.sample_keys(self._key(step, purpose), shuffling.split(places))
+
+    def _key(self, step: jax.Array, purpose: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), step), purpose)

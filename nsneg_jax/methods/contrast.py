@@ -1,0 +1,87 @@
+"""Similarities of embeddings, and the contrastive loss with non-semantic negatives."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+
+class Similarities(NamedTuple):
+    """Cosine similarities of N queries, in -1..1.
+
+    Attributes:
+        positive: [N], to the key of the same image.
+        queue: [N, K], to the keys of earlier images.
+        nonsemantic: [N, M], to the image's own non-semantic negatives.
+    """
+
+    positive: jax.Array
+    queue: jax.Array
+    nonsemantic: jax.Array
+
+
+class ContrastiveLoss(Protocol):
+    """What MoCo minimises: any function of the similarities; hashable, so static under jit."""
+
+    def __call__(self, similarities: Similarities) -> jax.Array:
+        """The loss per query, [N]."""
+        ...
+
+    def ranks(self, similarities: Similarities) -> jax.Array:
+        """How many of the K + M negatives are preferred to the key, int [N]."""
+        ...
+
+
+@dataclass(frozen=True)
+class InfoNCE:
+    """The loss of Ge et al. 2021: InfoNCE with non-semantic negatives.
+
+    Attributes:
+        temperature: T, greater than 0.
+        alphas: of each of the M non-semantic negatives, the weight of its similarity.
+    """
+
+    temperature: float
+    alphas: tuple[float, ...] = ()
+
+    def __call__(self, s: Similarities) -> jax.Array:
+        """-log exp(q.k/T) / (exp(q.k/T) + sum_i exp(q.n_i/T) + sum_m exp(alpha_m q.t_m/T)), [N]."""
+        positive, queue, nonsemantic = self._logits(s)
+        # the queue first: where devices share it, only its N sums are exchanged
+        of_queue = jax.nn.logsumexp(queue, axis=1, keepdims=True)
+        terms = jnp.concatenate([positive[:, None], of_queue, nonsemantic], axis=1)
+        return jax.nn.logsumexp(terms, axis=1) - positive
+
+    def ranks(self, s: Similarities) -> jax.Array:
+        """How many of the K + M negatives have a larger logit than the key, int [N]."""
+        positive, queue, nonsemantic = self._logits(s)
+        key = positive[:, None]
+        return (queue > key).sum(axis=1) + (nonsemantic > key).sum(axis=1)
+
+    def _logits(self, s: Similarities) -> Similarities:
+        weighted = jnp.array(self.alphas, s.nonsemantic.dtype) * s.nonsemantic
+        return Similarities(*(x / self.temperature for x in (s.positive, s.queue, weighted)))
+
+
+def l2_normalize(x: jax.Array) -> jax.Array:
+    """Rows of unit length, in float32 at least."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
+
+
+def similarities(q: jax.Array, k: jax.Array, queue: jax.Array, t: jax.Array) -> Similarities:
+    """Cosine similarities of unit vectors, in true float32 whatever the device's default.
+
+    Args:
+        q: queries [N, dim].
+        k: their keys [N, dim].
+        queue: [K, dim].
+        t: their non-semantic negatives [N, M, dim].
+    """
+    exact = jax.lax.Precision.HIGHEST
+    return Similarities(
+        jnp.einsum("nd,nd->n", q, k, precision=exact),
+        jnp.einsum("nd,kd->nk", q, queue, precision=exact),
+        jnp.einsum("nd,nmd->nm", q, t, precision=exact),
+    )
