@@ -57,12 +57,12 @@ def state_sharding(method: Method, devices: Mesh, placement: Placement = Placeme
 
 
 def abstract_batch(
-    method: Method, batch_size: int, size: int, placement: Placement = Placement()
+    views: ViewMaker, batch_size: int, size: int, placement: Placement = Placement()
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the batch that a step takes, for crops of `size` pixels."""
     batch = {}
-    for name in crop_fields(method.views, placement):
-        negatives = (method.views.num_negatives,) if name == "negatives" else ()
+    for name in crop_fields(views, placement):
+        negatives = (views.num_negatives,) if name == "negatives" else ()
         batch[name] = jax.ShapeDtypeStruct((batch_size, *negatives, size, size, 3), jnp.uint8)
     return batch
 
