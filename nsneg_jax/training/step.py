@@ -1,7 +1,6 @@
 """A method's step as one program over the devices, and what that program takes."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +31,7 @@ class Placement:
 
 def compile_step(
     method: Method, devices: Mesh, placement: Placement = Placement()
-) -> Callable[[Any, Batch], tuple[Any, Metrics]]:
+) -> jax.stages.Wrapped:
     """`method.step` as one program over the devices; it takes over the state's memory."""
     state = state_sharding(method, devices, placement)
 
@@ -57,12 +56,12 @@ def state_sharding(method: Method, devices: Mesh, placement: Placement = Placeme
 
 
 def abstract_batch(
-    method: Method, batch_size: int, size: int, placement: Placement = Placement()
+    views: ViewMaker, batch_size: int, size: int, placement: Placement = Placement()
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the batch that a step takes, for crops of `size` pixels."""
     batch = {}
-    for name in crop_fields(method.views, placement):
-        negatives = (method.views.num_negatives,) if name == "negatives" else ()
+    for name in crop_fields(views, placement):
+        negatives = (views.num_negatives,) if name == "negatives" else ()
         batch[name] = jax.ShapeDtypeStruct((batch_size, *negatives, size, size, 3), jnp.uint8)
     return batch
 
