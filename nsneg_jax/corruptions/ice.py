@@ -58,7 +58,9 @@ def frost_pictures(side: int) -> np.ndarray:
     """
     pictures = [_draw(ice, np.random.default_rng(n)) for n, ice in enumerate(_PICTURES)]
     if side != PUBLISHED_SIDE:
-        resized = (Image.fromarray(p).resize((2 * side,) * 2, Image.BICUBIC) for p in pictures)
+        resized = (
+            Image.fromarray(p).resize((2 * side,) * 2, Image.Resampling.BICUBIC) for p in pictures
+        )
         pictures = [np.asarray(picture) for picture in resized]
     return np.stack(pictures).transpose(0, 3, 1, 2)
 
