@@ -70,7 +70,7 @@ def _draw(ice: _Ice, rng: np.random.Generator) -> np.ndarray:
     clouds = _clouds(rng, 1.7)
     picture = ice.clouds * clouds
     if ice.veins:
-        folds = sum(np.exp(-abs(_clouds(rng, 1.9)) / 0.05) for _ in range(6))
+        folds = np.asarray(sum(np.exp(-abs(_clouds(rng, 1.9)) / 0.05) for _ in range(6)))
         lit = folds - np.roll(folds, (1, 1), (0, 1))
         picture = picture + ice.veins * (_standard(folds) + _standard(lit))
     if ice.ferns:

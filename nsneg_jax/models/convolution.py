@@ -45,8 +45,9 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     # Lowered later, when a context of `default_matmul_precision` may have ended. Products of half
     # precision are exact.
     wide = jnp.finfo(x.dtype).bits > 16
-    # JAX gives its options to the class while it runs
-    precision = jax.config.jax_default_matmul_precision if wide else None  # type: ignore[attr-defined]
+    # the types of JAX before 0.11 lack its options
+    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined, unused-ignore]
+    precision = asked if wide else None
     of = Convolution(
         x.shape, kernel.shape, stride, (padding, padding), precision, x.dtype, kernel.dtype
     )

@@ -64,8 +64,8 @@ def keep_programs(where: str = "", alone: bool = True) -> Path | None:
     if where == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return None
-    # JAX gives its options to the class while it runs
-    existing = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    # the types of JAX before 0.11 lack its options
+    existing = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined, unused-ignore]
     if not where and existing:
         return Path(existing)
     if not where and not alone:

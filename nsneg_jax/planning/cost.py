@@ -109,8 +109,8 @@ def compile_and_read(
 def _compiled(
     lowered: jax.stages.Lowered, options: Mapping[str, bool | int]
 ) -> jax.stages.Compiled:
-    # the compilers take whole numbers too, which JAX's types leave out
-    return lowered.compile(dict(options))  # type: ignore[arg-type]
+    # the compilers take whole numbers too, which the types of JAX before 0.11 lack
+    return lowered.compile(dict(options))  # type: ignore[arg-type, unused-ignore]
 
 
 def _refused(error: jax.errors.JaxRuntimeError) -> UsageError | RunError:
