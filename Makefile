@@ -56,6 +56,7 @@ accelerators-tpu: $(if $(TPU_PYTHON),,.venv-tpu/installed)
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -48,7 +48,7 @@ PREPARE = ("imagenet100", "texture", "arrayrecord")
 _HELP = ("--help", "-h", "-help")
 
 
-def entry() -> int:
+def entry() -> int | str:
     """The program `nsneg`; returns the exit status."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["report"] or set(arguments) & set(_HELP):
@@ -56,7 +56,7 @@ def entry() -> int:
     return main(arguments)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int | str:
     """Runs `nsneg` with its arguments.
 
     Returns:
@@ -65,19 +65,19 @@ def main(arguments: Sequence[str]) -> int:
     return _status(_dispatch, list(arguments))
 
 
-def run_main(argv: Sequence[str]) -> int:
+def run_main(argv: Sequence[str]) -> int | str:
     """Runs main.py, whose config says which job; `argv` begins with its name. Returns as `main`."""
     return _status(_run_job, list(argv[1:]), "")
 
 
-def _status(function: Callable[..., int], *arguments: Any) -> int:
+def _status(function: Callable[..., int | str], *arguments: Any) -> int | str:
     try:
         return function(*arguments)
     except (UsageError, RunError) as error:
         return tell(error)
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _dispatch(arguments: list[str]) -> int | str:
     name, *rest = arguments or [""]
     if name in ("help", *_HELP):
         print(overview())
@@ -122,7 +122,7 @@ def _run_job(arguments: list[str], command: str) -> int:
     return 0
 
 
-def _prepare(arguments: list[str]) -> int:
+def _prepare(arguments: list[str]) -> int | str:
     name, *rest = arguments or [""]
     package = _prepare_package()
     if name in _HELP:
@@ -151,8 +151,11 @@ def _prepare_package() -> str:
 
 def _first_line(module: str) -> str:
     """Of a module's docstring, which is not imported."""
-    path = Path(importlib.util.find_spec(module).origin)
-    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).partition("\n")[0]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(module)
+    text = Path(spec.origin).read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
 def _function(name: str) -> Callable:

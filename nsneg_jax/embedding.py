@@ -151,13 +151,16 @@ class Pretrained:
                 "image_size=PIXELS, resize=PIXELS); resize=0 crops without resizing."
             )
         short = scaled_resize(self.resize, self.image_size)
-        outputs = []
+        outputs: list[np.ndarray] = []
+        waiting: tuple[jax.Array, int] | None = None
         with self._numbers():
             for batch, count in view_batches(listed, batch_size, self.image_size, short):
-                outputs.append((program(encoder, self.dtype, self._network, batch), count))
-                if len(outputs) > 1:  # one late: the next images are read while these are computed
-                    outputs[-2] = _fetched(*outputs[-2])
-            outputs[-1] = _fetched(*outputs[-1])
+                computing = program(encoder, self.dtype, self._network, batch), count
+                if waiting is not None:  # the next images are read while these are computed
+                    outputs.append(_fetched(*waiting))
+                waiting = computing
+            if waiting is not None:
+                outputs.append(_fetched(*waiting))
         return np.concatenate(outputs)
 
 

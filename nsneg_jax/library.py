@@ -7,7 +7,7 @@ be called within `jit` and `vmap`.
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +148,8 @@ def contrastive_loss(
             f"temperature is {temperature!r}, but must be greater than 0, such as 0.2."
         )
     unit = (l2_normalize(x) for x in (q, k, queue, t))
-    alphas = alpha if np.ndim(alpha) else (alpha,) * t.shape[1]
+    # by its axes, not its type: JAX's scalars and arrays will do too
+    alphas = cast("tuple[float, ...]", alpha if np.ndim(alpha) else (alpha,) * t.shape[1])
     return InfoNCE(temperature, alphas)(similarities(*unit)).mean()
 
 
@@ -193,7 +194,7 @@ def patch_negatives(
             "largest side, such as (16, 72)."
         )
     side = images.shape[1]
-    low, high = negatives.scaled_patch_range(tuple(patch_size), side)
+    low, high = negatives.scaled_patch_range((patch_size[0], patch_size[1]), side)
     draws = negatives.draw_patches(_keys(key, len(images)), num, side, low, high)
     # bfloat16 holds every whole number up to 256
     floats = images.astype(jnp.bfloat16) if is_bytes else images
@@ -287,7 +288,7 @@ def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
 def _check_shapes(q: jax.Array, k: jax.Array, queue: jax.Array, t: jax.Array) -> None:
     n, dim = q.shape if q.ndim == 2 else (None, None)
     fits = (
-        ("q", q, q.ndim == 2 and n > 0, "[N, D]"),
+        ("q", q, q.ndim == 2 and len(q) > 0, "[N, D]"),
         ("k", k, k.shape == (n, dim), f"[{n}, {dim}], as q"),
         ("queue", queue, queue.shape[1:] == (dim,) and len(queue) > 0, f"[K, {dim}], K at least 1"),
         ("t", t, t.ndim == 3 and (t.shape[0], t.shape[2]) == (n, dim), f"[{n}, M, {dim}]"),

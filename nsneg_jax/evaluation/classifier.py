@@ -1,6 +1,6 @@
 """What a probe's classifier says of images: right or wrong, and how sure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -84,7 +84,7 @@ class Classifier:
         )
 
 
-def compile_classifier(encoder: Encoder, dtype: str, devices: Mesh) -> Callable:
+def compile_classifier(encoder: Encoder, dtype: str, devices: Mesh) -> jax.stages.Wrapped:
     """The program that takes (backbone, classifier), the answers bool [C] that may be given, and
     images, labels and their validity, split over the devices; see `Classifier`."""
     whole, split = mesh.replicated(devices), mesh.split_batch(devices)

@@ -15,7 +15,7 @@ from nsneg_jax.input.decode import read_image, rgb_of
 from nsneg_jax.input.labelled import central_view
 
 # one array [N, H, W, 3], or arrays [H, W, 3], PIL images and paths of files
-Images = np.ndarray | Iterable[np.ndarray | Image.Image | str | os.PathLike]
+Images = np.ndarray | Iterable[np.ndarray | Image.Image | str | os.PathLike[str]]
 
 _WANTED = (
     "Give one uint8 array [N, H, W, 3], or a list of uint8 arrays [H, W, 3], PIL images or paths "

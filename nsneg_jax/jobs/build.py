@@ -8,7 +8,8 @@ import optax
 from ml_collections import ConfigDict
 
 from nsneg_jax import models
-from nsneg_jax.input.sources.source import Source, open_files
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.sources.source import Source, has_files, open_files
 from nsneg_jax.input.splits import agree_on_files
 from nsneg_jax.input.texture_pairs import MadeTextures, pair_folders
 from nsneg_jax.methods import optimizer
@@ -119,6 +120,11 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
         return images, MadeTextures(images, config.data.image_size, path, config.seed)
     textures = open_files(settings.texture_source, config.data.split, images.classes, partial=True)
     agree_on_files(textures)
+    if not has_files(images):
+        raise UsageError(
+            f"The images of {images.name} are no files, by whose names textures are found. Set "
+            "negatives.texture_source to 'made'."
+        )
     return pair_folders(images, textures, settings.missing)
 
 

@@ -24,11 +24,11 @@ class Similarities(NamedTuple):
 class ContrastiveLoss(Protocol):
     """What MoCo minimises: any function of the similarities; hashable, so static under jit."""
 
-    def __call__(self, similarities: Similarities) -> jax.Array:
+    def __call__(self, similarities: Similarities, /) -> jax.Array:
         """The loss per query, [N]."""
         ...
 
-    def ranks(self, similarities: Similarities) -> jax.Array:
+    def ranks(self, similarities: Similarities, /) -> jax.Array:
         """How many of the K + M negatives are preferred to the key, int [N]."""
         ...
 

@@ -225,7 +225,7 @@ def encode_keys(
     return embeddings[:, 0], embeddings[:, 1:], stats
 
 
-def queue_pointer(step: jax.Array, batch_size: int, queue_size: int) -> jax.Array:
+def queue_pointer(step: jax.Array | int, batch_size: int, queue_size: int) -> jax.Array | int:
     """The row that step `step` writes first: (step * batch_size) % queue_size."""
     # the product would overflow; the pointer repeats after queue_size / gcd steps
     period = queue_size // math.gcd(queue_size, batch_size)

@@ -68,9 +68,9 @@ def structure(arch: str, **settings: Any) -> tuple[Encoder, Tree, Tree]:
 
 
 def _split(network: nnx.Module, settings: dict[str, Any]) -> tuple[Encoder, Tree, Tree]:
-    graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    graphdef, params, *others = nnx.split(network, nnx.Param, nnx.BatchStat)
     encoder = Encoder(graphdef, settings.get("precision", "float32"))
-    return encoder, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    return encoder, nnx.to_pure_dict(params), nnx.to_pure_dict(others[0])
 
 
 def _network(arch: str, seed: int | None, settings: dict[str, Any]) -> nnx.Module:

@@ -26,8 +26,8 @@ class Convolution:
         dtype: of input and output. kernel_dtype: of the kernel and its gradient.
     """
 
-    x: tuple[int, int, int, int]
-    kernel: tuple[int, int, int, int]
+    x: tuple[int, ...]
+    kernel: tuple[int, ...]
     stride: int
     padding: tuple[int, int]
     precision: jax.lax.PrecisionLike
@@ -40,7 +40,7 @@ class Convolution:
         return self.kernel[0]
 
     @property
-    def y(self) -> tuple[int, int, int, int]:
+    def y(self) -> tuple[int, ...]:
         """Shape [N, H', W', D] of the output."""
         reach = sum(self.padding) - self.size
         rows, columns = ((side + reach) // self.stride + 1 for side in self.x[1:3])

@@ -91,7 +91,7 @@ def _by_flags(launch: Launch, given: list[str], environ: Mapping[str, str]) -> d
         )
         if value in (None, "")
     ]
-    if absent:
+    if absent or size is None or index is None:
         raise UsageError(
             f"With {', '.join(given)} also {' and '.join(absent)} must be given: the address of "
             "process 0, how many processes there are, and which one this is, from 0. For a "

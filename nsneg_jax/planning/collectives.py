@@ -67,7 +67,7 @@ def collectives_of(module: Module) -> list[Collective]:
 
 def payload_by_kind(collectives: Sequence[Collective]) -> dict[str, int]:
     """Bytes of the collectives' arrays in one run, by kind."""
-    total = Counter()
+    total: Counter[str] = Counter()
     for collective in collectives:
         total[collective.kind] += collective.payload
     return dict(total)
@@ -90,7 +90,7 @@ def _walk(
             continue
         if instruction.opcode.endswith(("-done", "-update")):  # name their start's computation
             continue
-        trips = 1
+        trips: int | None = 1
         if instruction.opcode == "while":
             trips = trip_count(instruction, computation, module)
         inside = in_fusion or instruction.opcode == "fusion"

@@ -24,7 +24,7 @@ def read_results(runs: Sequence[Path]) -> list[Result]:
     Raises:
         UsageError: a run has none, or one that cannot be read.
     """
-    results = {}
+    results: dict[Path, Result] = {}
     for run in runs:
         path = run if run.is_file() else run / RESULTS
         try:

@@ -18,7 +18,6 @@ A *place* is a number, (e * h + y) * w + x for row y and column x of exemplar e 
 """
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -121,7 +120,7 @@ def mosaic(rng: np.random.Generator, exemplars: Shape, recipe: TextureRecipe) ->
     inside = inner_places(shape, recipe)
     cells = max(1, round(side / recipe.cell))
     around, pitch = _SUBPIXEL * side, _SUBPIXEL * side // cells
-    first = np.stack(np.mgrid[:cells, :cells], -1).reshape(-1, 2) * pitch
+    first = np.stack([*np.mgrid[:cells, :cells]], -1).reshape(-1, 2) * pitch
     points = first + rng.integers(0, pitch, first.shape)
     even = (np.arange(len(points)) + rng.random()) * len(inside) / len(points)
     centres = rng.permutation(inside[even.astype(int)])
@@ -150,7 +149,7 @@ def photographs_at_once(platform: str) -> int:
     return 4 if platform == "cpu" else 32
 
 
-def compiled_synthesis(recipe: TextureRecipe, devices: Mesh) -> Callable[..., Texture]:
+def compiled_synthesis(recipe: TextureRecipe, devices: Mesh) -> jax.stages.Wrapped:
     """`synthesise` with a fixed recipe for batches that the devices divide among them."""
     split = PartitionSpec("data")
     # by hand, because the loop over pieces of all images' distances would not be split by itself
@@ -172,13 +171,14 @@ def synthesise(exemplars: jax.Array, mosaics: jax.Array, recipe: TextureRecipe) 
     Raises:
         UsageError: exemplars and recipe do not go together.
     """
-    n, *shape = exemplars.shape[:-1]
+    n, count, height, width, _ = exemplars.shape
+    shape = (count, height, width)
     validate(recipe, shape)
     pictures = [exemplars.astype(jnp.float32) - 128]
     for _ in recipe.passes[1:]:
         pictures.append(halved(pictures[-1]))
-    source = similar = None
-    for passes in recipe.passes:
+    source, similar = mosaics, None
+    for step, passes in enumerate(recipe.passes):
         picture = pictures.pop()
         level_shape = shape_at(shape, len(pictures))
         inside = inner_places(level_shape, recipe)
@@ -188,7 +188,7 @@ def synthesise(exemplars: jax.Array, mosaics: jax.Array, recipe: TextureRecipe) 
         else:
             # at the finest level all pairs would take more time than the rest of the work
             similar = inherited(similar, described, level_shape, inside)
-        source = mosaics if source is None else doubled(source, level_shape)
+        source = doubled(source, level_shape) if step else source
         colours = picture.reshape(n, -1, 3)
         level = Level(level_shape, inside, colours, described, similar)
         source = corrected(source, level, passes, recipe)

@@ -115,7 +115,8 @@ class MetricWriter:
 
 def _summary_writer() -> type:
     """tensorboardX's writer, without PyTorch, which it would import where it is installed."""
-    sys.modules.setdefault("torch", None)  # None makes the import fail; one that is there stays
+    # None makes the import fail; one that is there stays
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     try:
         from tensorboardX import SummaryWriter
     finally:

@@ -1,7 +1,6 @@
 """A method's step as one program over the devices, and what that program takes."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +31,7 @@ class Placement:
 
 def compile_step(
     method: Method, devices: Mesh, placement: Placement = Placement()
-) -> Callable[[Any, Batch], tuple[Any, Metrics]]:
+) -> jax.stages.Wrapped:
     """`method.step` as one program over the devices; it takes over the state's memory."""
     state = state_sharding(method, devices, placement)
 
