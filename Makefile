@@ -32,6 +32,10 @@ claim: .venv/installed
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
+# the method, the input, the networks, the report and the shape of the package, without the files of
+# tests that compile much
+QUICK := tests/methods tests/models tests/input tests/report tests/evaluation tests/data tests/test_*.py
+QUICK += $(addprefix --ignore=tests/,methods/test_parity.py models/test_convolution.py data/test_texture.py)
 quick: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(QUICK)
 

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "nsneg_jax"
 NAME = PACKAGE.name
 # low to high; a folder or file imports from lower levels and from itself
 LEVELS = (
-    ("errors", "files"),
+    ("errors",),
+    ("extras", "files"),
     ("models", "corruptions", "textures"),
     ("methods",),
     ("parallel",),
