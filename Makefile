@@ -32,12 +32,14 @@ claim: .venv/installed
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
-# the method, the input, the networks, the report and the shape of the package, without the files of
-# tests that compile much
-QUICK := tests/methods tests/models tests/input tests/report tests/evaluation tests/data tests/test_*.py
-QUICK += $(addprefix --ignore=tests/,methods/test_parity.py models/test_convolution.py data/test_texture.py)
+# the method, the networks, the input, the report and the package, without what compiles much
+QUICK := methods models input report evaluation data
+QUICK += $(addprefix test_,$(addsuffix .py,cli extras face files layers library wheel))
+QUICK_NOT := methods/test_parity.py models/test_convolution.py models/test_resnet.py \
+  input/sources/test_tfds.py data/test_texture.py
 quick: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(QUICK)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(addprefix tests/,$(QUICK)) \
+	  $(addprefix --ignore=tests/,$(QUICK_NOT))
 
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
