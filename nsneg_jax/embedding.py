@@ -147,7 +147,7 @@ class Pretrained:
         if self.image_size is None or self.resize is None:
             raise UsageError(
                 f"{self.origin} does not say how large the images were that its encoder of stem "
-                f"{self.model['stem']!r} was trained with. Say so with load_pretrained(path, "
+                f"{self.model.get('stem')!r} was trained with. Say so with load_pretrained(path, "
                 "image_size=PIXELS, resize=PIXELS); resize=0 crops without resizing."
             )
         short = scaled_resize(self.resize, self.image_size)

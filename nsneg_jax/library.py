@@ -17,7 +17,10 @@ from jax.typing import ArrayLike
 from nsneg_jax import corruptions, models, pretrained
 from nsneg_jax.embedding import Pretrained, check_whole
 from nsneg_jax.errors import UsageError
-from nsneg_jax.methods import contrast, negatives, shuffling, views
+from nsneg_jax.files import user_path
+from nsneg_jax.methods import negatives, views
+from nsneg_jax.methods.contrast import InfoNCE, l2_normalize, similarities
+from nsneg_jax.methods.shuffling import sample_keys
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.models.resnet import ARCHS, STEMS
 from nsneg_jax.parallel.mesh import DTYPES
@@ -56,7 +59,7 @@ def load_pretrained(
         UsageError: there is no checkpoint, it cannot be read, or it is of another kind.
     """
     given: dict[str, Any] = {"image_size": image_size, "resize": resize}
-    file = Path(path).expanduser()
+    file = user_path(str(path))
     named_so = file.name.endswith((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
     if file.is_file() or (named_so and not file.is_dir()):
         return load_file(file, dtype, precision, **given)
@@ -66,28 +69,24 @@ def load_pretrained(
 def build_encoder(
     arch: str = "resnet50",
     *,
-    dim: int = 128,
-    mlp: bool = True,
-    width: int = 64,
-    stem: str = "imagenet",
-    bn_running: str = "first",
     dtype: str = "float32",
     precision: str = "float32",
     seed: int = 0,
+    **settings: Any,
 ) -> tuple[Encoder, Tree, Tree]:
-    """An encoder with initial weights: a ResNet in torchvision's geometry, with MoCo's head.
+    """A network with initial weights: a ResNet in torchvision's geometry, with MoCo's head.
 
     Args:
-        arch: 'resnet8' (three stages of one block), 'resnet18', 'resnet34', 'resnet50' or
-            'resnet101'.
-        dim: width of the embedding; 0 leaves the head away.
-        mlp: a head of two layers instead of one.
-        width: channels of the first stage.
-        stem: 'imagenet', or 'small' or 'small_stride2' for images of 64 pixels and less.
-        bn_running: batch norm's running statistics are those of the 'first' group, or the 'mean'.
+        arch: 'resnet8' (three stages of one block), 'resnet18', 'resnet34', 'resnet50',
+            'resnet101', or a name given to `nsneg_jax.models.register`.
         dtype: of the computation: 'float32', 'bfloat16' or 'float64'.
         precision: of products of float32 numbers, as in `load_pretrained`.
         seed: of the initial weights.
+        settings: the network's own. Of a ResNet: `dim` (128), width of the embedding, 0 leaves
+            the head away; `mlp` (True), a head of two layers instead of one; `width` (64),
+            channels of the first stage; `stem` ('imagenet'), or 'small' or 'small_stride2' for
+            images of 64 pixels and less; `bn_running` ('first'), whose statistics batch norm
+            keeps: those of the first group, or the 'mean' over the groups.
 
     Returns:
         The encoder, its parameters and its running statistics, nested dicts of arrays in float32,
@@ -97,25 +96,15 @@ def build_encoder(
         next running statistics. `groups` splits the batch for batch norm.
 
     Raises:
-        UsageError: there is no such network.
+        UsageError: there is no such network or setting.
     """
     pretrained.check_computation(dtype, precision)
-    _one_of("arch", arch, tuple(ARCHS))
-    _one_of("stem", stem, STEMS)
-    _one_of("bn_running", bn_running, ("first", "mean"))
-    check_whole("dim", dim, 0)
-    check_whole("width", width, 1)
-    return models.build(
-        arch,
-        dim=dim,
-        mlp=mlp,
-        width=width,
-        stem=stem,
-        bn_running=bn_running,
-        dtype=dtype,
-        precision=precision,
-        seed=seed,
-    )
+    if "stem" in settings and arch in ARCHS:
+        _one_of("stem", settings["stem"], STEMS)
+    for name, least in (("dim", 0), ("width", 1)):
+        if name in settings:
+            check_whole(name, settings[name], least)
+    return models.build(arch, dtype=dtype, precision=precision, seed=seed, **settings)
 
 
 def contrastive_loss(
@@ -158,9 +147,9 @@ def contrastive_loss(
         raise UsageError(
             f"temperature is {temperature!r}, but must be greater than 0, such as 0.2."
         )
-    cosines = contrast.similarities(*(contrast.l2_normalize(x) for x in (q, k, queue, t)))
-    alphas = jnp.broadcast_to(jnp.asarray(alpha), t.shape[1:2])
-    return contrast.InfoNCE(temperature, tuple(alphas))(cosines).mean()
+    unit = (l2_normalize(x) for x in (q, k, queue, t))
+    alphas = alpha if np.ndim(alpha) else (alpha,) * t.shape[1]
+    return InfoNCE(temperature, alphas)(similarities(*unit)).mean()
 
 
 def patch_negatives(
@@ -283,7 +272,7 @@ def _keys(key: jax.Array, n: int) -> jax.Array:
         else:
             typed = None
         if typed is not None and typed.shape == ():
-            return shuffling.sample_keys(typed, jnp.arange(n))
+            return sample_keys(typed, jnp.arange(n))
     raise UsageError(
         f"key is {key!r}, but must be a single key, as jax.random.key(0) makes it. Of several, "
         "call the function with each."
