@@ -14,7 +14,7 @@ NAME = PACKAGE.name
 # low to high; a folder or file imports from lower levels and from itself
 LEVELS = (
     ("errors",),
-    ("files", "extras"),
+    ("files", "extras", "registry"),
     ("models", "corruptions", "textures"),
     ("methods",),
     ("parallel",),

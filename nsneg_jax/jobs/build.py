@@ -20,6 +20,7 @@ from nsneg_jax.methods.moco import MoCo
 from nsneg_jax.methods.negatives import scaled_patch_range
 from nsneg_jax.methods.views import ViewRecipe
 from nsneg_jax.models.encoder import Encoder
+from nsneg_jax.registry import Registry
 from nsneg_jax.training.step import Placement
 
 # builds a method of (config, encoder, views, learning rate by step)
@@ -44,18 +45,16 @@ def build_moco(
     )
 
 
-METHODS: dict[str, Builder] = {"moco": build_moco}
+METHODS: Registry[Builder] = Registry("method", {"moco": build_moco})
 
 
 def register(name: str, builder: Builder) -> None:
     """Makes a method known under a name, that configs give as `method`.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the package has one of this name.
     """
-    if name in METHODS:
-        raise ValueError(f"There is a method {name!r} already.")
-    METHODS[name] = builder
+    METHODS.add(name, builder)
 
 
 def build(config: ConfigDict, steps_per_epoch: int) -> tuple[Method, Any]:

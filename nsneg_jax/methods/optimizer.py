@@ -7,6 +7,7 @@ import jax
 import optax
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.registry import Registry
 
 Optimizer = Callable[..., optax.GradientTransformation]
 
@@ -42,22 +43,20 @@ def lars(
     )
 
 
-OPTIMIZERS: dict[str, Optimizer] = {"sgd": sgd, "adamw": adamw, "lars": lars}
+OPTIMIZERS: Registry[Optimizer] = Registry("optimiser", {"sgd": sgd, "adamw": adamw, "lars": lars})
 
 
 def register(name: str, optimizer: Optimizer) -> None:
     """Makes an optimiser known under a name, that configs give as `optimizer.name`.
 
     Args:
-        name: not taken yet.
+        name: none of the package's own.
         optimizer: called with the learning rate by step, and momentum and weight_decay by name.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the package has one of this name.
     """
-    if name in OPTIMIZERS:
-        raise ValueError(f"There is an optimiser {name!r} already.")
-    OPTIMIZERS[name] = optimizer
+    OPTIMIZERS.add(name, optimizer)
 
 
 def make(name: str, schedule: optax.Schedule, **settings: Any) -> optax.GradientTransformation:

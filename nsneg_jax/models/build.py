@@ -12,10 +12,11 @@ from flax import nnx
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.models.resnet import ARCHS, ResNet
+from nsneg_jax.registry import Registry
 
 Factory = Callable[..., nnx.Module]
 
-NETWORKS: dict[str, Factory] = {arch: partial(ResNet, arch) for arch in ARCHS}
+NETWORKS: Registry[Factory] = Registry("network", {arch: partial(ResNet, arch) for arch in ARCHS})
 
 # fields of every config's model section, which not every network has a use for
 _COMMON = ("dim", "mlp", "width", "stem", "bn_groups", "bn_running")
@@ -25,7 +26,7 @@ def register(name: str, factory: Factory) -> None:
     """Makes a network known under a name, that configs give as `model.arch`.
 
     Args:
-        name: not taken yet.
+        name: none of the package's own.
         factory: called with `dtype` and `param_dtype`, `seed` (int, of the initial values; None
             where only shapes are asked for) and those settings that its signature names, `dim` at
             least. It returns a module with `num_features`, `features(images)`, [N, num_features],
@@ -33,11 +34,9 @@ def register(name: str, factory: Factory) -> None:
             network with batch norm takes `groups` and `passes` besides, see `ResNet.__call__`.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the package has a network of this name.
     """
-    if name in NETWORKS:
-        raise ValueError(f"There is a network {name!r} already.")
-    NETWORKS[name] = factory
+    NETWORKS.add(name, factory)
 
 
 def build(arch: str, *, seed: int = 0, **settings: Any) -> tuple[Encoder, Tree, Tree]:
