@@ -26,5 +26,5 @@ class Registry(dict[str, Thing], Generic[Thing]):
             ValueError: the package has one of this name.
         """
         if name in self._own:
-            raise ValueError(f"nsneg_jax has a {self._kind} {name!r}. Choose another name.")
+            raise ValueError(f"nsneg_jax has a {self._kind} named {name!r}. Choose another name.")
         self[name] = thing

@@ -1,12 +1,12 @@
 """The corruptions of ImageNet-C (Hendrycks & Dietterich 2019), batched on the device.
 
-The parameters are those of the authors' generator for pictures of 224 pixels. For another side,
-lengths are multiplied by side / 224 and have the least values that each function states, and noise
-that is blurred keeps the deviation it has at 224; noise of single pixels, colours, the fractions of
-pixelate and the 8x8 blocks of JPEG stay as they are.
+At 224 pixels the parameters equal the authors' generator. At another side, lengths scale by
+side / 224 down to the minimum that each function states, and blurred noise keeps its deviation at
+224. Noise of single pixels, colours, the fractions of pixelate and the 8x8 blocks of JPEG do not
+change.
 
-The authors evaluate the pictures they released, which were saved as JPEG files of quality 85, and
-whose frost comes from photographs: results on pictures made here are `generated` ones. See
+The authors evaluate their released pictures, which are JPEG files of quality 85 and take frost
+from photographs. So results on pictures made here are reported as `generated`. See
 docs/robustness.md.
 """
 
@@ -27,10 +27,10 @@ __all__ = [
     "settings_of",
 ]  # fmt: skip
 
-# each enters the table when its file is imported
+# Importing a file adds its corruptions to the table.
 _FILES = (noise, blur, weather, spatter, digital, jpeg)
 
-CORRUPTIONS: tuple[str, ...] = names(registry.TEST)  # of the benchmark's mean
+CORRUPTIONS: tuple[str, ...] = names(registry.TEST)  # in the benchmark's mean
 EXTRA: tuple[str, ...] = names(registry.EXTRA)
 SEVERITIES: tuple[int, ...] = tuple(range(1, 1 + TABLE[CORRUPTIONS[0]].severities))
 
@@ -38,28 +38,28 @@ _LEAST_SIDE = 16
 
 
 def image_keys(seed: int, indices: jax.Array) -> jax.Array:
-    """Typed keys [N] for `corrupt` from a seed and the pictures' own numbers (int [N])."""
+    """Makes typed keys [N] for `corrupt` from a seed and the indices of the pictures, int [N]."""
     return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.asarray(indices))
 
 
 def corrupt(images: jax.Array, name: str, severity: int, keys: jax.Array) -> jax.Array:
     """Corrupts each picture.
 
-    Compiled once for each name and shape, or two or three times where severities differ in more
-    than numbers; may be called within `jit`. With JAX's default keys (threefry) a result depends on
-    the picture and its key alone, not on the rest of the batch.
+    Compiles once per name and shape, or two or three times where severities differ in more than
+    numbers; may be called within `jit`. With JAX's default keys (threefry) a result depends only on
+    the picture and its key, not on the rest of the batch.
 
     Args:
         images: uint8 [N, S, S, 3], S at least 16.
-        name: of the table: one of `CORRUPTIONS` or `EXTRA`, or one that was added.
-        severity: from 1 to 5, or to as many as one that was added has.
+        name: one of `CORRUPTIONS` or `EXTRA`, or an added corruption.
+        severity: 1 to 5, or to the number of severities of an added corruption.
         keys: typed keys [N]; one key serves all names and severities, whose draws are independent.
 
     Returns:
         uint8 [N, S, S, 3]; fractions of a grey level are cut off, as in the authors' generator.
 
     Raises:
-        UsageError: for another name, severity, dtype or shape.
+        UsageError: the name, severity, dtype or shape is none of these.
     """
     if name not in TABLE:
         raise UsageError(f"The corruption is {name!r}, but must be one of {', '.join(TABLE)}.")
@@ -88,7 +88,7 @@ def corrupt(images: jax.Array, name: str, severity: int, keys: jax.Array) -> jax
 
 
 def programs(side: int) -> list[tuple[str, int]]:
-    """A (name, severity) of each program that `corrupt` compiles for pictures of that side."""
+    """Returns one (name, severity) per program that `corrupt` compiles for pictures of `side`."""
     first: dict[tuple[str | tuple[int, ...], ...], tuple[str, int]] = {}
     for name, severity in settings_of():
         _, arrays = _inputs(name, severity, side)
@@ -99,13 +99,13 @@ def programs(side: int) -> list[tuple[str, int]]:
 def lower(
     images: jax.ShapeDtypeStruct, name: str, severity: int, keys: jax.ShapeDtypeStruct
 ) -> jax.stages.Lowered:
-    """The program of `corrupt` for arrays of these shapes and shardings."""
+    """Lowers `corrupt` for arrays of these shapes and shardings."""
     inputs = _inputs(name, severity, images.shape[1])
     return _corrupt.lower(images, TABLE[name].function, keys, *inputs)
 
 
 def definition(name: str, severity: int, side: int) -> str:
-    """A digest of all that decides what a corruption does to pictures of that side."""
+    """Hashes all that decides what a corruption does to pictures of `side`."""
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
     keys = jax.eval_shape(lambda indices: image_keys(0, indices), jax.ShapeDtypeStruct((1,), int))
     digest = hashlib.sha256(lower(image, name, severity, keys).as_text().encode())
@@ -116,7 +116,7 @@ def definition(name: str, severity: int, side: int) -> str:
 
 
 def _inputs(name: str, severity: int, side: int) -> tuple[np.uint32, tuple[np.ndarray, ...]]:
-    """What the program of a corruption takes besides pictures and keys."""
+    """Returns the inputs of a corruption's program besides pictures and keys."""
     entry = TABLE[name]
     return entry.draws(int(severity)), entry.arrays(side, int(severity))
 
@@ -130,9 +130,9 @@ def _corrupt(
     arrays: tuple[jax.Array, ...],
 ) -> jax.Array:
     keys = jax.vmap(lambda key: jax.random.fold_in(key, draws))(keys)
-    # planes, so that the products with matrices find rows side by side in memory
+    # Planes keep rows contiguous in memory for the products with matrices.
     planes = images.transpose(0, 3, 1, 2).astype(jnp.float32) / 255
     corrupted = function(planes, keys, *arrays)
-    # a whole level may have come out a rounding error too low
+    # Rounding may have left a whole level slightly too low.
     levels = jnp.floor(255 * jnp.clip(corrupted, 0, 1) + 1e-3)
     return levels.astype(jnp.uint8).transpose(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""The blur corruptions. Lengths are scaled by side / 224, but no less than stated with each."""
+"""The blur corruptions. Lengths scale by side / 224, down to the minimum that each states."""
 
 from functools import lru_cache
 
@@ -17,18 +17,19 @@ GAUSSIAN_SIGMA = (1, 2, 3, 4, 6)
 
 
 def scaled_gaussian(side: int, sigma: float) -> np.ndarray:
-    """Matrix of a blur whose sigma is given for 224 pixels; at least 0.4 pixels."""
+    """Returns the matrix of a blur with a `sigma` for 224 pixels; scaled, at least 0.4 pixels."""
     return gaussian(side, max(0.4, sigma * scale(side)))
 
 
 @lru_cache(maxsize=16)
 def disc(side: int, radius: float, rim: float) -> np.ndarray:
-    """The disc, its rim softened; float32 [2R + 1, 2R + 1] with a sum of about 1.
+    """Returns a disc with a soft rim, float32 [2R + 1, 2R + 1] with a sum of about 1.
 
     Args:
-        side: of the pictures in pixels; R is 8, or 7 in smaller ones, unless the radius needs more.
-        radius: in pixels at 224; scaled, at least 1 pixel.
-        rim: deviation of the softening in pixels whatever the side.
+        side: side of the pictures in pixels; R is 8, or 7 in smaller ones, unless the radius needs
+            more.
+        radius: radius in pixels at 224; scaled, at least 1 pixel.
+        rim: deviation of the softening in pixels, at any side.
     """
     taps = 3 if radius <= 8 else 5
     radius = max(1.0, radius * scale(side))
@@ -54,9 +55,9 @@ def disc(side: int, radius: float, rim: float) -> np.ndarray:
     stream=15,
 )
 def defocus_blur(images: jax.Array, keys: jax.Array, disc: jax.Array) -> jax.Array:
-    """Convolution with a disc of shape [2R + 1, 2R + 1]. Draws nothing."""
+    """Convolves with a disc of shape [2R + 1, 2R + 1]. Draws no random numbers."""
     side, reach = images.shape[-1], disc.shape[0] // 2
-    # in the frequency domain: a disc is no product of two lines
+    # In the frequency domain, because a disc is not separable.
     size = -(-(side + 2 * reach) // 16) * 16
     padded = jnp.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="reflect")
     spectrum = jnp.fft.rfft2(padded, (size, size)) * jnp.fft.rfft2(disc, (size, size))
@@ -65,7 +66,7 @@ def defocus_blur(images: jax.Array, keys: jax.Array, disc: jax.Array) -> jax.Arr
 
 
 def glass_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
-    """What `glass_blur` takes; sigma at least 0.4 pixels, the shift at least 1 pixel."""
+    """Returns the settings of `glass_blur`; sigma at least 0.4 pixels, shift at least 1 pixel."""
     sigma, shift, passes = GLASS[severity - 1]
     scaled = np.asarray(max(1, round(shift * scale(side))), np.int32)
     return scaled_gaussian(side, sigma), scaled, np.asarray(passes, np.int32)
@@ -75,11 +76,11 @@ def glass_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
 def glass_blur(
     images: jax.Array, keys: jax.Array, blur: jax.Array, shift: jax.Array, passes: jax.Array
 ) -> jax.Array:
-    """Gaussian blur, pixels moved about, Gaussian blur.
+    """Blurs, moves pixels about, and blurs again.
 
     Args:
         images, keys: see noise.py.
-        blur: float [S, S], the blur's matrix.
+        blur: float [S, S], matrix of the blur.
         shift: int32 [], at least 1.
         passes: int32 [].
     """
@@ -87,7 +88,7 @@ def glass_blur(
     pixels = jnp.floor(255 * separable(images, blur, blur) + 1e-3).reshape(n, channels, -1)
 
     def draw(key: jax.Array, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # half a random word a number: no remainder of these small ranges shows in 16 bits
+        # Half a random word per number: for such small ranges, 16 bits are nearly uniform.
         bits = jax.random.bits(jax.random.fold_in(key, turn), (side, side), jnp.uint32)
         halves = (bits & 0xFFFF, bits >> 16)
         down, right = ((half.astype(jnp.int32) * (2 * shift) >> 16) - shift for half in halves)
@@ -103,14 +104,14 @@ def glass_blur(
 
 
 def glass_sources(down: jax.Array, right: jax.Array, shift: int | jax.Array) -> jax.Array:
-    """Where each pixel's value comes from after one pass of the generator's loop, in parallel.
+    """Returns the source of each pixel after one pass of the generator's loop, in parallel.
 
-    The generator goes through the pixels that are more than `shift` from the top and left edges and
-    at least `shift` from the others, from the last row up and from the last column leftwards, and
-    gives each the value of a pixel near it. (It means to swap the two, but NumPy's views make the
-    second half of the swap void, and so the released pictures were made.) A pixel visited before
-    holds a value from elsewhere by then. These chains are followed to their ends all at once,
-    doubling the stride six times: a chain of over 64 links has a probability of 2^-64.
+    The generator visits the pixels that are more than `shift` from the top and left edges and at
+    least `shift` from the others, from the last row up and the last column leftwards, and gives
+    each the value of a nearby pixel. (It means to swap the two, but NumPy's views void the second
+    half of the swap; the released pictures were made this way.) A pixel visited earlier already
+    holds a value from elsewhere. All these chains are followed at once by doubling the stride six
+    times; a chain of more than 64 links has probability 2^-64.
 
     Args:
         down, right: int32 [N, S, S] in [-shift, shift - 1].
@@ -126,14 +127,14 @@ def glass_sources(down: jax.Array, right: jax.Array, shift: int | jax.Array) -> 
     there = here + jnp.where(visited[:, None] & visited, down * side + right, 0)
     row, column = there // side, there % side
     follow = (there > here) & (row <= side - shift) & (column > shift) & (column <= side - shift)
-    # a negative number marks a chain's end
+    # A negative number marks the end of a chain.
     links = jnp.where(follow, there, -1 - there).reshape(n, side * side)
 
     def double(_: int, links: jax.Array) -> jax.Array:
         onward = jnp.take_along_axis(links, jnp.maximum(links, 0), axis=1)
         return jnp.where(links < 0, links, onward)
 
-    # a loop, because XLA on CPU would fuse the six gathers and compute the first 32 times
+    # A loop keeps XLA on CPU from fusing the six gathers and computing the first 32 times.
     links = jax.lax.fori_loop(0, 6, double, links)
     return jnp.where(links < 0, -1 - links, links)
 
@@ -146,18 +147,18 @@ def glass_sources(down: jax.Array, right: jax.Array, shift: int | jax.Array) -> 
     stream=25,
 )
 def motion_blur(images: jax.Array, keys: jax.Array, weights: jax.Array) -> jax.Array:
-    """Blur along a line at an angle of -45 to 45 degrees."""
+    """Blurs along a line at an angle of -45 to 45 degrees."""
     draw = lambda key: jax.random.uniform(key, (), jnp.float32, -45, 45)  # noqa: E731
     return motion(images, jax.vmap(draw)(keys), weights)
 
 
 def motion_weights(side: int, radius: float, sigma: float) -> np.ndarray:
-    """Half a Gaussian, as ImageMagick's motion blur has it; float32 [2 * R + 1].
+    """Returns half a Gaussian, as in ImageMagick's motion blur; float32 [2 * R + 1].
 
     Args:
-        side: of the pictures in pixels.
-        radius: half of the line's length in pixels at 224; scaled and rounded up.
-        sigma: in pixels at 224; scaled, at least 0.5 pixels.
+        side: side of the pictures in pixels.
+        radius: half the length of the line in pixels at 224; scaled and rounded up.
+        sigma: sigma in pixels at 224; scaled, at least 0.5 pixels.
     """
     steps = np.arange(2 * int(np.ceil(radius * scale(side))) + 1)
     weights = np.exp(-0.5 * (steps / max(0.5, sigma * scale(side))) ** 2)
@@ -165,12 +166,12 @@ def motion_weights(side: int, radius: float, sigma: float) -> np.ndarray:
 
 
 def motion(images: jax.Array, angles: jax.Array, weights: jax.Array) -> jax.Array:
-    """ImageMagick's motion blur: a weighted mean of pixels at whole steps along a line.
+    """Does ImageMagick's motion blur: averages pixels at whole steps along a line, by weight.
 
     Args:
         images: float [N, C, S, S] in [0, 1].
         angles: float [N] in degrees; the line goes right at 0 and down at 90.
-        weights: float [T], the first for the pixel itself.
+        weights: float [T]; the first is for the pixel itself.
 
     Returns:
         [N, C, S, S], whole grey levels divided by 255; edges repeated.
@@ -182,7 +183,7 @@ def motion(images: jax.Array, angles: jax.Array, weights: jax.Array) -> jax.Arra
     padded = jnp.pad(images, ((0, 0), (0, 0), (taps, taps), (taps, taps)), mode="edge")
 
     def window(image: jax.Array, offset: jax.Array) -> jax.Array:
-        # int32, as the offsets are: JAX in 64 bits would make another dtype of a plain 0
+        # int32 like the offsets; a plain 0 would be int64 in JAX's 64-bit mode.
         return jax.lax.dynamic_slice(image, (jnp.int32(0), *(taps + offset)), images.shape[1:])
 
     def add(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
@@ -193,7 +194,7 @@ def motion(images: jax.Array, angles: jax.Array, weights: jax.Array) -> jax.Arra
 
 
 def zoom_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
-    """What `zoom_blur` takes; the factors are the same at any side."""
+    """Returns the settings of `zoom_blur`; the factors do not depend on the side."""
     sources = [zoom_sources(side, float(factor)) for factor in np.arange(*ZOOM[severity - 1])]
     first, weight = zip(*sources, strict=True)
     return np.stack(first), np.stack(weight)
@@ -201,7 +202,7 @@ def zoom_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
 
 @corruption("zoom_blur", "blur", zoom_settings, kind=TEST, stream=30)
 def zoom_blur(images: jax.Array, keys: jax.Array, first: jax.Array, weight: jax.Array) -> jax.Array:
-    """Mean of the picture and ever larger enlargements of its middle. Draws nothing.
+    """Averages the picture with growing enlargements of its middle. Draws no random numbers.
 
     Args:
         images, keys: see noise.py.
@@ -209,7 +210,7 @@ def zoom_blur(images: jax.Array, keys: jax.Array, first: jax.Array, weight: jax.
     """
 
     def add(total: jax.Array, zoom: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        # four times as fast on CPU as products with matrices
+        # Four times as fast on CPU as products with matrices.
         first, weight = zoom
 
         def along(x: jax.Array, axis: int, weight: jax.Array) -> jax.Array:
@@ -229,5 +230,5 @@ def zoom_blur(images: jax.Array, keys: jax.Array, first: jax.Array, weight: jax.
     stream=80,
 )
 def gaussian_blur(images: jax.Array, keys: jax.Array, blur: jax.Array) -> jax.Array:
-    """Gaussian blur by its matrix. Draws nothing."""
+    """Applies a Gaussian blur by its matrix. Draws no random numbers."""
     return separable(images, blur, blur)

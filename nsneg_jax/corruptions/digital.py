@@ -1,4 +1,4 @@
-"""The digital corruptions but JPEG, which has a file of its own, and saturate (not in the mean)."""
+"""The digital corruptions except JPEG (see jpeg.py), and saturate, which is not in the mean."""
 
 from typing import NamedTuple
 
@@ -19,8 +19,8 @@ from nsneg_jax.corruptions.resampling import (
 CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)
 SATURATE = ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))  # factor, shift
 PIXELATE = (0.6, 0.5, 0.4, 0.3, 0.25)
-# strength, sigma and largest shift of a corner; the generator multiplies them by 244, as here,
-# where 224 was meant
+# Unit of strength, sigma and largest shift of a corner: the generator multiplies by 244, probably
+# meaning 224.
 _ELASTIC_UNIT = 244
 ELASTIC = (
     (2, 0.7, 0.1),
@@ -33,13 +33,13 @@ ELASTIC = (
 
 @corruption("contrast", "digital", CONTRAST, kind=TEST, stream=55)
 def contrast(images: jax.Array, keys: jax.Array, factor: jax.Array) -> jax.Array:
-    """Draws each channel towards its mean over the picture. Draws no numbers."""
+    """Moves each channel towards its mean over the picture. Draws no random numbers."""
     mean = images.mean(axis=(2, 3), keepdims=True)
     return mean + factor * (images - mean)
 
 
 def elastic_settings(side: int, severity: int) -> tuple[np.ndarray, np.ndarray]:
-    """What `elastic_transform` takes, all lengths scaled with the side."""
+    """Returns the settings of `elastic_transform`, with lengths scaled by the side."""
     strength, sigma, corner = (_ELASTIC_UNIT * value for value in ELASTIC[severity - 1])
     edge = ("reflect", 3.0)
     strength *= scale(side) * white_noise_gain(side, sigma, sigma * scale(side), *edge)
@@ -51,12 +51,12 @@ def elastic_settings(side: int, severity: int) -> tuple[np.ndarray, np.ndarray]:
 def elastic_transform(
     images: jax.Array, keys: jax.Array, settings: jax.Array, blur: jax.Array
 ) -> jax.Array:
-    """A random affine map, then smooth random shifts of every pixel.
+    """Applies a random affine map, then smooth random shifts of every pixel.
 
     Args:
         images, keys: see noise.py.
-        settings: float [2], strength of the shifts and the largest shift of a corner in pixels.
-        blur: float [S, S], makes the shifts smooth.
+        settings: float [2], strength of the shifts and largest shift of a corner in pixels.
+        blur: float [S, S], smooths the shifts.
     """
     strength, corner = settings
     side = images.shape[-1]
@@ -71,13 +71,13 @@ def elastic_transform(
     y, x = (jnp.arange(side, dtype=jnp.float32)[:, None], jnp.arange(side, dtype=jnp.float32))
     affine = _Sources.at(*_affine_sources(corner * corners, y, x), mirror_pixel=True)
     shifts = _Sources.at(y + field[:, 1], x + field[:, 0], mirror_pixel=False)
-    # a loop of two, because XLA on CPU would fuse the two and do the first four times
+    # A loop of two keeps XLA on CPU from fusing both and computing the first four times.
     both = jax.tree.map(lambda *pair: jnp.stack(pair), affine, shifts)
     return jax.lax.scan(lambda x, sources: (_bilinear(x, sources), None), images, both)[0]
 
 
 def pixelate_boxes(side: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """What `pixelate` takes. The small picture is this fraction of the picture at any side."""
+    """Returns the settings of `pixelate`; the small picture is `fraction` of any side."""
     size = int(side * fraction)
     return box(size, side), box(side, size)
 
@@ -90,7 +90,7 @@ def pixelate_boxes(side: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     stream=65,
 )
 def pixelate(images: jax.Array, keys: jax.Array, down: jax.Array, up: jax.Array) -> jax.Array:
-    """Makes the picture smaller and larger again by Pillow's BOX filter. Draws nothing.
+    """Shrinks and enlarges the picture by Pillow's BOX filter. Draws no random numbers.
 
     Args:
         images, keys: see noise.py.
@@ -98,7 +98,7 @@ def pixelate(images: jax.Array, keys: jax.Array, down: jax.Array, up: jax.Array)
     """
     levels = 255 * images
     for matrix in (down, up):
-        # Pillow works along the width first and rounds in between
+        # Pillow works along the width first and rounds in between.
         levels = jnp.floor(separable(levels, columns=matrix) + 0.5)
         levels = jnp.floor(separable(levels, rows=matrix) + 0.5)
     return levels / 255
@@ -106,15 +106,15 @@ def pixelate(images: jax.Array, keys: jax.Array, down: jax.Array, up: jax.Array)
 
 @corruption("saturate", "digital", SATURATE, kind=EXTRA, stream=90)
 def saturate(images: jax.Array, keys: jax.Array, settings: jax.Array) -> jax.Array:
-    """Scales and shifts the saturation of HSV; grays turn red where shifted. Draws nothing.
+    """Scales and shifts the HSV saturation; shifted greys turn red. Draws no random numbers.
 
     Args:
         images, keys: see noise.py.
         settings: float [2], factor and shift.
     """
     factor, shift = settings
-    # with hue and value kept, the distances from the largest channel are in proportion to the
-    # saturation; the hue of grays is 0, which is red
+    # At constant hue and value, distances from the largest channel are proportional to the
+    # saturation; greys have hue 0, which is red.
     value = images.max(axis=1, keepdims=True)
     chroma = value - images.min(axis=1, keepdims=True)
     saturation = chroma / jnp.where(value > 0, value, 1)
@@ -125,7 +125,7 @@ def saturate(images: jax.Array, keys: jax.Array, settings: jax.Array) -> jax.Arr
 
 
 def _affine_sources(corners: jax.Array, y: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where each pixel comes from when three points of the picture move by `corners`."""
+    """Returns the source of each pixel when three points of the picture move by `corners`."""
     side = x.shape[-1]
     middle, arm = side // 2, side // 3
     points = jnp.array([[1, 1], [1, -1], [-1, -1]], jnp.float32) * arm + middle  # (x, y)
@@ -144,10 +144,10 @@ def _affine_sources(corners: jax.Array, y: jax.Array, x: jax.Array) -> tuple[jax
 
 
 class _Sources(NamedTuple):
-    """Where each pixel comes from.
+    """The source of each pixel.
 
     Attributes:
-        places: int32 [N, 4, S * S]. The four neighbours in the flattened picture, row by row.
+        places: int32 [N, 4, S * S]. Its four neighbours in the flattened picture, row by row.
         down, right: float [N, 1, S * S] in [0, 1), between the neighbours.
     """
 
@@ -157,7 +157,7 @@ class _Sources(NamedTuple):
 
     @classmethod
     def at(cls, y: jax.Array, x: jax.Array, mirror_pixel: bool) -> "_Sources":
-        """At (y, x), float [N, S, S]; beyond the edges a mirror on or beside the last pixel."""
+        """Makes sources at (y, x), float [N, S, S]; edges mirror on or beside the last pixel."""
         n, side, _ = y.shape
 
         def inside(index: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
 """Pictures of frost for the frost corruption, made without photographs.
 
-The benchmark's generator blends with five photographs of ice, which cannot be made anew. These five
-take their place: sheets of ice, leaves of ice, rime and ferns of frost drawn by rule, with about
-the photographs' mean colours and contrasts, on which the corruption's strength depends.
+The benchmark's generator blends in five photographs of ice, which this package does not have. Five
+procedural pictures replace them: sheets of ice, leaves of ice, rime and ferns of frost. Their mean
+colours and contrasts, which set the strength of the corruption, are close to the photographs'.
 """
 
 from functools import lru_cache
@@ -17,17 +17,17 @@ _SIDE = 2 * PUBLISHED_SIDE
 
 
 class _Ice(NamedTuple):
-    """Levels of a picture and what it is drawn of.
+    """Grey levels and contents of a picture.
 
     Attributes:
-        mean: of red, green and blue in grey levels.
-        deviation: in grey levels.
+        mean: mean of red, green and blue in grey levels.
+        deviation: standard deviation in grey levels.
         ferns: number of ferns.
-        length: of their stems in pixels.
-        angle: between a stem and its branches in degrees.
-        width: of a branch in pixels.
-        clouds: share of the clouds in the picture.
-        veins: share of folds in the picture.
+        length: length of their stems in pixels.
+        angle: angle between a stem and its branches in degrees.
+        width: width of a branch in pixels.
+        clouds: weight of the clouds.
+        veins: weight of the folds.
     """
 
     mean: tuple[int, int, int]
@@ -51,7 +51,7 @@ _PICTURES = (
 
 @lru_cache(maxsize=4)
 def frost_pictures(side: int) -> np.ndarray:
-    """The five pictures at the size that suits corrupted pictures of `side` pixels.
+    """Draws the five pictures, sized for corrupting pictures of `side` pixels.
 
     Returns:
         uint8 [5, 3, 2 * side, 2 * side].
@@ -66,7 +66,7 @@ def frost_pictures(side: int) -> np.ndarray:
 
 
 def _draw(ice: _Ice, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [_SIDE, _SIDE, 3]."""
+    """Draws a picture, uint8 [_SIDE, _SIDE, 3]."""
     clouds = _clouds(rng, 1.7)
     picture = ice.clouds * clouds
     if ice.veins:
@@ -88,7 +88,7 @@ def _standard(x: np.ndarray) -> np.ndarray:
 
 
 def _clouds(rng: np.random.Generator, roughness: float) -> np.ndarray:
-    """Periodic noise with amplitudes as frequency^-roughness, of mean 0 and deviation 1."""
+    """Draws periodic noise with amplitudes frequency^-roughness, mean 0 and deviation 1."""
     frequency = np.hypot(np.fft.fftfreq(_SIDE)[:, None], np.fft.rfftfreq(_SIDE))
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.normal(size=(_SIDE, _SIDE))) / frequency**roughness
@@ -96,7 +96,7 @@ def _clouds(rng: np.random.Generator, roughness: float) -> np.ndarray:
 
 
 def _ferns(ice: _Ice, rng: np.random.Generator) -> np.ndarray:
-    """Amount of ice at each pixel: stems with branches on both sides, and branches of those."""
+    """Returns the amount of ice per pixel: stems, their branches, and branches of branches."""
     centre = rng.uniform(0, _SIDE, (ice.ferns, 2))
     direction = rng.uniform(0, 2 * np.pi, ice.ferns)
     length = ice.length * rng.uniform(0.4, 1.2, ice.ferns)
@@ -110,7 +110,7 @@ def _ferns(ice: _Ice, rng: np.random.Generator) -> np.ndarray:
         points = centre[line] + (along * length[line])[:, None] * heading[line]
         rows, columns = points.round().astype(int).T % _SIDE
         np.add.at(canvas, (rows, columns), amount[line] * (1 - 0.7 * along) / (1 + 0.5 * level))
-        # a bud every few pixels, of which the branches get shorter towards the tip
+        # A bud every few pixels; branches get shorter towards the tip.
         buds = np.flatnonzero(np.arange(len(line)) % (7, 5, 5)[level] == 0)
         side = np.where(rng.uniform(size=len(buds)) < 0.5, -1, 1)
         turn = np.deg2rad(ice.angle + rng.normal(0, 4, len(buds)))

@@ -1,10 +1,10 @@
-"""JPEG compression and decompression as libjpeg does both for Pillow, without the file between.
+"""JPEG compression and decompression as Pillow's libjpeg does them, without a file in between.
 
-What a JPEG file loses is lost before the entropy coding, so that is left out. Colours are halved in
-resolution (4:2:0, Pillow's default), blocks of 8x8 transformed by an exact cosine transform and
-divided by the standard's example tables (ITU-T T.81, annex K), and colours enlarged again by
-libjpeg's triangle filter. libjpeg's transforms are exact to about a thousandth of a grey level, so
-that its picture and this one differ where a coefficient lies on the edge between two whole numbers.
+All loss happens before the entropy coding, so that is left out. Colours are halved in resolution
+(4:2:0, Pillow's default), blocks of 8x8 get an exact cosine transform and are divided by the
+standard's example tables (ITU-T T.81, annex K), and libjpeg's triangle filter enlarges the colours
+again. libjpeg's transforms are exact to about a thousandth of a grey level, so its picture differs
+from this one only where a coefficient lies halfway between two whole numbers.
 """
 
 import jax
@@ -41,7 +41,7 @@ _COSINES = (
 
 
 def quantisation_tables(quality: int) -> np.ndarray:
-    """libjpeg's tables at a quality of 1..100, for luma and for colour; float32 [2, 8, 8]."""
+    """Returns libjpeg's tables at a quality of 1..100, for luma and colour; float32 [2, 8, 8]."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     tables = (np.array([_LUMINANCE, _CHROMINANCE]) * percent + 50) // 100
     return np.clip(tables, 1, 255).astype(np.float32)
@@ -55,12 +55,12 @@ def quantisation_tables(quality: int) -> np.ndarray:
     stream=70,
 )
 def jpeg_compression(images: jax.Array, keys: jax.Array, tables: jax.Array) -> jax.Array:
-    """What a JPEG file leaves; blocks are of 8 pixels whatever the side. Draws nothing."""
+    """Compresses as JPEG; blocks have 8 pixels at any side. Draws no random numbers."""
     return compress(255 * images, tables) / 255
 
 
 def compress(levels: jax.Array, tables: jax.Array) -> jax.Array:
-    """What is left of pictures after a JPEG file.
+    """Returns pictures as a JPEG file would give them back.
 
     Args:
         levels: float [N, 3, H, W], whole grey levels 0..255.
@@ -106,12 +106,12 @@ def _quantised(plane: jax.Array, table: jax.Array) -> jax.Array:
 def _halved(chroma: jax.Array) -> jax.Array:
     n, c, height, width = chroma.shape
     total = chroma.reshape(n, c, height // 2, 2, width // 2, 2).sum(axis=(3, 5))
-    # libjpeg rounds halves down in even columns and up in odd ones
+    # libjpeg rounds halves down in even columns and up in odd ones.
     return jnp.floor((total + 1 + jnp.arange(width // 2) % 2) / 4)
 
 
 def _doubled(chroma: jax.Array) -> jax.Array:
-    """Each pixel is three quarters the nearest and a quarter the next nearest, along both axes."""
+    """Mixes three quarters of the nearest pixel and a quarter of the next, along both axes."""
     rows, columns = (_triangle(edge) for edge in chroma.shape[2:])
     sixteenths = jnp.round(16 * separable(chroma, rows, columns))
     return jnp.floor((sixteenths + 8 - jnp.arange(columns.shape[0]) % 2) / 16)

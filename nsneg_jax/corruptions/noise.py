@@ -1,9 +1,9 @@
-"""The noise corruptions. Strengths are grey values, so they do not change with the side.
+"""The noise corruptions. Strengths are grey values, so they do not depend on the side.
 
-Here and in the sister files a corruption is a function of float32 pictures [N, 3, S, S] that are
-whole grey levels divided by 255, of one typed key a picture, and of what the severity sets; it
-returns pictures of the same shape, to be clipped to [0, 1]. What the severity sets is an array
-where it can be one, so that severities share a compiled program.
+Here and in the other files a corruption is a function of float32 pictures [N, 3, S, S] (whole grey
+levels divided by 255), one typed key per picture, and the settings of the severity. It returns
+pictures of the same shape, which the caller clips to [0, 1]. Settings are arrays where possible, so
+that severities share a compiled program.
 """
 
 from functools import lru_cache
@@ -15,19 +15,19 @@ import numpy as np
 from nsneg_jax.corruptions.registry import EXTRA, TEST, corruption
 
 GAUSSIAN_SD = (0.08, 0.12, 0.18, 0.26, 0.38)
-SHOT_PHOTONS = (60, 25, 12, 5, 3)  # of a white pixel
+SHOT_PHOTONS = (60, 25, 12, 5, 3)  # mean count of a white pixel
 IMPULSE_FRACTION = (0.03, 0.06, 0.09, 0.17, 0.27)
 SPECKLE_SD = (0.15, 0.2, 0.35, 0.45, 0.6)
 
 
 @corruption("gaussian_noise", "noise", GAUSSIAN_SD, kind=TEST, stream=0)
 def gaussian_noise(images: jax.Array, keys: jax.Array, deviation: jax.Array) -> jax.Array:
-    """Adds normal noise, independent for each pixel and channel."""
+    """Adds normal noise, independent per pixel and channel."""
     return images + deviation * _normal(keys, images.shape[1:])
 
 
 def shot_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
-    """What `shot_noise` takes."""
+    """Returns the settings of `shot_noise`."""
     photons = SHOT_PHOTONS[severity - 1]
     return np.asarray(photons, np.int32), *poisson_tables(photons)
 
@@ -40,11 +40,11 @@ def shot_noise(
     threshold: jax.Array,
     alias: jax.Array,
 ) -> jax.Array:
-    """Counts photons: a Poisson number with the value as its mean.
+    """Counts photons: draws a Poisson number whose mean is the value.
 
     Args:
         images, keys: see above.
-        photons: int32 [], the mean of a white pixel.
+        photons: int32 [], mean count of a white pixel.
         threshold, alias: see `poisson_tables`.
     """
     chance = _uniform(keys, images.shape[1:]) * (photons + 1)
@@ -69,17 +69,17 @@ def speckle_noise(images: jax.Array, keys: jax.Array, deviation: jax.Array) -> j
 
 @lru_cache(maxsize=8)
 def poisson_tables(photons: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tables of Walker's alias method for Poisson numbers of 256 grey levels.
+    """Makes tables of Walker's alias method for the Poisson numbers of 256 grey levels.
 
     A uniform number picks a column; its fraction, compared with the threshold, decides between the
-    column's number and its alias. Rejection sampling would run as long as its slowest pixel.
+    column's number and its alias. Rejection sampling would take as long as its slowest pixel.
 
     Args:
-        photons: mean of a white pixel. Higher counts are white too and counted as this many.
+        photons: mean count of a white pixel. Higher counts are white too, and become this one.
 
     Returns:
-        Thresholds, float32, and aliases, int32, both [256, C] with the same C for all that the
-        severities need; columns 0..photons are used.
+        Thresholds, float32, and aliases, int32, both [256, C] with one C for all severities;
+        columns 0..photons are used.
     """
     mean = np.arange(256)[:, None] / 255 * photons
     count = np.arange(photons)

@@ -1,4 +1,4 @@
-"""The table of corruptions, in which each enters itself where it is defined."""
+"""The table of corruptions; each is added where it is defined."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from nsneg_jax.errors import UsageError
 
 GROUPS = ("noise", "blur", "weather", "digital")  # in the order of the paper's table
-# whether ImageNet-C has a corruption: in its mean, outside its mean, or not at all
+# Kinds of corruptions: in ImageNet-C's mean, outside its mean, or not in ImageNet-C.
 TEST, EXTRA, OWN = "test", "extra", "own"
 _KINDS = (TEST, EXTRA, OWN)
 
@@ -24,14 +24,14 @@ class Corruption:
     """One entry of the table.
 
     Attributes:
-        name: as in `corrupt` and in the folders of released sets.
+        name: name in `corrupt` and in the folders of released sets.
         group: one of `GROUPS`, or another.
         kind: 'test', 'extra' or 'own'.
-        severities: how many there are, from 1.
-        settings: of a side in pixels and a severity, the arrays that `function` takes last.
-        function: of planes float32 [N, 3, S, S] in [0, 1], typed keys [N] and these arrays; returns
-            planes of the same shape, to be clipped to [0, 1].
-        stream: what is drawn at severity s depends on the pictures' keys and on stream + s.
+        severities: number of severities; the first is 1.
+        settings: returns the last arrays of `function` for a side in pixels and a severity.
+        function: takes planes float32 [N, 3, S, S] in [0, 1], typed keys [N] and these arrays;
+            returns planes of the same shape, which the caller clips to [0, 1].
+        stream: draws at severity s depend on the keys of the pictures and on stream + s.
     """
 
     name: str
@@ -43,18 +43,18 @@ class Corruption:
     stream: int
 
     def arrays(self, side: int, severity: int) -> tuple[np.ndarray, ...]:
-        """What `function` takes besides planes and keys; plain numbers become float32."""
+        """Returns the last arrays of `function`; plain numbers become float32."""
         return tuple(
             x if isinstance(x, np.ndarray) else np.asarray(x, np.float32)
             for x in self.settings(side, severity)
         )
 
     def draws(self, severity: int) -> np.uint32:
-        """The number that tells the draws of this corruption and severity from all others."""
+        """Returns the number of the random stream of this corruption and severity."""
         return np.uint32((self.stream + severity) % 2**32)
 
 
-# by name; those of ImageNet-C's mean by group, then the extra ones by group, then all others
+# By name: corruptions in ImageNet-C's mean by group, then the extra ones by group, then others.
 TABLE: dict[str, Corruption] = {}
 
 
@@ -67,27 +67,28 @@ def corruption(
     kind: str = OWN,
     stream: int | None = None,
 ) -> Callable[[Function], Function]:
-    """Enters the decorated function into the table; see `Corruption`.
+    """Adds the decorated function to the table; see `Corruption`.
 
-    One of kind 'own' takes the place of another of its name: the file may be loaded twice.
+    A corruption of kind 'own' replaces another of the same name, because a file may be loaded
+    twice.
 
     Args:
-        name: of the corruption, letters, digits and underscores.
-        group: what it belongs to, of `GROUPS` or another.
-        settings: what each severity sets, from severity 1: a number or an array apiece; or a
-            function of side and severity that returns a tuple of arrays.
-        severities: how many there are, where `settings` is a function.
-        kind: 'test' or 'extra' of those that ImageNet-C has.
+        name: name of the corruption: letters, digits and underscores.
+        group: one of `GROUPS`, or another.
+        settings: one number or array per severity, from severity 1; or a function of side and
+            severity that returns a tuple of arrays.
+        severities: number of severities, if `settings` is a function.
+        kind: 'test' or 'extra' for corruptions of ImageNet-C.
         stream: see `Corruption`; by default a hash of the name, which no other entry changes.
 
     Raises:
-        UsageError: the name is no name or is one of ImageNet-C's, or the draws would be those of
+        UsageError: the name is invalid or taken by ImageNet-C, or the draws would equal those of
             another corruption.
     """
     if not name.isidentifier():
         raise UsageError(
-            f"The corruption's name is {name!r}, but must be of letters, digits and underscores, "
-            "as the folders of its pictures are named."
+            f"The corruption's name is {name!r}, but must consist of letters, digits and "
+            "underscores, because it names the folders of its pictures."
         )
     if kind not in _KINDS:
         raise UsageError(f"The kind of {name} is {kind!r}, but must be one of {', '.join(_KINDS)}.")
@@ -113,12 +114,12 @@ def corruption(
 
 
 def names(*kinds: str) -> tuple[str, ...]:
-    """Names of the corruptions of these kinds, all without any, in the order of the table."""
+    """Returns the names of corruptions of these kinds (by default all), in the table's order."""
     return tuple(each.name for each in TABLE.values() if not kinds or each.kind in kinds)
 
 
 def groups() -> dict[str, tuple[str, ...]]:
-    """Names by group."""
+    """Returns names by group."""
     found: dict[str, tuple[str, ...]] = {}
     for each in TABLE.values():
         found[each.group] = (*found.get(each.group, ()), each.name)
@@ -126,7 +127,7 @@ def groups() -> dict[str, tuple[str, ...]]:
 
 
 def settings_of(*kinds: str) -> tuple[tuple[str, int], ...]:
-    """Each (name, severity) of the corruptions of these kinds, in the order of the table."""
+    """Returns each (name, severity) of corruptions of these kinds, in the table's order."""
     return tuple(
         (name, severity)
         for name in names(*kinds)
@@ -136,10 +137,10 @@ def settings_of(*kinds: str) -> tuple[tuple[str, int], ...]:
 
 def _check_apart(added: Corruption, other: Corruption) -> None:
     if added.name == other.name:
-        raise UsageError(f"ImageNet-C has a corruption {added.name!r} itself. Give another name.")
+        raise UsageError(f"ImageNet-C already has a corruption {added.name!r}. Give another name.")
     distance = (added.stream - other.stream) % 2**32
     if distance < other.severities or -distance % 2**32 < added.severities:
         raise UsageError(
-            f"The corruption {added.name!r} would draw the numbers of {other.name!r}. Give another "
-            "stream, or another name."
+            f"The corruption {added.name!r} would draw the same random numbers as {other.name!r}. "
+            "Give another stream, or another name."
         )

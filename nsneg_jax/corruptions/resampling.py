@@ -1,7 +1,7 @@
 """Linear maps along the two axes of a picture, as matrices made when a program is traced.
 
-A matrix holds the treatment of the edges as well, and a product with it is what both CPUs and
-accelerators do best: a blur, a zoom and a change of resolution all become `separable`.
+A matrix includes the treatment of edges, and CPUs and accelerators are both best at products with
+one: a blur, a zoom and a change of resolution all become `separable`.
 """
 
 from functools import lru_cache
@@ -13,11 +13,11 @@ import numpy as np
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
-PUBLISHED_SIDE = 224  # of the pictures that the published lengths are meant for
+PUBLISHED_SIDE = 224  # side of the pictures that the published lengths are for
 
 
 def scale(side: int) -> float:
-    """What a published length in pixels is multiplied by for pictures of `side` pixels."""
+    """Returns the factor of published lengths for pictures of `side` pixels."""
     return side / PUBLISHED_SIDE
 
 
@@ -26,12 +26,12 @@ def separable(
     rows: jax.Array | np.ndarray | None = None,
     columns: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
-    """A linear map along the height, then one along the width.
+    """Applies a linear map along the height, then one along the width.
 
     Args:
         images: float [N, C, H, W].
-        rows: float [H', H]; None leaves the height as it is.
-        columns: float [W', W]; None leaves the width as it is.
+        rows: float [H', H]; None leaves the height alone.
+        columns: float [W', W]; None leaves the width alone.
 
     Returns:
         Float [N, C, H', W'].
@@ -40,8 +40,8 @@ def separable(
     planes = images.reshape(n * c, height, width)
 
     def each(matrix: jax.Array | np.ndarray) -> jax.Array:
-        # A product for each plane: one product for all would be cut into blocks by their number,
-        # and the last bits of a picture would depend on how many others came with it.
+        # One product per plane: a single product would be split into blocks by the number of
+        # planes, and the last bits of a picture would depend on the size of its batch.
         return jnp.broadcast_to(matrix, (n * c, *matrix.shape))
 
     if rows is not None:
@@ -54,11 +54,11 @@ def separable(
 
 @lru_cache(maxsize=64)
 def gaussian(side: int, sigma: float, edge: str = "nearest", truncate: float = 4.0) -> np.ndarray:
-    """Gaussian blur as in SciPy's `gaussian_filter`, float32 [side, side].
+    """Returns the matrix of SciPy's `gaussian_filter`, float32 [side, side].
 
     Args:
-        side: in pixels.
-        sigma: in pixels.
+        side: side of the picture in pixels.
+        sigma: sigma in pixels.
         edge: 'nearest' (the last pixel repeats) or 'reflect' (d c b a | a b c d | d c b a).
         truncate: the kernel ends at this many sigmas.
     """
@@ -73,7 +73,7 @@ def gaussian(side: int, sigma: float, edge: str = "nearest", truncate: float = 4
 
 
 def reflect(index: Array, side: int) -> Array:
-    """Integers to 0..side-1 by mirrors at the outer edges of the first and the last pixel."""
+    """Maps integers to 0..side-1 by mirrors at the outer edges of the first and last pixel."""
     index = index % (2 * side)
     return index * (index < side) + (2 * side - 1 - index) * (index >= side)
 
@@ -81,33 +81,33 @@ def reflect(index: Array, side: int) -> Array:
 def white_noise_gain(
     side: int, published: float, sigma: float, edge: str = "nearest", truncate: float = 4.0
 ) -> float:
-    """What brings blurred white noise of `side` pixels to the deviation it has at 224 pixels.
+    """Returns the factor that gives blurred white noise of `side` pixels its deviation at 224.
 
-    Blurring by a shorter length averages fewer independent values; without this, smaller pictures
-    would get stronger noise. 1 at 224 pixels.
+    A shorter blur averages fewer independent values, so smaller pictures would get stronger noise.
+    The factor is 1 at 224 pixels.
 
     Args:
-        side: of the pictures in pixels.
+        side: side of the pictures in pixels.
         published: sigma of the blur at 224 pixels.
-        sigma: of the blur of these pictures in pixels.
+        sigma: sigma of the blur at `side`, in pixels.
         edge, truncate: see `gaussian`.
     """
 
     def deviation(size: int, sigma: float) -> float:
         row = gaussian(size, sigma, edge, truncate)[size // 2].astype(np.float64)
-        return float(row @ row)  # a factor of the square root for each of the two axes
+        return float(row @ row)  # each of the two axes contributes the square root
 
     return deviation(PUBLISHED_SIDE, published) / deviation(side, sigma)
 
 
 def zoom_sources(side: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Enlargement of the middle by `factor` >= 1, cut to `side`, along one axis.
+    """Enlarges the middle by `factor` >= 1 along one axis, cut to `side`.
 
-    Linear interpolation between corners that are kept, as in SciPy's `zoom(order=1)`.
+    It interpolates linearly and keeps the corners, as SciPy's `zoom(order=1)` does.
 
     Returns:
-        For each pixel the first of the two neighbours it comes from, int32 [side] in 0..side-2,
-        and the weight of the second, float32 [side].
+        Per pixel, the first of its two source neighbours, int32 [side] in 0..side-2, and the weight
+        of the second, float32 [side].
     """
     window = int(np.ceil(side / factor))
     start = (side - window) // 2
@@ -119,7 +119,7 @@ def zoom_sources(side: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def zoom_matrix(side: int, factor: float) -> np.ndarray:
-    """The same as a matrix for `separable`; float32 [side, side]."""
+    """Returns `zoom_sources` as a matrix for `separable`, float32 [side, side]."""
     first, weight = zoom_sources(side, factor)
     matrix = np.zeros((side, side), np.float32)
     matrix[np.arange(side), first] = 1 - weight
@@ -129,7 +129,7 @@ def zoom_matrix(side: int, factor: float) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def box(size: int, side: int) -> np.ndarray:
-    """Change from `side` to `size` pixels by Pillow's BOX filter; float32 [size, side]."""
+    """Returns the matrix of Pillow's BOX filter from `side` to `size` pixels, [size, side]."""
     step = side / size
     support = max(step, 1.0)
     centre = (np.arange(size)[:, None] + 0.5) * step

@@ -1,4 +1,4 @@
-"""Spatter: drops of water at severities 1 to 3, mud at 4 and 5. Not in the benchmark's mean."""
+"""Spatter: drops of water at severities 1 to 3, mud at 4 and 5. It is not in the mean."""
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,14 @@ SPATTER = (
 )
 _WATER = (175, 238, 238)
 _MUD = (63, 42, 20)
-_FAR = 20  # pixels from a rim beyond which the generator calls all distances equal
+_FAR = 20  # distance in pixels at which the generator clips
 
 
 def spatter_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
-    """What `spatter` takes.
+    """Returns the settings of `spatter`.
 
-    Lengths are scaled by 0.6 at least: mud is what two blurs in the ratio of 2 to 3 leave of half
-    the picture, and below a pixel they would leave all of it.
+    Lengths scale by at least 0.6: mud is half the picture, reduced by two blurs in the ratio 2 to
+    3, which below a pixel would reduce nothing.
     """
     mean, deviation, sigma, least, last = SPATTER[severity - 1]
     length = max(0.6, scale(side))
@@ -39,11 +39,11 @@ def spatter_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
 def spatter(
     images: jax.Array, keys: jax.Array, levels: jax.Array, blur: jax.Array, last: jax.Array
 ) -> jax.Array:
-    """Drops of a liquid that is blurred noise above a level.
+    """Spatters a liquid, which is blurred noise above a level.
 
     Args:
         images, keys: see noise.py.
-        levels: float [3]. Mean and deviation of the liquid and its least value.
+        levels: float [3]. Mean, deviation and least value of the liquid.
         blur: float [S, S], blurs the liquid.
         last: float []: strength of water; float [S, S]: blur of mud's edge.
     """
@@ -68,17 +68,17 @@ def mud(images: jax.Array, liquid: jax.Array, least: jax.Array, blur: jax.Array)
 
 
 def water(images: jax.Array, liquid: jax.Array, least: jax.Array, strength: jax.Array) -> jax.Array:
-    """Adds light where `liquid` > `least`, more of it inside a drop and on its lower right side.
+    """Adds light where `liquid` > `least`, more of it inside a drop and at its lower right.
 
-    The generator finds the drops' rims with Canny's detector and the distances from them by
-    OpenCV's chamfer approximation; here the rims come without Canny's hysteresis and the distances
-    are exact, up to the 20 pixels from which on the generator calls them equal.
+    The generator finds the rims of drops with Canny's detector and distances by OpenCV's chamfer
+    approximation. Here rims lack Canny's hysteresis, and distances are exact up to the 20 pixels at
+    which the generator clips them.
 
     Args:
         images: float [N, 3, S, S] in [0, 1].
         liquid: float [N, 1, S, S].
         least: float [].
-        strength: float [], of the brightest place.
+        strength: float [], strength at the brightest place.
     """
     levels = jnp.floor(255 * jnp.clip(jnp.where(liquid < least, 0, liquid), 0, 1))[:, 0]
     relief = jnp.floor(_mean3(_distance(_rims(levels))) + 1e-3)
@@ -109,7 +109,7 @@ def _mean3(x: jax.Array) -> jax.Array:
 
 
 def _rims(levels: jax.Array) -> jax.Array:
-    """Canny's edges above his upper threshold of 150: bool [N, S, S]."""
+    """Returns Canny's edges above his upper threshold of 150, bool [N, S, S]."""
     padded = jnp.pad(levels, ((0, 0), (1, 1), (1, 1)), mode="edge")
     across = _weighted3(padded, ((-1, 0, 1), (-2, 0, 2), (-1, 0, 1)))
     along = _weighted3(padded, ((-1, -2, -1), (0, 0, 0), (1, 2, 1)))
@@ -120,7 +120,7 @@ def _rims(levels: jax.Array) -> jax.Array:
     def at(i: int, j: int) -> jax.Array:
         return around[:, 1 + i : 1 + i + height, 1 + j : 1 + j + width]
 
-    # a rim is where the slope is largest along its own direction, in four sectors
+    # A rim is where the slope is largest along its own direction, in four sectors.
     flat, steep = abs(along) < 0.4142 * abs(across), abs(along) > 2.4142 * abs(across)
     falling = across * along < 0
     before = jnp.where(flat, at(0, -1), jnp.where(steep, at(-1, 0), 0))
@@ -133,7 +133,7 @@ def _rims(levels: jax.Array) -> jax.Array:
 
 
 def _distance(marked: jax.Array, most: int = _FAR) -> jax.Array:
-    """Euclidean distance to the nearest marked pixel, `most` where that is farther: [N, S, S]."""
+    """Returns the Euclidean distance to the nearest marked pixel, at most `most`, [N, S, S]."""
     far = float(most**2)
     squares = jnp.where(marked, 0.0, far)
     for axis in (1, 2):
@@ -157,7 +157,7 @@ def _distance(marked: jax.Array, most: int = _FAR) -> jax.Array:
 
 
 def _equalised(levels: jax.Array, count: int) -> jax.Array:
-    """OpenCV's `equalizeHist` for whole levels below `count`, float [N, S, S]."""
+    """Does OpenCV's `equalizeHist` for whole levels below `count`, float [N, S, S]."""
     ladder = jnp.arange(count)[:, None, None, None]
     histogram = (levels == ladder).sum(axis=(2, 3))  # [count, N]
     below = jnp.cumsum(histogram, axis=0)

@@ -1,4 +1,4 @@
-"""The weather corruptions but spatter, which is outside the benchmark's mean."""
+"""The weather corruptions except spatter, which is outside the benchmark's mean."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def snow_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
-    """What `snow` takes: flakes at least 2 pixels large, lengths of the fall as in motion blur."""
+    """Returns the settings of `snow`; flakes have at least 2 pixels, falls scale as motion blur."""
     mean, deviation, size, least, radius, sigma, weight = SNOW[severity - 1]
     zoom = zoom_matrix(side, max(2.0, size * scale(side)))
     levels = np.array([mean, deviation, least, weight], np.float32)
@@ -41,7 +41,7 @@ def snow(
     Args:
         images, keys: see noise.py.
         levels: float [4]. Mean and deviation of the flakes, their least value, and the share of
-            the picture that is not whitened.
+            the picture that stays unwhitened.
         zoom: float [S, S], enlarges the flakes.
         fall: float [T], see `blur.motion`.
     """
@@ -72,18 +72,18 @@ def snow(
 def frost(images: jax.Array, keys: jax.Array, weights: jax.Array, pictures: jax.Array) -> jax.Array:
     """Blends with a random window of a random picture of ice.
 
-    The benchmark blends with photographs; `ice.frost_pictures` makes pictures in their place.
+    The benchmark blends with photographs; `ice.frost_pictures` replaces them.
 
     Args:
         images, keys: see noise.py.
-        weights: float [2], of the image and of the ice.
+        weights: float [2], weights of the image and the ice.
         pictures: uint8 [P, 3, H, W], no smaller than the images.
     """
     side = images.shape[-1]
     high = jnp.array([pictures.shape[0], *(edge - side + 1 for edge in pictures.shape[2:])])
 
     def window(key: jax.Array) -> jax.Array:
-        # int32: the draws must not depend on whether JAX is set to 64 bits
+        # int32, so that draws do not depend on JAX's 64-bit mode.
         picture, top, left = jax.random.randint(key, (3,), 0, high, jnp.int32)
         start = picture, jnp.int32(0), top, left
         cut = jax.lax.dynamic_slice(pictures, start, (1, 3, side, side))
@@ -94,7 +94,7 @@ def frost(images: jax.Array, keys: jax.Array, weights: jax.Array, pictures: jax.
 
 @corruption("fog", "weather", FOG, kind=TEST, stream=45)
 def fog(images: jax.Array, keys: jax.Array, settings: jax.Array) -> jax.Array:
-    """Adds a plasma fractal, dimmed so that the largest value stays.
+    """Adds a plasma fractal, then dims the picture to keep its largest value.
 
     Args:
         images, keys: see noise.py.
@@ -108,13 +108,13 @@ def fog(images: jax.Array, keys: jax.Array, settings: jax.Array) -> jax.Array:
 
 
 def plasma(keys: jax.Array, size: int, decay: float | jax.Array) -> jax.Array:
-    """Fractal height maps by the diamond-square method, periodic, scaled to [0, 1].
+    """Makes periodic fractal height maps by the diamond-square method, scaled to [0, 1].
 
     Args:
         keys: typed keys [N].
         size: a power of two, at least 2.
-        decay: the square root of the ratio of the random parts from one level to the next (the
-            generator multiplies a random number by its amplitude twice).
+        decay: square root of the ratio of random amplitudes between levels (the generator
+            multiplies a random number by its amplitude twice).
 
     Returns:
         float32 [N, size, size].
@@ -122,11 +122,11 @@ def plasma(keys: jax.Array, size: int, decay: float | jax.Array) -> jax.Array:
     draw = lambda key: jax.random.uniform(key, (size * size,), jnp.float32, -1, 1)  # noqa: E731
     chance = jax.vmap(draw)(keys)
     height = jnp.zeros((len(chance), 1, 1), jnp.float32)
-    amplitude: float | jax.Array = 1.0  # a common factor is lost in the scaling below
+    amplitude: float | jax.Array = 1.0  # the scaling below removes any common factor
     while (n := height.shape[1]) < size:
         wobble = amplitude * chance[:, n * n : 4 * n * n].reshape(-1, 3, n, n)
-        # each square's centre from its corners, then each edge's middle from its two ends and the
-        # two centres beside it
+        # First the centre of each square, from its corners; then the middle of each edge, from its
+        # two ends and the two centres beside it.
         pairs = height + jnp.roll(height, -1, 1)
         centre = (pairs + jnp.roll(pairs, -1, 2)) / 4 + wobble[:, 0]
         across = height + jnp.roll(height, -1, 2) + centre + jnp.roll(centre, 1, 1)
@@ -141,8 +141,8 @@ def plasma(keys: jax.Array, size: int, decay: float | jax.Array) -> jax.Array:
 
 @corruption("brightness", "weather", BRIGHTNESS, kind=TEST, stream=50)
 def brightness(images: jax.Array, keys: jax.Array, shift: jax.Array) -> jax.Array:
-    """Adds to the value of HSV. Draws nothing."""
-    # with hue and saturation kept, the channels are in proportion to the value
+    """Adds to the HSV value. Draws no random numbers."""
+    # At constant hue and saturation, channels are proportional to the value.
     value = images.max(axis=1, keepdims=True)
     brighter = jnp.minimum(value + shift, 1)
     return jnp.where(value > 0, images / jnp.where(value > 0, value, 1), 1) * brighter

@@ -1,4 +1,4 @@
-"""What a probe's classifier says of images: right or wrong, and how sure."""
+"""Classifies images with a probe's classifier: right or wrong, and how confident."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,14 +21,14 @@ from nsneg_jax.training.progress import Progress
 
 
 class Classifier:
-    """What a probe's classifier says of the images of a part, in a program compiled once.
+    """Classifies the images of a part with a probe's classifier, in a program compiled once.
 
     Args:
         pretrained: a probe's checkpoint, with its classifier.
-        reading: how images are read; its `resize` is each part's own.
-        dtype: of the encoder's computation.
-        seed: of the corruptions that are made.
-        devices: the batch is split over them.
+        reading: how to read images; each part replaces its `resize`.
+        dtype: dtype of the encoder's computation.
+        seed: seed of generated corruptions.
+        devices: devices to split the batch over.
     """
 
     def __init__(
@@ -43,9 +43,13 @@ class Classifier:
         self._is_compiled = False
 
     def __call__(self, part: Part, display: Progress) -> dict[str, np.ndarray]:
-        """Arrays [n] in the order of the part's source: 'top1', 'top5' bool, 'confidence' float32,
-        'valid' bool (False for images that cannot be read), 'names'; of cue conflicts also
-        'probabilities' [n, C]."""
+        """Classifies all images of a part.
+
+        Returns:
+            Arrays [n] in the order of the part's source: 'top1' and 'top5' bool, 'confidence'
+            float32, 'valid' bool (False for unreadable images), 'names'; for cue conflicts also
+            'probabilities' [n, C].
+        """
         outputs = []
         if not self._is_compiled:
             display.compiling("the classifier")
@@ -85,8 +89,11 @@ class Classifier:
 
 
 def compile_classifier(encoder: Encoder, dtype: str, devices: Mesh) -> jax.stages.Wrapped:
-    """The program that takes (backbone, classifier), the answers bool [C] that may be given, and
-    images, labels and their validity, split over the devices; see `Classifier`."""
+    """Compiles the program of `Classifier`.
+
+    It takes (backbone, classifier), the allowed answers bool [C], and images, labels and their
+    validity, split over the devices.
+    """
     whole, split = mesh.replicated(devices), mesh.split_batch(devices)
     return jax.jit(
         partial(_classify, encoder, dtype),

@@ -1,7 +1,7 @@
-"""Shape or texture: what classifiers decide by where the two disagree.
+"""Shape or texture: which cue a classifier follows where the two disagree.
 
-Geirhos et al., "ImageNet-trained CNNs are biased towards texture", ICLR 2019: images with the shape
-of one category and the texture of another. Decisions for either are counted, all others ignored.
+Images have the shape of one category and the texture of another (Geirhos et al., "ImageNet-trained
+CNNs are biased towards texture", ICLR 2019). Only decisions for either of the two count.
 """
 
 import re
@@ -25,14 +25,13 @@ _NAME = re.compile(r"(?:.*_)?([a-z]+)\d+-([a-z]+)\d+")
 
 @dataclass(frozen=True)
 class Decisions:
-    """What a classifier decided by.
+    """A classifier's decisions on cue conflicts.
 
     Attributes:
-        shape, texture: number of images classified as the category of their shape, and of their
-            texture.
-        images: number of images counted, those with another decision included.
+        shape, texture: number of images classified by their shape, and by their texture.
+        images: number of images counted, including those with another decision.
         categories: names of the categories to decide between, sorted.
-        restricted: the classifier lacks some of the classes that the categories are made of.
+        restricted: whether the classifier lacks some classes of the categories.
     """
 
     shape: int
@@ -43,7 +42,7 @@ class Decisions:
 
     @property
     def shape_bias(self) -> float | None:
-        """Share of the shape decisions among shape and texture decisions; None without any."""
+        """Fraction of shape decisions among shape and texture decisions; None without any."""
         either = self.shape + self.texture
         return self.shape / either if either else None
 
@@ -57,17 +56,17 @@ def decisions(
 ) -> Decisions:
     """Counts shape and texture decisions by the rules of the original and of model-vs-human.
 
-    The decision is the category whose classes have the largest mean probability, the first of equal
-    ones. Images whose shape and texture are of the same category are no conflict and are left out.
-    A classifier that has no class of some category decides between the others, and images with the
-    shape or the texture of such a category are left out too.
+    The decision is the category whose classes have the largest mean probability, the first if
+    several are equal. Images with shape and texture of the same category are no conflict and are
+    left out. If the classifier has no class of some category, it decides between the others, and
+    images with the shape or texture of that category are left out too.
 
     Args:
-        probabilities: [N, C], the softmax over all classes of the classifier.
+        probabilities: [N, C], softmax over all classes of the classifier.
         classes: names of its C classes, ImageNet's wnids for the released images.
-        shape, texture: categories of each image, see `cues_of`.
-        categories: of each class that belongs to one, see `read_categories`; a data set whose
-            classes are the categories themselves has {name: name}.
+        shape, texture: categories per image, see `cues_of`.
+        categories: category by class, see `read_categories`; {name: name} for a data set whose
+            classes are the categories.
 
     Raises:
         UsageError: the classifier has classes of fewer than two categories.
@@ -86,8 +85,8 @@ def decisions(
         raise UsageError(
             f"The classifier has classes of {len(known)} of the {len(set(categories.values()))} "
             f"categories of the cue-conflict images (its classes: {', '.join(classes[:3])}, ...), "
-            "but needs two at least to decide between. Evaluate one whose class folders are named "
-            "by ImageNet's wnids, or leave this set out."
+            "but needs at least two to decide between. Evaluate one whose class folders have "
+            "ImageNet's wnids as names, or leave this set out."
         )
     means = np.stack([probabilities[:, indices[name]].mean(axis=1) for name in known], axis=1)
     decided = np.array(known)[means.argmax(axis=1)]
@@ -103,29 +102,29 @@ def decisions(
 
 
 def cues_of(path: str) -> tuple[str, str]:
-    """Categories of shape and texture from the name of a released image.
+    """Reads the categories of shape and texture from the name of a released image.
 
     Args:
-        path: ends in 'SHAPE12-TEXTURE3.png', e.g. 'cat/cat7-elephant1.png'.
+        path: path that ends in 'SHAPE12-TEXTURE3.png', e.g. 'cat/cat7-elephant1.png'.
 
     Raises:
-        UsageError: another name.
+        UsageError: the name has another form.
     """
     match = _NAME.fullmatch(PurePath(path).stem)
     if match is None or not set(match.groups()) <= set(CATEGORIES):
         raise UsageError(
             f"The cue-conflict image {path} is not named SHAPE12-TEXTURE3.png, as in "
             f"cat7-elephant1.png, with two of {', '.join(CATEGORIES)}. Give the folder of the "
-            "released images, and remove what else is in it."
+            "released images, and remove all other files from it."
         )
     return match.group(1), match.group(2)
 
 
 def read_categories(path: Path = CATEGORIES_FILE) -> dict[str, str]:
-    """Category of each ImageNet wnid that has one; 207 of the 1000 have.
+    """Reads the category by ImageNet wnid; 207 of the 1000 have one.
 
     Args:
-        path: of a file with a wnid and a category a line; lines that begin with '#' are skipped.
+        path: file with a wnid and a category per line; lines that begin with '#' are skipped.
     """
     lines = path.read_text().splitlines()
     return dict(line.split() for line in lines if line.strip() and not line.startswith("#"))

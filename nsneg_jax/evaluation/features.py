@@ -1,4 +1,4 @@
-"""Features of a trained encoder, of all images of a source."""
+"""Computes the features of all images of a source with a trained encoder."""
 
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.training.progress import Progress
 
-_BATCHES_A_LINE = 100  # of the log
+_BATCHES_A_LINE = 100  # batches per line of the log
 
 
 class Features(NamedTuple):
@@ -27,13 +27,13 @@ class Features(NamedTuple):
 
 
 class Extractor:
-    """Pooled features in inference mode, in a program compiled once.
+    """Computes pooled features in inference mode, in a program compiled once.
 
     Args:
         encoder: the network.
-        reading: how the images are read.
-        dtype: of the computation.
-        devices: the batch is split over them.
+        reading: how to read the images.
+        dtype: dtype of the computation.
+        devices: devices to split the batch over.
     """
 
     def __init__(self, encoder: Encoder, reading: Reading, dtype: str, devices: Mesh) -> None:
@@ -43,11 +43,11 @@ class Extractor:
         self._is_compiled = False
 
     def __call__(self, params: Tree, stats: Tree, source: Source) -> Features:
-        """The features of `source`, every process has all of them.
+        """Returns the features of `source`, all of them on every process.
 
         Args:
-            params, stats: of the encoder.
-            source: of the images.
+            params, stats: parameters and statistics of the encoder.
+            source: the images.
         """
         batch, total = self._batch_size, steps_per_pass(len(source), self._batch_size)
         found = np.empty((0, 0), np.float32)
@@ -70,9 +70,9 @@ class Extractor:
 
 
 def compile_features(encoder: Encoder, dtype: str, devices: Mesh) -> jax.stages.Wrapped:
-    """The program that takes params, stats and uint8 images [N, S, S, 3], split over the devices.
+    """Compiles the program from params, stats and uint8 images [N, S, S, 3] to features.
 
-    It returns float32 features [N, F], whole on each device.
+    The images are split over the devices; the features, float32 [N, F], are replicated.
     """
 
     def features(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Statistics of an evaluation's images. All of them are fractions of 1, not percent."""
+"""Statistics over the images of an evaluation. All are fractions of 1, not percent."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ _DRAWN_AT_ONCE = 2**20
 
 
 def accuracy(correct: np.ndarray) -> float:
-    """Share of the images that were recognised.
+    """Returns the fraction of recognised images.
 
     Args:
-        correct: [N], bool or 0 and 1; or of each image the share of its versions recognised.
+        correct: [N], bool or 0 and 1; or, per image, the fraction of its versions recognised.
 
     Raises:
         ValueError: there are no images, or values outside [0, 1].
@@ -21,30 +21,30 @@ def accuracy(correct: np.ndarray) -> float:
 def bootstrap_interval(
     values: np.ndarray, seed: int = 0, samples: int = 1000, level: float = 0.95
 ) -> tuple[float, float]:
-    """Bootstrap interval of the mean of one value an image (the percentile method of Efron 1979).
+    """Returns a bootstrap interval of the mean of one value per image (percentiles; Efron 1979).
 
-    The images are resampled, so where an image has several versions, such as its corruptions, pass
-    the mean over them: its versions rise and fall together and are no independent images.
+    Images are resampled. If an image has several versions, such as its corruptions, pass their
+    mean, because the versions are correlated and not independent images.
 
-    Instead of N draws of images, one draw from the multinomial distribution tells how often a
-    resample has each of the values that occur: the same distribution, and with values 0 and 1 a
-    single binomial draw, whatever N. Where all values are equal the interval has no width.
+    Instead of drawing N images, one multinomial draw gives the count of each distinct value in a
+    resample. The distribution is the same, and for values 0 and 1 it is a single binomial draw,
+    whatever N. If all values are equal, the interval has no width.
 
     Args:
         values: [N], finite numbers.
         seed: the same seed and values, in any order, give the same interval.
         samples: number of resamples.
-        level: share of the resampled means that the interval holds.
+        level: fraction of the resampled means inside the interval.
 
     Returns:
-        Its two ends.
+        Lower and upper end.
 
     Raises:
-        ValueError: there are no values, or some that are not finite.
+        ValueError: there are no values, or some are not finite.
     """
     values = np.asarray(values, float)
     if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"values of shape {values.shape} are not one finite number an image")
+        raise ValueError(f"values of shape {values.shape} are not one finite number per image")
     distinct, counts = np.unique(values, return_counts=True)
     rng = np.random.default_rng(seed)
     chunk = max(1, _DRAWN_AT_ONCE // len(distinct))
@@ -60,23 +60,22 @@ def bootstrap_interval(
 
 
 def calibration_rms(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """RMS calibration error with bins that hold equally many images.
+    """Returns the RMS calibration error over bins with equal numbers of images.
 
-    The root of the mean over the images of the squared difference between confidence and accuracy
-    of their bin. As in the code for ImageNet-R (Hendrycks et al. 2021) bins are made of images
-    sorted by confidence, and weighted by their number of images. Three things are not kept: there
-    the number of bins is a hundredth of that of the images, so that the error depends on it; the
-    last bin, the most confident images, is left out of the sum; and images of equal confidence are
-    divided between bins by chance. Here they count with their mean accuracy, so that the order of
-    the images does not matter.
+    This is the root mean square, over images, of the difference between confidence and accuracy in
+    their bin. As in the code for ImageNet-R (Hendrycks et al. 2021), bins consist of images sorted
+    by confidence and are weighted by their size. Three things differ. There, the number of bins is
+    a hundredth of the number of images, so the error depends on it; the last bin, with the most
+    confident images, is missing from the sum; and images of equal confidence fall into bins in
+    arbitrary order. Here they count with their mean accuracy, so the order does not matter.
 
     Args:
-        confidence: [N], probability of the class predicted.
+        confidence: [N], probability of the predicted class.
         correct: [N], bool or 0 and 1.
-        bins: their number; fewer images than that have a bin each.
+        bins: number of bins; with fewer images each has its own bin.
 
     Raises:
-        ValueError: there are no images, values outside [0, 1] or two lengths.
+        ValueError: there are no images, values lie outside [0, 1], or the lengths differ.
     """
     confidence = _fractions("confidence", confidence)
     correct = _fractions("correct", correct)
@@ -91,8 +90,8 @@ def calibration_rms(confidence: np.ndarray, correct: np.ndarray, bins: int = 15)
 def _fractions(name: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, float)
     if values.ndim != 1 or not values.size:
-        raise ValueError(f"{name} has shape {values.shape}, but must hold one value an image")
-    # A softmax in float32 may exceed 1 by its rounding.
+        raise ValueError(f"{name} has shape {values.shape}, but must hold one value per image")
+    # Rounding may take a float32 softmax above 1.
     if not ((values >= 0) & (values <= 1 + 1e-5)).all():
         raise ValueError(f"{name} has values from {values.min()} to {values.max()}, not 0 to 1")
     return values

@@ -1,6 +1,6 @@
 """Nearest-neighbour classification of features: Wu et al. (2018), section 3.4.
 
-The label of a query is voted by its k nearest neighbours in cosine similarity s, each with weight
+The k nearest neighbours of a query by cosine similarity s vote for its label, each with weight
 exp(s / temperature).
 """
 
@@ -22,26 +22,26 @@ from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.training.progress import Progress
 
-TEMPERATURE = 0.07  # Wu et al.'s
+TEMPERATURE = 0.07  # from Wu et al.
 
-# rows of the bank and of the queries that are compared at once
+# Rows of the bank and of the queries to compare at once.
 BANK_BLOCK = 8192
 _QUERY_BLOCK = 1024
 
 
 class Monitor:
-    """The kNN accuracy of an encoder while it is trained.
+    """Measures the kNN accuracy of an encoder during training.
 
     Args:
         encoder: the network.
-        bank: the source whose images vote.
-        queries: the source whose images are classified.
-        reading: how both are read.
-        dtype: of the computation.
-        devices: to split the work over.
+        bank: the images that vote.
+        queries: the images to classify.
+        reading: how to read both.
+        dtype: dtype of the computation.
+        devices: devices to split the work over.
 
     Raises:
-        UsageError: the two have not the same classes.
+        UsageError: the classes of both differ.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Monitor:
         self._devices = devices
 
     def __call__(self, params: Tree, stats: Tree) -> dict[str, float]:
-        """'knn_20' and 'knn_200' in percent."""
+        """Returns 'knn_20' and 'knn_200' in percent."""
         bank, queries = (self._extract(params, stats, source) for source in self._sources)
         return accuracies(bank, queries, (20, 200), TEMPERATURE, self._devices)
 
@@ -68,7 +68,7 @@ class Monitor:
 def accuracies(
     bank: Features, queries: Features, ks: Sequence[int], temperature: float, devices: Mesh
 ) -> dict[str, float]:
-    """Percent of the queries that are voted right, as 'knn_K' for each K."""
+    """Returns the percentage of correctly classified queries, as 'knn_K' per K."""
     classes = int(max(bank.labels.max(), queries.labels.max())) + 1
     similarity, labels = nearest(bank, queries.features, max(ks), devices)
     voted = vote(similarity, labels, ks, temperature, classes)
@@ -81,16 +81,16 @@ def accuracies(
 def nearest(
     bank: Features, queries: np.ndarray, k: int, devices: Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of the bank that are nearest to each query, nearest first.
+    """Finds the k rows of the bank that are nearest to each query, nearest first.
 
-    The bank goes to the devices in blocks and stays in the host's memory, so what the search needs
-    beyond it depends on the queries only: their features and their neighbours so far.
+    The bank stays in the host's memory and goes to the devices in blocks. So the devices' memory
+    depends only on the queries: their features and their neighbours so far.
 
     Args:
         bank: features [n, F] and labels [n].
         queries: float32 [m, F].
-        k: how many; all of the bank where it has fewer.
-        devices: the queries are split over them.
+        k: number of neighbours, at most all of the bank.
+        devices: devices to split the queries over.
 
     Returns:
         Cosine similarities float32 [m, k] and labels int32 [m, k].
@@ -110,7 +110,7 @@ def nearest(
         mesh.put((np.full((block, k), -np.inf, np.float32), np.zeros((block, k), np.int32)), split)
         for _ in blocks
     ]
-    # labels from 1: a blank row of the last block has 0
+    # Labels from 1; 0 marks a blank row of the last block.
     marked = bank.labels.astype(np.int32) + 1
     starts = range(0, len(bank.features), BANK_BLOCK)
     with Progress(len(starts), 0, unit="block") as display:
@@ -121,7 +121,7 @@ def nearest(
                 merge(query, part, theirs, so_far)
                 for query, so_far in zip(blocks, found, strict=True)
             ]
-            jax.block_until_ready(found)  # else the blocks of the bank would queue up in memory
+            jax.block_until_ready(found)  # else blocks of the bank pile up in memory
             display.advance(done)
             if display.is_due():
                 display.show(done, "of the bank searched")
@@ -133,15 +133,15 @@ def nearest(
 
 
 def query_block(devices: Mesh) -> int:
-    """Queries that are compared at once, a multiple of the devices."""
+    """Returns the number of queries to compare at once, a multiple of the devices."""
     return -(-_QUERY_BLOCK // devices.size) * devices.size
 
 
 def compile_search(k: int, devices: Mesh) -> jax.stages.Wrapped:
-    """The program that goes on with the search in a block of the bank.
+    """Compiles the program that continues the search in a block of the bank.
 
-    It takes queries [m, F], a block [b, F] of the bank, its labels int32 [b], from 1, 0 of blank
-    rows, and (similarities float32, labels int32) [m, k] found before, whose memory it takes over.
+    It takes queries [m, F], a block [b, F] of the bank, its labels int32 [b] (from 1; 0 for blank
+    rows), and the donated (similarities float32, labels int32) [m, k] found so far.
     """
     whole, split = mesh.replicated(devices), mesh.split_batch(devices)
     return jax.jit(
@@ -159,7 +159,7 @@ def _merge(
     found: tuple[jax.Array, jax.Array],
     k: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The k nearest of those found before and a block of the bank."""
+    """Returns the k nearest among those found so far and a block of the bank."""
     similarity = jnp.einsum(
         "qf,bf->qb",
         l2_normalize(queries),
@@ -181,15 +181,16 @@ def vote(
     temperature: float,
     classes: int,
 ) -> list[np.ndarray]:
-    """The labels voted by the first k neighbours, int [m] for each k.
+    """Returns the labels voted by the first k neighbours, int [m] per k.
 
     Args:
-        similarity: [m, K], nearest first; labels: int [m, K] of the neighbours.
-        ks: how many vote; all where there are fewer.
-        temperature: of the weights.
+        similarity: [m, K], similarities of the neighbours, nearest first.
+        labels: int [m, K], labels of the neighbours.
+        ks: numbers of neighbours that vote, at most all.
+        temperature: temperature of the weights.
         classes: number of classes.
     """
-    # relative to the nearest: exp(1 / 0.01) is too large for float32
+    # Relative to the nearest, because exp(1 / 0.01) overflows float32.
     weights = np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)
     queries = np.arange(len(labels))[:, None]
 

@@ -20,14 +20,14 @@ from nsneg_jax.training.progress import Progress
 
 @dataclass(frozen=True)
 class Reading:
-    """How the images of a pass are read.
+    """How to read the images of a pass.
 
     Attributes:
-        batch_size: over all devices.
+        batch_size: images per batch, over all devices.
         image_size: side of a view in pixels.
-        resize: shorter side before the central crop, in pixels for views of 224 and scaled to
-            others; 0 for the crop alone.
-        threads, workers: for decoding, see `Loaders`.
+        resize: shorter side before the central crop, in pixels for views of 224, scaled for others;
+            0 crops without resizing.
+        threads, workers: threads and processes for decoding, see `Loaders`.
     """
 
     batch_size: int
@@ -37,7 +37,7 @@ class Reading:
     workers: int
 
     def loaders(self) -> Loaders:
-        """What loads this process's part of a pass."""
+        """Returns the threads and processes that load this process's part of a pass."""
         return Loaders(self.threads, self.workers, jax.process_index(), jax.process_count())
 
 
@@ -49,14 +49,14 @@ def central_batches(
     fields: Sequence[str] = labelled.FIELDS,
     skip_unreadable: bool = False,
 ) -> Iterator[dict[str, jax.Array]]:
-    """The batches of one pass over `source` on the devices, see `labelled.evaluation_batches`.
+    """Yields the batches of one pass over `source`, on the devices; see `evaluation_batches`.
 
     Args:
-        reading: how the images are read.
-        source: of the images.
-        devices: the batch is split over them.
-        fields: entries of a batch that are wanted.
-        skip_unreadable: leave out images that cannot be read.
+        reading: how to read the images.
+        source: the images.
+        devices: devices to split the batch over.
+        fields: entries of a batch to put on the devices.
+        skip_unreadable: whether to leave out unreadable images.
     """
     batches = labelled.evaluation_batches(
         source,
@@ -70,7 +70,7 @@ def central_batches(
 
 
 def one_late(running: Iterable[Any]) -> Iterator[Any]:
-    """What the devices compute, on the host: each result when they have the next one to do."""
+    """Fetches each result to the host once the devices have the next one to compute."""
     pending = None
     for result in running:
         if pending is not None:
@@ -81,13 +81,13 @@ def one_late(running: Iterable[Any]) -> Iterator[Any]:
 
 
 class Evaluation:
-    """Classifiers on a source, in a program compiled once.
+    """Evaluates classifiers on a source, in a program compiled once.
 
     Args:
-        method: the probe's networks.
-        reading: how the images are read.
-        source: of the images.
-        devices: the batch is split over them.
+        method: the probe.
+        reading: how to read the images.
+        source: the images.
+        devices: devices to split the batch over.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Evaluation:
         self._is_compiled = False
 
     def __call__(self, backbone: Tree, classifier: Tree) -> probe.Sums:
-        """The sums over all images, as NumPy arrays; arguments as in `probe.ProbeState`."""
+        """Returns the sums over all images, NumPy arrays; arguments as in `probe.ProbeState`."""
         rates = len(classifier["bias"])
         sums = mesh.put(probe.zero_sums(rates, classifier["bias"].dtype), self._whole)
         with Progress(self._total, 0, unit="batch") as display:
@@ -123,7 +123,7 @@ class Evaluation:
 
 
 def compile_evaluation_step(method: probe.Probe, devices: Mesh) -> jax.stages.Wrapped:
-    """`probe.evaluation_step` over the devices."""
+    """Compiles `probe.evaluation_step` for the devices."""
     whole, split = mesh.replicated(devices), mesh.split_batch(devices)
     return jax.jit(
         partial(probe.evaluation_step, method),
@@ -133,7 +133,7 @@ def compile_evaluation_step(method: probe.Probe, devices: Mesh) -> jax.stages.Wr
 
 
 def means(sums: probe.Sums) -> dict[str, list[float]]:
-    """Loss and accuracies in percent of each classifier."""
+    """Returns loss, and accuracies in percent, per classifier."""
     sums = jax.device_get(sums)
     images = max(int(sums["images"]), 1)
     return {

@@ -1,10 +1,10 @@
-"""The test sets of the paper's table and its neighbours: what they are and where to get them."""
+"""The test sets of the paper's table, and related ones: what they are and where to get them."""
 
 from typing import NamedTuple
 
 
 class ReleasedSet(NamedTuple):
-    """`where` to get it; its `tfds` name, '' if it has none."""
+    """`where` to get a set, and its `tfds` name, or ''."""
 
     where: str
     tfds: str = ""

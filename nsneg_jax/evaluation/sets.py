@@ -23,18 +23,18 @@ IMAGENET_1K = Path(__file__).parent / "imagenet1k.txt"
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Where the images of a set are and how they are asked for.
+    """Where the images of a set are, and how to evaluate them.
 
     Attributes:
         source: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]' or 'shapes/VERSION:SIZE'.
-        split: folder of the class folders in PATH, or a split of TFDS.
-        resize: shorter side before the central crop, at 224; 0 for the crop alone.
+        split: folder in PATH that holds the class folders, or a split of TFDS.
+        resize: shorter side before the central crop, at 224; 0 crops without resizing.
         protocol: one of `PROTOCOLS`.
         answers: arg-max over 'all' classes of the classifier or those 'present' in the set.
-        names: of the class folders: 'class' names or 'index', those of ImageNet-1K.
-        generate: of 'corruption': corrupt the clean images of `source` here.
-        extra: of `generate`: the corruptions outside the benchmark's mean too, ImageNet-C's four
-            and those that were added to the table.
+        names: names of class folders: 'class' names, or 'index' in ImageNet-1K.
+        generate: whether 'corruption' corrupts the clean images of `source` here.
+        extra: whether `generate` includes corruptions outside the benchmark's mean, ImageNet-C's
+            four and any added ones.
     """
 
     source: str
@@ -51,19 +51,19 @@ PROTOCOLS = ("top1", "corruption", "cue_conflict")
 
 
 class Part(NamedTuple):
-    """A piece of a robustness evaluation that is finished as a whole.
+    """The unit of a robustness evaluation: it is finished, and kept, as a whole.
 
     Attributes:
         set_name: name of the set.
-        corruption_of: (corruption, severity) that the part shows, or None.
+        corruption_of: (corruption, severity) of the part, or None.
         protocol: one of `PROTOCOLS`.
-        source: of the images; labels are indices into the classifier's classes.
-        about: the name of the source, for the results.
-        resize: shorter side before the central crop, at 224; 0 for the crop alone.
-        answers: bool [C], the classes that may be answered.
-        corruption: what is to be done to the images here, (name, severity), or None.
-        settings: of the set, as JSON.
-        generated: whether the images are made here, by TFDS or by rule, and not a released set's.
+        source: the images; labels are indices into the classifier's classes.
+        about: name of the source, for the results.
+        resize: shorter side before the central crop, at 224; 0 crops without resizing.
+        answers: bool [C], the allowed classes.
+        corruption: (name, severity) to apply to the images here, or None.
+        settings: settings of the set, as JSON.
+        generated: whether the images are made here, by TFDS or by rule, rather than released.
     """
 
     set_name: str
@@ -78,13 +78,13 @@ class Part(NamedTuple):
     generated: bool
 
     def names(self) -> list[str]:
-        """Of the images: their paths below the split, or their numbers."""
+        """Returns the paths of the images below the split, or their numbers."""
         path = getattr(self.source, "path", str)
         return [path(i) for i in range(len(self.source))]
 
     @property
     def title(self) -> str:
-        """E.g. 'sketch' or 'corruption gaussian_noise 3'."""
+        """Title, e.g. 'sketch' or 'corruption gaussian_noise 3'."""
         return " ".join(map(str, (self.set_name, *(self.corruption_of or ()))))
 
 
@@ -97,19 +97,19 @@ def plan(
     image_size: int,
     tfds_dir: str = "",
 ) -> tuple[list[Part], dict[str, str]]:
-    """The parts to do, and of sets that are not there where to get them.
+    """Returns the parts to evaluate, and where to get the missing sets.
 
     Args:
-        sets: by name.
-        classes: the classifier's, in the order of its logits.
-        only: names of the sets to do; all without any.
+        sets: sets by name.
+        classes: classes of the classifier, in the order of its logits.
+        only: names of the sets to evaluate; () for all.
         require_all: whether a missing set is an error.
-        image_size: side in pixels of images that are drawn, not read.
-        tfds_dir: where data sets of TFDS are.
+        image_size: side in pixels of generated images.
+        tfds_dir: folder of TFDS data sets.
 
     Raises:
-        UsageError: `only` names no set, no set can be used, or one is missing and `require_all`
-            is set.
+        UsageError: `only` has an unknown name, no set can be used, or a set is missing although
+            `require_all` is set.
     """
     wanted = list(only) or list(sets)
     unknown = [name for name in wanted if name not in sets]
@@ -176,7 +176,7 @@ def _part(
     generated: bool,
     corruption_of: tuple[str, int] | None = None,
 ) -> Part:
-    """A part whose images are taken as the source has them."""
+    """Makes a part with the images of the source unchanged."""
     return Part(
         set_name=name,
         corruption_of=corruption_of,
@@ -194,7 +194,7 @@ def _part(
 def _ready_corruptions(
     name: str, settings: EvaluationSet, classes: Sequence[str], tfds_dir: str
 ) -> list[Part]:
-    """One part for each corruption and severity that is there, made by others."""
+    """Makes one part per available corruption and severity of a ready-made set."""
     scheme, _, root = expand(settings.source).partition(":")
     if not is_files(settings.source):
         raise UsageError(
@@ -231,9 +231,9 @@ def _ready_corruptions(
 def _released_corruptions(
     root: str, settings: EvaluationSet, classes: Sequence[str], tfds_dir: str
 ) -> Iterator[tuple[tuple[str, int], Source]]:
-    """Those in CORRUPTION/SEVERITY, at any one folder's depth below."""
+    """Yields those in CORRUPTION/SEVERITY, in `root` or in any folder of it."""
     scheme = settings.source.partition(":")[0]
-    # the archives noise.tar, blur.tar ... may have been unpacked into folders of their own
+    # The archives noise.tar, blur.tar ... may have been unpacked into separate folders.
     places = [root, *(storage.join(root, folder) for folder in storage.folders(root))]
     for which in settings_of():
         corruption, severity = which
@@ -246,7 +246,7 @@ def _released_corruptions(
 def _tfds_corruptions(
     root: str, settings: EvaluationSet, classes: Sequence[str], tfds_dir: str
 ) -> Iterator[tuple[tuple[str, int], Source]]:
-    """Those that are prepared: TFDS has a config for each corruption and severity."""
+    """Yields the prepared ones; TFDS has one config per corruption and severity."""
     from nsneg_jax.input.sources.tfds import NotPrepared, Tfds
 
     name, _, version = root.partition(":")
@@ -271,7 +271,7 @@ def _open(
     if settings.protocol == "cue_conflict" and scheme != "folder":
         raise UsageError(
             f"The set {name} is {settings.source}, but cue conflicts are read from folders, "
-            f"because their names tell them. Set --config.sets.{name}.source=folder:PATH."
+            f"because file names hold the cues. Set --config.sets.{name}.source=folder:PATH."
         )
     if settings.protocol == "cue_conflict":
         if len({category for wnid, category in read_categories().items() if wnid in classes}) < 2:
@@ -280,14 +280,14 @@ def _open(
                 "so it cannot decide between them."
             )
         return _CueFolder(root, settings.split)
-    # TFDS names the labels of all these sets by wnid
+    # In TFDS, wnids name the labels of all these sets.
     by_name = settings.names == "class" or scheme == "tfds"
     names = classes if by_name else _imagenet_indices(name, classes)
     return open_files(settings.source, settings.split, names, partial=True, tfds_dir=tfds_dir)
 
 
 class _CueFolder(Folder):
-    """The released cue-conflict images: no labels, `cues` (shape, texture) from their names."""
+    """The released cue-conflict images: no labels, but `cues` (shape, texture) by file name."""
 
     def __init__(self, root: str, split: str) -> None:
         super().__init__(root, split)
@@ -296,13 +296,13 @@ class _CueFolder(Folder):
 
 
 def _imagenet_indices(name: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """Folder names of `classes` in sets that name them by their index in ImageNet-1K."""
+    """Returns the folder names of `classes` in sets that use their index in ImageNet-1K."""
     indices = {wnid: str(i) for i, wnid in enumerate(class_names(str(IMAGENET_1K)))}
     unknown = [wnid for wnid in classes if wnid not in indices]
     if unknown:
         raise UsageError(
-            f"The set {name} has classes by their index in ImageNet-1K, where the classifier's "
-            f"class {unknown[0]!r} is not to be found. Leave this set out with --config.only=..., "
+            f"The set {name} names classes by their index in ImageNet-1K, which lacks the "
+            f"classifier's class {unknown[0]!r}. Leave this set out with --config.only=..., "
             f"or rename its folders and set --config.sets.{name}.names=class."
         )
     return tuple(indices[wnid] for wnid in classes)

@@ -1,4 +1,4 @@
-"""The figures of a robustness evaluation, out of what each image got."""
+"""Computes the figures of a robustness evaluation from its outputs per image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,20 +10,20 @@ from nsneg_jax.evaluation import cue_conflict
 from nsneg_jax.evaluation.intervals import accuracy, bootstrap_interval, calibration_rms
 from nsneg_jax.evaluation.sets import Part
 
-Outputs = Mapping[str, np.ndarray]  # of a part, see `classifier.Classifier`
+Outputs = Mapping[str, np.ndarray]  # outputs of a part, see `classifier.Classifier`
 
-_IMAGES_A_CLASS = 50  # in ImageNet's validation images, and so in each corruption and severity
+_IMAGES_A_CLASS = 50  # in ImageNet's validation images, so also per corruption and severity
 
 
 def summarise(
     outputs: Mapping[str, list[tuple[Part, Outputs]]], classes: Sequence[str], seed: int
 ) -> dict[str, dict[str, Any]]:
-    """The entry `sets` of results.json.
+    """Returns the entry `sets` of results.json.
 
     Args:
-        outputs: of each set its parts and what their images got.
-        classes: of the classifier.
-        seed: of the bootstrap intervals.
+        outputs: parts and their outputs, by set.
+        classes: classes of the classifier.
+        seed: seed of the bootstrap intervals.
     """
     by_protocol = {"top1": _top1, "corruption": _corruption, "cue_conflict": _cue_conflict}
     return {
@@ -68,7 +68,7 @@ def _corruption(
     if not tested:
         return _ways(part) | _NO_FIGURES | {"parts": table, **means}
     whole = {name: np.concatenate([_valid(got)[name] for _, got in tested]) for name in _COUNTED}
-    # An image's versions are no independent images: it counts with the mean over them.
+    # Versions of an image are not independent, so each image counts with their mean.
     names, image = np.unique(
         np.concatenate([_valid(got)["names"] for _, got in tested]), return_inverse=True
     )
@@ -152,7 +152,7 @@ def _figures(got: Mapping[str, np.ndarray], per_image: np.ndarray, seed: int) ->
 
 
 def _mean(table: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> float | None:
-    """The mean over all severities of all `names`; None where one is missing."""
+    """Returns the mean over all severities of all `names`; None if one is missing."""
     cells = [table.get(name, {}).get(str(severity)) for name in names for severity in SEVERITIES]
     known = [cell for cell in cells if cell is not None]
     return float(np.mean(known)) if len(known) == len(cells) else None

@@ -1,8 +1,8 @@
-"""Resizing and random resized crops, on the host: torchvision's on PIL images.
+"""Resizing and random resized crops on the host, as torchvision does them on PIL images.
 
-Resizing is most of the host's work, so cykooz_resizer does it where it is installed. It has
-Pillow's filter (0.1 grey levels from it in the mean over photographs, 0.3 at most) and takes a
-third of the time, but has no wheel for Linux on ARM; Pillow does it there. OpenCV has no such
+Resizing is most of the host's work, so cykooz_resizer does it where it is installed. It uses
+Pillow's filter (on photographs it differs by 0.1 grey levels on average, 0.3 at most) and takes a
+third of the time, but has no wheel for Linux on ARM; Pillow resizes there. OpenCV has no such
 filter: INTER_LINEAR and INTER_AREA differed by up to 3.4 grey levels, and INTER_LINEAR after a
 fitted blur by up to 1.4.
 """
@@ -31,14 +31,15 @@ def sample_crop(
 ) -> tuple[int, int, int, int]:
     """Draws a crop from an image of `height` x `width` by torchvision's rule, with its rounding.
 
-    A draw that does not fit is repeated; after ten of them it is the largest central crop whose
-    shape is within `ratio`.
+    A draw that does not fit is repeated. After ten such draws the crop is the largest central one
+    whose shape is within `ratio`.
 
     Args:
-        rng: is advanced by four numbers for a draw that fits, by two for one that does not.
-        height: of the image in pixels.
-        width: of the image in pixels.
-        scale: smallest and largest area, as a part of the image's; uniform between them.
+        rng: generator, advanced by four numbers per draw that fits and by two per one that does
+            not.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        scale: smallest and largest area as a fraction of the image; uniform between them.
         ratio: smallest and largest width over height; uniform in the logarithm.
 
     Returns:
@@ -66,12 +67,12 @@ def sample_crop(
 def relative_crop(
     box: tuple[int, int, int, int], size: tuple[int, int], other: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """The crop of an image of another size that shows the same part of it.
+    """Scales a crop to another size of the same image.
 
     Args:
         box: (top, left, height, width) in pixels, in an image of `size`.
-        size: (height, width) of that image.
-        other: (height, width) of the other one.
+        size: (height, width) of the image that `box` is for.
+        other: (height, width) of the image that the result is for.
 
     Returns:
         (top, left, height, width), rounded to whole pixels; `box` itself for equal sizes.
@@ -79,7 +80,7 @@ def relative_crop(
     (top, left, height, width), (tall, wide), (rows, columns) = box, size, other
     first = round(top * rows / tall), round(left * columns / wide)
     last = round((top + height) * rows / tall), round((left + width) * columns / wide)
-    # at least one pixel, inside the image
+    # Keep at least one pixel inside the image.
     first = min(first[0], rows - 1), min(first[1], columns - 1)
     return *first, max(last[0] - first[0], 1), max(last[1] - first[1], 1)
 
@@ -87,8 +88,8 @@ def relative_crop(
 def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
     """Cuts out a box and resizes it with Pillow's bilinear filter, antialiased.
 
-    Pixels outside the box have no influence, as in torchvision, which cuts first. Safe to call in
-    threads; the GIL is released while resizing.
+    Pixels outside the box have no influence, as in torchvision, which cuts first. Thread-safe; the
+    GIL is released while resizing.
 
     Args:
         image: uint8 [H, W, 3].
@@ -96,7 +97,7 @@ def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -
         size: side of the result in pixels.
 
     Returns:
-        uint8 [size, size, 3], not to be written to.
+        uint8 [size, size, 3]; do not write to it.
     """
     top, left, height, width = box
     cut = image[top : top + height, left : left + width]
@@ -104,9 +105,9 @@ def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -
 
 
 def resize_short(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes an image so that its shorter side is `size` pixels: torchvision's `Resize(size)`.
+    """Resizes uint8 [H, W, 3] to a shorter side of `size` pixels: torchvision's `Resize(size)`.
 
-    The longer side is rounded down, as there. Otherwise as `resized_crop`.
+    As in torchvision, the longer side is rounded down. Filter and threads as in `resized_crop`.
     """
     height, width = image.shape[:2]
     short = min(height, width)
@@ -121,14 +122,14 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_by_pillow(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`resize` by Pillow."""
+    """Does `resize` with Pillow."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_fast(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The same as `resize_by_pillow` up to rounding, by cykooz_resizer."""
+    """Does `resize` with cykooz_resizer; equals `resize_by_pillow` up to rounding."""
     if not hasattr(_of_thread, "resizer"):
-        # a Resizer has buffers of its own, which threads cannot share
+        # Threads cannot share a Resizer, because it holds buffers.
         _of_thread.resizer = fast.Resizer()
         bilinear = fast.ResizeAlg.convolution(fast.FilterType.bilinear)
         _of_thread.options = fast.ResizeOptions(bilinear, use_alpha=False)

@@ -1,13 +1,13 @@
-"""Any image file to RGB, as the original's `Image.open(file).convert("RGB")` gives it.
+"""Decodes any image file to RGB, as the original's `Image.open(file).convert("RGB")` does.
 
-JPEGs go through simplejpeg (libjpeg-turbo), which takes half the time of Pillow, releases the GIL
-and returns the same bytes; Pillow reads everything else. As in the original, transparency is
-dropped, not composited, and an EXIF orientation is ignored. Files are told apart by what is in
-them: ImageNet has a PNG and CMYK files among its .JPEGs.
+simplejpeg (libjpeg-turbo) decodes JPEGs: it takes half the time of Pillow, releases the GIL and
+returns the same bytes. Pillow reads everything else. As in the original, transparency is dropped,
+not composited, and an EXIF orientation is ignored. The contents of a file decide its format, not
+its name: ImageNet has a PNG and CMYK files among its .JPEGs.
 
-Decoding JPEGs at a reduced scale was tried and left out: it may be used only where both crops are
-large multiples of the output, it mostly saved 10 to 30 per cent there (entropy decoding remains),
-and at twice the output size it already differed by up to 1.4 grey levels in the mean.
+JPEGs are not decoded at a reduced scale: that is possible only where both crops are large multiples
+of the output, mostly saved 10 to 30 per cent there (entropy decoding remains), and at twice the
+output size differed by up to 1.4 grey levels on average.
 """
 
 import io
@@ -19,24 +19,22 @@ from PIL import Image
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources import storage
 
-# Image.open loads the rarer formats on first need, and while one thread does so another may be
-# told that its file is of no known format.
+# Image.open loads the rarer formats on first use; another thread meanwhile may find its format
+# unknown.
 Image.init()
 
 _JPEG = b"\xff\xd8\xff"
 
 
 class UnreadableImage(UsageError):
-    """An image file that is missing, damaged or no image; the message names it and says why."""
+    """An image file is missing, damaged or no image; the message names the file and the reason."""
 
 
 def read_image(path: str) -> np.ndarray:
-    """The first picture in a file as uint8 [H, W, 3], RGB, not to be written to.
-
-    Safe to call in threads.
+    """Reads the first picture in a file as RGB, uint8 [H, W, 3]; do not write to it. Thread-safe.
 
     Raises:
-        UnreadableImage: see `decode_image`; or there is no such file.
+        UnreadableImage: there is no such file, or see `decode_image`.
     """
     try:
         data = storage.read_bytes(path)
@@ -46,29 +44,28 @@ def read_image(path: str) -> np.ndarray:
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """The first picture in the bytes of a file as uint8 [H, W, 3], RGB, not to be written to.
+    """Decodes the first picture of a file to RGB, uint8 [H, W, 3]; do not write to it.
 
     Args:
-        data: all of the file.
-        name: its name, for the message.
+        data: the bytes of the file.
+        name: name of the file, for the message.
 
     Raises:
-        UnreadableImage: no image, or a damaged one: where a part of the picture is missing, it is
-            not used.
+        UnreadableImage: the file is no image, or damaged; incomplete pictures count as damaged.
     """
     if not data:
         raise unreadable(name, "it is empty")
     if data.startswith(_JPEG):
         try:
-            # simplejpeg converts CMYK with other rounding than Pillow, a grey level off in the mean
+            # simplejpeg rounds CMYK unlike Pillow: the mean differs by a grey level.
             if simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
                 return simplejpeg.decode_jpeg(data)
         except ValueError:
-            pass  # Pillow reads some that simplejpeg is too strict for, and says what is wrong
+            pass  # Pillow is less strict, and names what is wrong
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return rgb_of(picture)
-    # Pillow's decoders meet damage with nearly any exception: OSError, SyntaxError, ValueError ...
+    # Pillow's decoders raise nearly anything on damage: OSError, SyntaxError, ValueError ...
     except Exception as error:
         reason = str(error)
         if isinstance(error, Image.UnidentifiedImageError):
@@ -77,14 +74,14 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def rgb_of(picture: Image.Image) -> np.ndarray:
-    """The pixels of a picture of Pillow's as uint8 [H, W, 3], RGB, not to be written to.
+    """Converts a Pillow image to RGB, uint8 [H, W, 3]; do not write to it.
 
     Raises:
-        ValueError: they are 32-bit numbers.
+        ValueError: its pixels are 32-bit numbers.
     """
     mode = picture.mode
     if mode.startswith("I;16") or (mode == "I" and picture.format == "PPM"):
-        # Pillow reads 16-bit grey as it is and 16-bit colour by its high bytes; do so with both
+        # Pillow keeps 16-bit grey but takes the high bytes of 16-bit colour; take them for both.
         gray = (np.asarray(picture) >> 8).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if mode in ("I", "F"):
@@ -93,7 +90,7 @@ def rgb_of(picture: Image.Image) -> np.ndarray:
 
 
 def unreadable(name: str, reason: str) -> UnreadableImage:
-    """The error for an image file by its name and what is wrong with it."""
+    """Makes the error for an image file from its name and what is wrong with it."""
     return UnreadableImage(
-        f"The image {name} cannot be read: {reason}. Replace the file by a good copy, or remove it."
+        f"The image {name} cannot be read: {reason}. Replace it with a good copy, or remove it."
     )

@@ -1,4 +1,4 @@
-"""Images as a caller has them, in memory or in files, cut to what classifiers are tested on."""
+"""Turns a caller's images, in memory or in files, into the views that classifiers are tested on."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -24,10 +24,10 @@ _WANTED = (
 
 
 def as_list(images: Images) -> list[Any]:
-    """The images one by one, checked as far as that goes without reading files.
+    """Lists the images, checked as far as possible without reading files.
 
     Raises:
-        UsageError: there is none, or one is not uint8, not RGB or nothing that is an image.
+        UsageError: there are none, or one is not uint8, not RGB or not an image.
     """
     if isinstance(images, str | os.PathLike | Image.Image):
         raise UsageError(f"The images are a single {_named(images)}. Put it in a list: [image].")
@@ -37,12 +37,12 @@ def as_list(images: Images) -> list[Any]:
         _check_dtype(images.dtype, "The images are")
     listed = [np.asarray(image) if hasattr(image, "ndim") else image for image in images]
     if not listed:
-        raise UsageError(f"The images are empty, but must be one or more. {_WANTED}")
+        raise UsageError(f"The list of images is empty, but must hold at least one. {_WANTED}")
     for index, image in enumerate(listed):
         if isinstance(image, str | os.PathLike | Image.Image):
             continue
         if not isinstance(image, np.ndarray):
-            raise UsageError(f"Image {index} is a {_named(image)}, which is no image. {_WANTED}")
+            raise UsageError(f"Image {index} is a {_named(image)}, not an image. {_WANTED}")
         _check_dtype(image.dtype, f"Image {index} is")
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise UsageError(
@@ -55,16 +55,16 @@ def as_list(images: Images) -> list[Any]:
 def view_batches(
     images: list[Any], batch_size: int, size: int, resize: int
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """The images as `central_view` shows them, in batches; files are read in threads.
+    """Yields the `central_view` of images in batches; threads read the files.
 
     Args:
         images: from `as_list`.
         batch_size: images per batch.
-        size, resize: as of `central_view`.
+        size, resize: see `central_view`.
 
     Yields:
-        uint8 [batch_size, size, size, 3], and how many of its places hold images; the others, in
-        the last batch only, are black.
+        uint8 [batch_size, size, size, 3], and how many of its places hold images; the rest, in the
+        last batch only, are black.
 
     Raises:
         UnreadableImage: a file is missing, damaged or no image.
@@ -108,7 +108,7 @@ def _check_batch(shape: tuple[int, ...]) -> None:
 
 
 def _mending(shape: tuple[int, ...]) -> str:
-    """How to make RGB of an image of that shape."""
+    """Says how to convert an image of that shape to RGB."""
     if len(shape) == 2 or shape[2:] == (1,):
         return "Repeat a grey channel three times, as np.repeat(image[..., None], 3, -1) does."
     if shape[2:] == (4,):
@@ -121,8 +121,8 @@ def _mending(shape: tuple[int, ...]) -> str:
 def _check_dtype(dtype: Any, subject: str) -> None:
     if dtype != np.uint8:
         raise UsageError(
-            f"{subject} of dtype {dtype}, but must be uint8, 0..255, not normalised. Numbers from "
-            "0 to 1 become so by np.round(255 * image).astype(np.uint8)."
+            f"{subject} of dtype {dtype}, but must be uint8, 0..255, not normalised. Convert "
+            "numbers from 0 to 1 with np.round(255 * image).astype(np.uint8)."
         )
 
 

@@ -1,7 +1,7 @@
-"""Batches for classifiers: one view an image with its label, every image counted exactly once.
+"""Batches for classifiers: one labelled view per image, every image counted exactly once.
 
-The last batch of an epoch is filled up with blank places that are marked, so that no image is
-dropped or seen twice whatever the batch size and the number of devices and processes.
+Marked blanks pad the last batch of an epoch, so that no image is dropped or seen twice, whatever
+the batch size and the number of devices and processes.
 """
 
 import math
@@ -23,7 +23,7 @@ _BLANK = -1
 
 
 def steps_per_pass(num_images: int, batch_size: int) -> int:
-    """Batches that hold every image once, the last one filled up."""
+    """Returns the number of batches that hold every image once, the last one padded."""
     return math.ceil(num_images / batch_size)
 
 
@@ -36,21 +36,21 @@ def training_batches(
     crop_scale: tuple[float, float],
     seed: int,
 ) -> Iterator[Batch]:
-    """This process's part of the batches of the linear probe's training: a random resized crop.
+    """Yields this process's part of a linear probe's training batches: random resized crops.
 
-    Each epoch is a fresh permutation of all images in `steps_per_pass` steps: the original's
-    loader keeps the last partial batch too (`drop_last` is off in main_lincls.py).
+    Each epoch is a fresh permutation of all images in `steps_per_pass` steps. Like the original's
+    loader it keeps the last partial batch (`drop_last` is off in main_lincls.py).
 
     Args:
         source: the images and labels.
-        steps, loaders, image_size, crop_scale, seed: as of `pretrain_batches`.
+        steps, loaders, image_size, crop_scale, seed: see `pretrain_batches`.
 
     Yields:
         {'image': uint8 [n, S, S, 3], 'label': int32 [n], 'valid': bool [n], 'index': int32 [n]}
-        with n = batch_size / process_count; of blank places all are 0.
+        with n = batch_size / process_count; blanks are 0 in all of them.
 
     Raises:
-        UsageError: sizes that do not fit together.
+        UsageError: the sizes do not fit together.
     """
     return load_batches(
         _ShuffledEpochs(len(source), steps.batch_size, seed),
@@ -70,21 +70,21 @@ def evaluation_batches(
     resize: int,
     skip_unreadable: bool = False,
 ) -> Iterator[Batch]:
-    """This process's part of one pass over all images in their order, seen as `central_view`.
+    """Yields this process's part of one pass over the `central_view` of all images, in order.
 
     Args:
         source: the images and labels.
-        batch_size: of all processes together.
-        loaders, image_size: as of `pretrain_batches`.
-        resize: as of `central_view`.
-        skip_unreadable: report an image that cannot be read on the standard error stream and leave
-            its place blank, instead of raising UnreadableImage.
+        batch_size: images per batch, over all processes.
+        loaders, image_size: see `pretrain_batches`.
+        resize: see `central_view`.
+        skip_unreadable: whether to report an unreadable image on standard error and leave its
+            place blank, instead of raising UnreadableImage.
 
     Yields:
-        As `training_batches`.
+        Batches like those of `training_batches`.
 
     Raises:
-        UsageError: sizes that do not fit together.
+        UsageError: the sizes do not fit together.
     """
     order = _InOrder(len(source), batch_size)
     return load_batches(
@@ -97,17 +97,16 @@ def evaluation_batches(
 
 
 def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
-    """What a classifier is tested on: torchvision's Resize(resize) and CenterCrop(size).
+    """Makes the view that a classifier is tested on: torchvision's Resize and CenterCrop.
 
     Args:
         image: uint8 [H, W, 3].
         size: side of the result in pixels.
-        resize: length the shorter side is brought to, in pixels, antialiased; 0 leaves the image
-            as it is. Where the image is then smaller than the crop, black is put around it, as
-            torchvision does.
+        resize: length of the shorter side in pixels after an antialiased resize; 0 does not
+            resize. As in torchvision, black pads an image that is smaller than the crop.
 
     Returns:
-        uint8 [size, size, 3], not to be written to.
+        uint8 [size, size, 3]; do not write to it.
     """
     if resize:
         image = resize_short(image, resize)
@@ -122,12 +121,12 @@ def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
 
 
 def scaled_resize(resize: int, image_size: int) -> int:
-    """What `central_view` takes for views of `image_size` pixels, of a `resize` given at 224."""
+    """Scales a `resize` given at 224 to views of `image_size` pixels, for `central_view`."""
     return round(resize * image_size / 224)
 
 
 class _ShuffledEpochs:
-    """[step] is int64 [batch_size], the images of a step; blank places are marked."""
+    """Item [step] is int64 [batch_size], the images of a step with marked blanks."""
 
     def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
         self._batch_size = batch_size
@@ -140,7 +139,7 @@ class _ShuffledEpochs:
 
 @dataclass(frozen=True)
 class _InOrder:
-    """[step] as of `_ShuffledEpochs`, without a permutation."""
+    """Like `_ShuffledEpochs`, without a permutation."""
 
     num_images: int
     batch_size: int

@@ -1,7 +1,7 @@
-"""Batches of samples, loaded by threads or processes; which samples is the caller's to say.
+"""Loads batches of samples in threads or processes; the caller says which samples.
 
-Which images are in step `s`, and where they are cut, is a function of the seed and `s` alone: to
-resume, start at that step, with as many threads, workers and processes as are at hand.
+The images of step `s` and their crops depend only on the seed and `s`. To resume, start at that
+step, with any number of threads, workers and processes.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ Batch = dict[str, np.ndarray]  # of samples, stacked
 
 _Of = TypeVar("_Of")
 
-# Samples that a thread loads in one go. Handing one over takes a third of a millisecond, as threads
-# wait for one another; loading a photograph takes one.
+# Samples that a thread loads at once. Handing over takes a third of a millisecond, because threads
+# wait for one another; loading a photograph takes one millisecond.
 _CHUNK = 8
-# Chunks in work or waiting for their batch, in this process. Four batches come on top, from the one
-# that is filling to the one the caller has: 0.8 GB in all for 512 images of 224 px.
+# Chunks being loaded or waiting for their batch, in this process. Up to four batches add to them,
+# from the one being filled to the caller's: 0.8 GB in all for 512 images of 224 px.
 _BUFFER_BYTES = 256 * 2**20
 # Workers hand over chunks in shared memory, of which containers often have only 64 MiB.
 _SHARED_BYTES = 32 * 2**20
@@ -46,9 +46,9 @@ class Steps:
     """The batches start .. total - 1 of a run.
 
     Attributes:
-        batch_size: of all processes together.
-        start: the first step wanted, where a run resumes.
-        total: the step to end before, whatever `start` is.
+        batch_size: images per batch, over all processes.
+        start: the first step to load, where a run resumes.
+        total: the step to stop before; does not depend on `start`.
     """
 
     batch_size: int
@@ -58,15 +58,14 @@ class Steps:
 
 @dataclass(frozen=True)
 class Loaders:
-    """Who loads a process's part of each batch.
+    """The threads and processes that load a process's part of each batch.
 
     Attributes:
-        threads: that decode and crop in this process, or in each worker; 0 does it in the one
+        threads: threads that decode and crop in this process, or in each worker; 0 uses the one
             background thread that makes batches.
-        workers: processes that do it in place of this one. They are started afresh, so a script
-            that uses them needs `if __name__ == "__main__":`.
-        process_index: of this process, which takes that slice of each batch's indices and loads
-            only those.
+        workers: processes that load in place of this one. They are spawned, so a script that uses
+            them needs `if __name__ == "__main__":`.
+        process_index: index of this process, which loads only this slice of each batch.
         process_count: number of processes.
     """
 
@@ -83,23 +82,23 @@ def load_batches(
     steps: Steps,
     loaders: Loaders,
 ) -> Iterator[Batch]:
-    """This process's part of the batches of `steps`.
+    """Loads this process's part of the batches of `steps`.
 
-    Closing the iterator, or exhausting it, stops its threads and workers.
+    Closing or exhausting the iterator stops its threads and workers.
 
     Args:
         order: the images of each step.
         load: makes a sample, a dict of arrays, of (image's index, place in the run); the place is
             step * batch_size + place in the global batch.
         sample_bytes: size of a sample.
-        steps: which batches.
-        loaders: who makes them.
+        steps: batches to load.
+        loaders: threads and processes to load them with.
 
     Yields:
-        The samples' dicts with their arrays stacked.
+        The dicts of the samples, with stacked arrays.
 
     Raises:
-        UsageError: sizes that do not fit together; raised at once, not by the first step.
+        UsageError: the sizes do not fit together. This is raised at once, not by the first step.
     """
     if loaders.process_count < 1 or steps.batch_size % loaders.process_count:
         raise UsageError(
@@ -125,14 +124,14 @@ def load_batches(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
     )
     if workers:
-        # Before batching: a worker takes every workers-th element, which must not be a batch's.
+        # Before batching, because each worker takes every workers-th element: a chunk, not a batch.
         shared = max(1, min(16 // size, limit // (size * sample_bytes)))
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=shared)
-        if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; app.run may not be used
+        if not flags.FLAGS.is_parsed():  # grain reads an absl flag, even without app.run
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(options)
     dataset = dataset.batch(chunks.of_batch, drop_remainder=True, batch_fn=_joined)
-    # Joining 512 pairs takes tens of milliseconds that the training loop should not wait for.
+    # Joining 512 pairs takes tens of milliseconds; the training loop should not wait for it.
     dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
     return _closing(dataset)
 
@@ -143,16 +142,16 @@ def prefetch_to_devices(
     names: Sequence[str],
     depth: int = 2,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Puts a part of each batch on the devices, some batches ahead.
+    """Puts some entries of each batch on the devices, some batches ahead.
 
     Args:
         batches: this process's parts, see `load_batches`; closed at the end.
-        sharding: of the global batch, e.g. over the axis 'data'.
-        names: the entries wanted.
-        depth: how many batches are on the devices when one is handed out, itself included.
+        sharding: sharding of the global batch, e.g. over the axis 'data'.
+        names: entries to put on the devices.
+        depth: number of batches on the devices, including the one that is yielded.
 
     Yields:
-        The entries named, as global arrays [batch_size, ...].
+        The named entries, as global arrays [batch_size, ...].
     """
     ready: deque[dict[str, jax.Array]] = deque()
     try:
@@ -173,7 +172,7 @@ def prefetch_to_devices(
 
 
 def once(function: Callable[[_Of, int], np.ndarray]) -> Callable[[_Of, int], np.ndarray]:
-    """Keeps a function's last results; of threads that want one, the first makes it."""
+    """Caches a function's last results; if several threads ask for one, only the first makes it."""
     lock, kept = threading.Lock(), functools.lru_cache(maxsize=8)(function)
 
     @functools.wraps(function)
@@ -186,18 +185,18 @@ def once(function: Callable[[_Of, int], np.ndarray]) -> Callable[[_Of, int], np.
 
 @once
 def images_of(order: Order, step: int) -> np.ndarray:
-    # Shuffling takes ten microseconds an index, and all threads want the same step's.
+    # Shuffling takes ten microseconds per index, and all threads need the same step.
     return order[step]
 
 
 class _Chunks:
-    """What one process loads, as a random-access source of grain's; workers get a copy.
+    """The chunks that one process loads, as a random-access source for grain; workers get copies.
 
-    Chunk i is part i % of_batch of this process's part of step i // of_batch: `size` samples,
-    stacked, the last part of a step what is left.
+    Chunk i is part i % of_batch of this process's share of step i // of_batch. It stacks `size`
+    samples, or fewer if it is the last of its step.
 
     Attributes:
-        of_batch: chunks in a batch.
+        of_batch: chunks per batch.
     """
 
     def __init__(

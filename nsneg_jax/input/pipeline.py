@@ -1,6 +1,6 @@
 """The crops of pre-training: two per image, in an order that needs no saved state.
 
-The host decodes and crops; the rest of a view is made on the device (`methods.batches`).
+The host decodes and crops; the device does the rest of a view (`methods.batches`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,23 +26,23 @@ from nsneg_jax.input.sources.source import Source
 
 
 def sample_order(num_images: int, batch_size: int, seed: int) -> grain.MapDataset:
-    """The global order of the data, without end and with random access.
+    """Makes the global order of the data, endless and with random access.
 
     Each epoch is a fresh permutation cut into num_images // batch_size steps, as in the original
-    (`drop_last=True`); the remainder is left out, another one each epoch.
+    (`drop_last=True`); it leaves out the remainder, which differs per epoch.
 
     Returns:
-        Element [step] is int64 [batch_size], indices of images. Epoch e begins at step
-        e * (num_images // batch_size).
+        A data set whose item [step] is int64 [batch_size], indices of images. Epoch e begins at
+        step e * (num_images // batch_size).
 
     Raises:
         UsageError: the data set does not fill one batch, or the seed is negative.
     """
     if batch_size < 1:
-        raise UsageError(f"The batch size is {batch_size}, but must be at least 1. Correct it.")
+        raise UsageError(f"batch_size is {batch_size}, but must be at least 1. Correct it.")
     if num_images < batch_size:
         raise UsageError(
-            f"The data set has {num_images} images, which is less than one batch of {batch_size}. "
+            f"The data set has {num_images} images, fewer than one batch of {batch_size}. "
             "Lower batch_size, or use more images."
         )
     if seed < 0:
@@ -62,33 +62,32 @@ def pretrain_batches(
     textures: Source | None = None,
     shuffle: ShuffleOrders | None = None,
 ) -> Iterator[Batch]:
-    """This process's part of the batches of `steps`, two crops per image.
+    """Loads this process's part of the batches of `steps`, two crops per image.
 
-    An image is decoded once and cut twice. Its two crops depend on the seed and its place in the
-    run (step * batch_size + place in the global batch) alone.
+    An image is decoded once and cropped twice. Its crops depend only on the seed and its place in
+    the run (step * batch_size + place in the global batch).
 
     Args:
         source: the images.
-        steps: which batches.
-        loaders: who makes them.
+        steps: batches to load.
+        loaders: threads and processes to load them with.
         image_size: side of the crops in pixels.
         crop_scale: smallest and largest area of both crops, see `sample_crop`.
-        seed: of order and crops.
-        textures: of the images, in their order; cut as the queries are.
-        shuffle: gives the orders of shuffling BN, for crops that come in them.
+        seed: seed of order and crops.
+        textures: textures of the images, in their order; cropped like the queries.
+        shuffle: the orders of shuffling BN, if the crops are to be arranged by them.
 
     Yields:
         {'query', 'key': uint8 [n, image_size, image_size, 3], 'index': int64 [n]} and, with
-        textures, 'texture' like 'query', n = batch_size / process_count, the caller's to keep.
-        With `shuffle`, place i of the global batch holds sample i's query, the key crop of the
-        sample that the key pass has there and, in place of 'texture', 'negatives' [n, M, ...]:
-        the crops that the negatives there are made from, queries and last the texture. An image
-        is then decoded for each of its 2 + M places.
-        What `source.image` raises, such as UnreadableImage, comes from here with its own type and
-        message.
+        textures, 'texture' like 'query'; n = batch_size / process_count. The caller may keep them.
+        With `shuffle`, place i of the global batch holds the query of sample i, the key crop at
+        place i of the key pass and, instead of 'texture', 'negatives' [n, M, ...]: the sources of
+        the negatives at place i of their passes, queries first and the texture last. An image is
+        then decoded once for each of its 2 + M places.
 
     Raises:
-        UsageError: sizes that do not fit together; raised at once, not by the first step.
+        UsageError: the sizes do not fit together. This is raised at once, not by the first step.
+        Exception: any error of `source.image`, such as UnreadableImage, unchanged.
     """
     order = sample_order(len(source), steps.batch_size, seed)
     two = _TwoCrops(source, textures, image_size, crop_scale, seed)
@@ -100,16 +99,16 @@ def pretrain_batches(
 
 
 def mixed_seed(seed: int) -> int:
-    """A seed for grain's shuffle.
+    """Returns a seed for grain's shuffle.
 
-    grain adds the epoch to the seed: unmixed, seed 1 would repeat seed 0 one epoch later.
+    grain adds the epoch to the seed; without mixing, seed 1 would repeat seed 0 one epoch later.
     """
     return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def place_generator(seed: int, place: int) -> np.random.Generator:
-    """The generator of a sample's draws on the host, by its place in the run."""
-    # Philox: a generator per key, cheap to make, with streams independent of one another.
+    """Makes the generator of a sample's draws on the host, from its place in the run."""
+    # Philox is cheap to make and gives independent streams per key.
     return np.random.Generator(np.random.Philox(key=np.array([seed, place], np.uint64)))
 
 
@@ -128,7 +127,7 @@ class _TwoCrops:
         return self.crops(index, place, names) | {"index": np.int64(index)}
 
     def crops(self, index: int, place: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Those of the crops 'query', 'key' and 'texture' that are wanted."""
+        """Makes the named crops, of 'query', 'key' and 'texture'."""
         image = self.source.image(index)
         rng = place_generator(self.seed, place)
         height, width = image.shape[:2]
@@ -147,7 +146,7 @@ class _TwoCrops:
 
 @dataclass(frozen=True)
 class _ShuffledCrops:
-    """Loads what the passes of shuffling BN have at one place of the global batch."""
+    """Loads the crops that the passes of shuffling BN use at one place of the global batch."""
 
     load: _TwoCrops
     order: Order

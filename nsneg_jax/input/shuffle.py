@@ -1,8 +1,8 @@
-"""The orders of shuffling BN on the host: those that the step draws on the devices, bit for bit.
+"""Draws the orders of shuffling BN on the host, bit for bit as the step draws them on the devices.
 
-For pipelines that load crops in these orders, in threads and worker processes that must not start
-JAX's devices: NumPy's version of `moco.draw_permutations`, which is threefry (Salmon et al. 2011)
-used as `jax.random` uses it.
+Pipelines load crops in these orders in threads and worker processes that must not start JAX's
+devices. So this is `methods.shuffling.draw_orders` in NumPy: threefry (Salmon et al. 2011), used
+as in `jax.random`.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ Key = tuple[np.uint32, np.uint32]
 
 @dataclass(frozen=True)
 class ShuffleOrders:
-    """Where the images of each pass come from.
+    """Draws the order of the images in each pass of the key encoder.
 
     Attributes:
-        root: the words of `jax.random.key(seed)`.
-        purpose: the number that the step folds in for these draws, `moco.SHUFFLE`.
-        passes: 1 + M, the key pass and those of the negatives.
-        batch_size: N, of the global batch.
+        root: the two words of `jax.random.key(seed)`.
+        purpose: the number that the step folds in for these draws, `methods.batches.SHUFFLE`.
+        passes: 1 + M, one for the keys and one per negative.
+        batch_size: N, size of the global batch.
     """
 
     root: tuple[int, int]
@@ -32,7 +32,7 @@ class ShuffleOrders:
     batch_size: int
 
     def __call__(self, step: int) -> np.ndarray:
-        """int32 [passes, batch_size]: place i of pass p holds sample [p, i] of the batch."""
+        """Returns int32 [passes, batch_size]; place i of pass p holds sample [p, i]."""
         root = np.uint32(self.root[0]), np.uint32(self.root[1])
         key = _fold_in(_fold_in(root, step), self.purpose)
         return np.stack(
@@ -41,7 +41,7 @@ class ShuffleOrders:
 
 
 def _permutation(key: Key, n: int) -> np.ndarray:
-    """`jax.random.permutation(key, n)`: sorted by random numbers, often enough for collisions."""
+    """Does `jax.random.permutation(key, n)`: sorts by random numbers, repeatedly for collisions."""
     x = np.arange(n, dtype=np.int32)
     rounds = int(np.ceil(3 * np.log(max(1, n)) / np.log(np.iinfo(np.uint32).max)))
     for _ in range(rounds):
@@ -62,8 +62,8 @@ def _split(key: Key) -> tuple[Key, Key]:
 
 
 def _threefry(key: Key, x0: np.ndarray, x1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Threefry-2x32 with 20 rounds of counters (x0, x1), uint32."""
-    with np.errstate(over="ignore"):  # sums are meant modulo 2^32
+    """Hashes counters (x0, x1), uint32, by Threefry-2x32 with 20 rounds."""
+    with np.errstate(over="ignore"):  # sums are modulo 2^32
         schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
         x0, x1 = x0 + schedule[0], x1 + schedule[1]
         for block in range(5):

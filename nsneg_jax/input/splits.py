@@ -1,4 +1,4 @@
-"""Splits of a data set as a job opens them: the same on every process, with the same classes."""
+"""Opens the splits of a data set, and checks that processes and splits agree."""
 
 from typing import Protocol
 
@@ -8,13 +8,13 @@ from nsneg_jax.parallel import hosts
 
 
 class DataSet(Protocol):
-    """Where the images of a job are; see `open_source` for the values.
+    """The images of a job; see `open_source` for the values.
 
     Attributes:
         source: name of the data set.
-        classes: restricts it to these classes.
-        image_size: side in pixels of images that are drawn, not read.
-        tfds_dir: where data sets of TFDS are.
+        classes: classes to use; '' uses all.
+        image_size: side in pixels of generated images.
+        tfds_dir: folder of TFDS data sets.
     """
 
     @property
@@ -34,7 +34,7 @@ def open_split(data: DataSet, split: str) -> Source:
     """Opens a split of a data set, the same on all processes.
 
     Raises:
-        UsageError: it cannot be used, or is not the same everywhere.
+        UsageError: the split cannot be used, or differs between processes.
     """
     source = open_source(
         data.source,
@@ -48,17 +48,17 @@ def open_split(data: DataSet, split: str) -> Source:
 
 
 def agree_on_files(source: Source) -> None:
-    """Checks that all processes see the same files in a source, as `hosts.agree`."""
+    """Checks by `hosts.agree` that all processes see the same files in a source."""
     if hosts.are_several():
         hosts.agree(f"files in {source.name}", fingerprint(source), hosts.SAME_DATA)
 
 
 def check_same_classes(training: Source, validation: Source) -> None:
-    """Raises UsageError where two splits would number their labels differently."""
+    """Raises UsageError if two splits would number their labels differently."""
     if training.classes != validation.classes:
         only = sorted(set(training.classes) ^ set(validation.classes))
         raise UsageError(
-            f"{training.name} and {validation.name} have not the same classes: "
+            f"{training.name} and {validation.name} have different classes: "
             f"{', '.join(only[:8])} {'...' if len(only) > 8 else ''} in one of them only. Complete "
             "the folders, or choose classes that both have with --config.data.classes."
         )

@@ -1,4 +1,4 @@
-"""Texture negatives on the host: which texture belongs to which image."""
+"""Texture negatives on the host: pairs each image with its texture."""
 
 import os
 from collections import Counter
@@ -17,10 +17,10 @@ from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.textures.recipe import TextureRecipe
 from nsneg_jax.textures.synthesis import compiled_synthesis, cut_exemplars, mosaic, random_generator
 
-# of the published textures: exemplars of 96 px for 224
+# The published textures have exemplars of 96 px at 224.
 EXEMPLARS, _EXEMPLAR_SHARE = 2, 96 / 224
-_SMALLEST_EXEMPLAR = 6  # of neighbourhoods of 3 pixels
-_LARGE_EXEMPLAR = 80  # enough for the recipe of photographs
+_SMALLEST_EXEMPLAR = 6  # smallest that holds neighbourhoods of 3 pixels
+_LARGE_EXEMPLAR = 80  # from here on, the recipe for photographs
 _BATCH = 128
 
 
@@ -44,26 +44,26 @@ class Subset:
 def pair_folders(
     images: FileSource, textures: FileSource, missing: str = "error"
 ) -> tuple[Source, Source]:
-    """Images and their textures in the same order.
+    """Returns images and their textures in the same order.
 
-    They belong together by class folder and name, whatever their endings: 'CLASS/NAME.JPEG' and
-    'CLASS/NAME.png', as `python -m data.texture` makes them.
+    Class folder and name pair them, whatever their endings: 'CLASS/NAME.JPEG' belongs to
+    'CLASS/NAME.png', as `python -m data.texture` makes it.
 
     Args:
-        images: what is trained on.
-        textures: made of them.
+        images: the training images.
+        textures: textures made from them.
         missing: 'error', or 'skip' to leave out images that have no texture.
 
     Raises:
-        UsageError: two textures of one name; images without a texture, unless these are skipped;
-            or no pair at all.
+        UsageError: two textures share a name, an image has no texture (unless skipped), or there is
+            no pair at all.
     """
     stems = [os.path.splitext(textures.path(i))[0] for i in range(len(textures))]
     places = dict(zip(stems, range(len(stems)), strict=True))
     if len(places) < len(stems):
         (name, count), *_ = Counter(stems).most_common(1)
         raise UsageError(
-            f"{textures.name} has {count} textures named {name} that differ in their endings only. "
+            f"{textures.name} has {count} textures named {name} that differ only in their endings. "
             "Remove all but one."
         )
     found = [places.get(os.path.splitext(images.path(i))[0], -1) for i in range(len(images))]
@@ -81,19 +81,19 @@ def pair_folders(
 
 
 class MadeTextures:
-    """Textures of the images of a source, made once and kept in a file, as a `Source`.
+    """A `Source` of textures of images, made once and kept in a file.
 
-    For small pictures such as the built-in ones; those of photographs are made by
-    `python -m data.texture`.
+    It is for small pictures such as the built-in ones; `python -m data.texture` makes textures of
+    photographs.
 
     Args:
-        images: what they are made of.
+        images: images to make the textures from.
         image_size: side of the textures in pixels; exemplars have 96/224 of it.
-        path: of the file, uint8 [n, S, S, 3] as npy; made if it is not there, by process 0 for all.
-        seed: of the synthesis.
+        path: file with uint8 [n, S, S, 3] as npy; process 0 makes it if it is missing.
+        seed: seed of the synthesis.
 
     Raises:
-        UsageError: the file is of other images.
+        UsageError: the file belongs to other images.
     """
 
     def __init__(self, images: Source, image_size: int, path: Path, seed: int = 0) -> None:
@@ -108,7 +108,7 @@ class MadeTextures:
         if self._textures.shape != shape:
             raise UsageError(
                 f"The textures in {path} have the shape {self._textures.shape}, but {shape} is "
-                "expected for these images. Remove the file to have it made again."
+                "expected for these images. Remove the file, and it will be made again."
             )
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class MadeTextures:
 
 
 def make_textures(images: Source, image_size: int, seed: int) -> np.ndarray:
-    """A texture of each image, uint8 [n, image_size, image_size, 3]."""
+    """Makes a texture per image, uint8 [n, image_size, image_size, 3]."""
     recipe, side = small_recipe(image_size)
     shape = (EXEMPLARS, side, side)
     devices = mesh.data_mesh(jax.local_devices())
@@ -127,7 +127,7 @@ def make_textures(images: Source, image_size: int, seed: int) -> np.ndarray:
     batch = made_at_once(devices)
     made = np.empty((len(images), image_size, image_size, 3), np.uint8)
     for start in range(0, len(images), batch):
-        # the last batch is filled up with its first image
+        # The last batch repeats its first image as padding.
         members = [i if i < len(images) else start for i in range(start, start + batch)]
         exemplars, mosaics = [], []
         for i in members:
@@ -140,15 +140,15 @@ def make_textures(images: Source, image_size: int, seed: int) -> np.ndarray:
 
 
 def made_at_once(devices: Mesh) -> int:
-    """Textures that `make_textures` makes in a call, a multiple of the devices."""
+    """Returns how many textures `make_textures` makes per call, a multiple of the devices."""
     return -(-_BATCH // devices.size) * devices.size
 
 
 def small_recipe(image_size: int) -> tuple[TextureRecipe, int]:
-    """The synthesis at `image_size`, and the side of its exemplars in pixels.
+    """Returns the synthesis at `image_size`, and the side of its exemplars in pixels.
 
-    At 224 pixels those of the paper. Smaller pictures have smaller exemplars, on which fewer levels
-    and smaller neighbourhoods fit.
+    At 224 pixels both are the paper's. Smaller pictures have smaller exemplars, with room for fewer
+    levels and smaller neighbourhoods.
     """
     side = max(_SMALLEST_EXEMPLAR, round(image_size * _EXEMPLAR_SHARE))
     recipe = TextureRecipe(output_size=image_size)
@@ -162,10 +162,10 @@ def small_recipe(image_size: int) -> tuple[TextureRecipe, int]:
 
 
 def is_photograph(side: int) -> bool:
-    """Whether exemplars of that side get the recipe of photographs."""
+    """Returns whether exemplars of that side get the recipe for photographs."""
     return side >= _LARGE_EXEMPLAR
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:  # by name, save would add an ending
+    with path.open("wb") as file:  # given a name, np.save would add an ending
         np.save(file, array)

@@ -1,4 +1,4 @@
-"""From the fields of a pre-training config to the typed pieces that they describe."""
+"""Builds the parts of a pre-training from the fields of its config."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,14 +23,14 @@ from nsneg_jax.models.encoder import Encoder
 from nsneg_jax.registry import Registry
 from nsneg_jax.training.step import Placement
 
-# builds a method of (config, encoder, views, learning rate by step)
+# Builds a method from (config, encoder, views, learning rate by step).
 Builder = Callable[[ConfigDict, Encoder, ViewMaker, optax.Schedule], Method]
 
 
 def build_moco(
     config: ConfigDict, encoder: Encoder, views: ViewMaker, schedule: optax.Schedule
 ) -> MoCo:
-    """MoCo-v2 with the negatives of the config."""
+    """Builds MoCo-v2 with the negatives of the config."""
     return MoCo(
         encoder=encoder,
         dim=config.model.dim,
@@ -49,7 +49,11 @@ METHODS: Registry[Builder] = Registry("method", {"moco": build_moco})
 
 
 def register(name: str, builder: Builder) -> None:
-    """Makes a method known under a name, that configs give as `method`.
+    """Registers a method under a name, which configs give as `method`.
+
+    Args:
+        name: a name that is not taken.
+        builder: called with config, encoder, `ViewMaker` and the learning rate by step.
 
     Raises:
         ValueError: the package has one of this name.
@@ -58,20 +62,20 @@ def register(name: str, builder: Builder) -> None:
 
 
 def build(config: ConfigDict, steps_per_epoch: int) -> tuple[Method, Any]:
-    """The method and its initial state for a validated config."""
+    """Builds the method and its initial state from a validated config."""
     encoder, params, stats = models.build(**config.model, seed=config.seed)
     method = build_method(config, encoder, steps_per_epoch)
     return method, method.init(params, stats)
 
 
 def build_method(config: ConfigDict, encoder: Encoder, steps_per_epoch: int) -> Method:
-    """The method of a validated config around an encoder."""
+    """Builds the method from a validated config and an encoder."""
     schedule = build_schedule(config, config.optimizer.learning_rate, steps_per_epoch)
     return METHODS[config.method](config, encoder, build_views(config), schedule)
 
 
 def build_views(config: ConfigDict) -> ViewMaker:
-    """What makes the views of a batch."""
+    """Builds the `ViewMaker` of a config."""
     kind = config.negatives.kind
     return ViewMaker(
         recipe=view_recipe(config),
@@ -84,17 +88,17 @@ def build_views(config: ConfigDict) -> ViewMaker:
 
 
 def view_recipe(config: ConfigDict) -> ViewRecipe:
-    """The part of the `views` section that is done on the device: all but the crops.
+    """Builds the recipe from the `views` section, without the crops, which the host makes.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value is out of range.
     """
     values = {name: value for name, value in config.views.items() if name != "crop_scale"}
     return ViewRecipe(**values)
 
 
 def negative_weights(config: ConfigDict) -> tuple[float, ...]:
-    """alpha of each negative of a config's `negatives` section, patches first."""
+    """Returns alpha per negative of a config's `negatives` section, patches first."""
     patches = config.num if "patch" in config.kind else 0
     weights = (config.alpha,) * patches
     if "texture" in config.kind:
@@ -103,12 +107,12 @@ def negative_weights(config: ConfigDict) -> tuple[float, ...]:
 
 
 def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[Source, Source]:
-    """The images of a pre-training's config and their textures, in the same order.
+    """Opens the textures of a pre-training; returns images and textures in the same order.
 
     Args:
-        config: of the job.
-        images: of `data.source`; of files unless the textures are 'made'.
-        workdir: where those that are made are kept.
+        config: config of the job.
+        images: the images of `data.source`; files unless `negatives.texture_source` is 'made'.
+        workdir: folder that keeps generated textures.
 
     Raises:
         UsageError: see `pair_folders` and `MadeTextures`.
@@ -130,7 +134,7 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
 def build_schedule(
     config: ConfigDict, learning_rate: float, steps_per_epoch: int
 ) -> optax.Schedule:
-    """The learning rate by step of a pre-training config."""
+    """Builds the learning rate by step of a pre-training config."""
     return optimizer.learning_rate_schedule(
         config.optimizer.schedule,
         learning_rate,
@@ -142,7 +146,7 @@ def build_schedule(
 
 
 def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimiser of a pre-training config."""
+    """Builds the optimiser of a pre-training config."""
     return optimizer.make(
         config.optimizer.name,
         schedule,
@@ -152,9 +156,9 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
 
 
 def placement(config: ConfigDict) -> Placement:
-    """How the run of a config places its arrays."""
+    """Builds the placement of a run's arrays."""
     return Placement(
         share_queue=config.moco.shard_queue,
-        # a single group has nothing to shuffle
+        # One group sees the whole batch in any order, so there is nothing to shuffle.
         arranged=config.moco.shuffle == "data" and config.model.bn_groups > 1,
     )

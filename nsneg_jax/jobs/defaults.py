@@ -1,8 +1,8 @@
 """The fields of every job's config: their defaults and meanings. Recipes are in configs/.
 
-The comment above or beside a default is the field's meaning, which `--help` shows
-(`nsneg_jax.fields`). Where it gives no range, any value goes. Sizes in pixels "at 224" hold for
-`data.image_size` 224 and are scaled with it.
+The comment above or beside a default explains the field, and `--help` shows it
+(`nsneg_jax.jobs.fields`). If it gives no range, any value is valid. Sizes in pixels "at 224" are
+for `data.image_size` 224 and scale with it.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,16 @@ VARIANTS = ("", "paper", "tiny")
 
 
 def check_variant(variant: str, variants: Sequence[str]) -> None:
-    """Raises UsageError for a variant that the config does not have."""
+    """Raises UsageError if `variant` is not one of `variants`."""
     if variant not in variants:
         names = ", ".join(repr(name) for name in variants)
-        raise UsageError(f"The config has no variant {variant!r}, only {names}; '' is the default.")
+        raise UsageError(
+            f"The config has no variant {variant!r}. Give one of {names}; '' is the default."
+        )
 
 
 def pretraining(variant: str = "") -> ConfigDict:
-    """MoCo-v2 pre-training, without non-semantic negatives.
+    """Returns the config of MoCo-v2 pre-training without non-semantic negatives.
 
     Args:
         variant: '' is recipe B, the command in the original's README ("MoCo*", the
@@ -32,17 +34,17 @@ def pretraining(variant: str = "") -> ConfigDict:
             encoder on the built-in shapes.
 
     Raises:
-        UsageError: for another variant.
+        UsageError: there is no such variant.
     """
     check_variant(variant, VARIANTS)
     config = ConfigDict(
         {
-            "job": "pretrain",  # what is run: 'pretrain' alone reads these fields
+            "job": "pretrain",  # job to run; only 'pretrain' reads these fields
             "method": "moco",  # pre-training method, a name registered in nsneg_jax.jobs.build
-            "seed": 0,  # of initial weights, order of the data and every draw; 0 or greater
+            "seed": 0,  # seed of initial weights, data order and every draw; 0 or greater
             # images per step, over all devices; a multiple of their number and of model.bn_groups
             "batch_size": 512,
-            "epochs": 200,  # passes over the images, whole batches only; greater than 0
+            "epochs": 200,  # passes over the images, full batches only; greater than 0
             "total_steps": 0,  # steps to stop after; 0 = epochs * floor(images / batch_size)
             "log_every_steps": 20,  # steps between lines of metrics.jsonl; greater than 0
             "knn_every_epochs": 0,  # epochs between measurements of the kNN accuracy; 0 = never
@@ -53,16 +55,16 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "source": f"folder:{data_root()}/imagenet100",
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
                 "split": "train",  # images trained on
-                "eval_split": "val",  # images classified by kNN meanwhile
-                "classes": "",  # taken: '' = all; names with commas, or a file of one per line
+                "eval_split": "val",  # images classified by kNN during training
+                "classes": "",  # classes to use: '' = all; names with commas, or a file, one a line
                 "image_size": 224,  # side of a view in pixels, 8 or more
-                # kNN: pixels at 224 of the shorter side before the central crop; 0 = the crop alone
+                # kNN: pixels at 224 of the shorter side before the central crop; 0 = crop only
                 "resize": 256,
-                "threads": 16,  # per process, that decode and crop; greater than 0
+                "threads": 16,  # threads per process that decode and crop; greater than 0
                 "workers": 0,  # processes that decode and crop; 0 = the threads of this one
             },
             "views": {
-                # of the operations: 'v2' = jitter, then grayscale; 'v1' = grayscale, then jitter
+                # order of operations: 'v2' = jitter, grayscale; 'v1' = grayscale, jitter
                 "order": "v2",
                 # area of a random crop as a fraction of the image (smallest, largest), in (0, 1]
                 "crop_scale": (0.2, 1.0),
@@ -71,7 +73,7 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "jitter_probability": 0.8,  # chance of a jitter, 0 to 1; 0 leaves it out
                 "grayscale_probability": 0.2,  # chance that a view is grey, 0 to 1
                 "blur_probability": 0.5,  # chance of a blur, 0 to 1
-                "blur_sigma": (0.1, 2.0),  # of the Gaussian, in pixels (smallest, largest)
+                "blur_sigma": (0.1, 2.0),  # sigma of the blur in pixels (smallest, largest)
                 "flip_probability": 0.5,  # chance of a horizontal flip, 0 to 1
             },
             "model": {
@@ -84,49 +86,49 @@ def pretraining(variant: str = "") -> ConfigDict:
                 # first layers: 'imagenet' (7x7 stride 2, max-pool); for images of 64 px and less
                 # 'small' (3x3 stride 1) or 'small_stride2' (3x3 stride 2)
                 "stem": "imagenet",
-                # parts of the batch with batch-norm statistics of their own, as on the GPUs of the
+                # groups of the batch with separate batch-norm statistics, one per GPU of the
                 # original; a divisor of batch_size
                 "bn_groups": 8,
-                "bn_running": "first",  # running statistics of group 'first', or 'mean' of all
+                "bn_running": "first",  # running statistics of the 'first' group, or 'mean' of all
                 "dtype": "float32",  # of the computation: 'float32', 'bfloat16' or 'float64'
-                # of products of float32 numbers: 'float32', 'tensorfloat32' (GPUs: rounded to 11
-                # bits, as in PyTorch's convolutions) or 'default' (TPUs: to 8 bits)
+                # precision of float32 products: 'float32', 'tensorfloat32' (GPUs round to 11 bits,
+                # as in PyTorch's convolutions) or 'default' (TPUs round to 8 bits)
                 "precision": "tensorfloat32",
             },
             "moco": {
                 "queue_size": 16384,  # K, keys kept as negatives; batch_size or more
-                "momentum": 0.99,  # m, of the key encoder; 0 or greater, less than 1
+                "momentum": 0.99,  # m of the key encoder; 0 or greater, less than 1
                 "temperature": 0.2,  # divides the similarities; greater than 0
                 "merge_passes": True,  # whether key and negatives share one forward pass
-                # how shuffling BN moves crops: between devices ('device'), or 'data' = each process
-                # loads its own; free to change on resume, as is shard_queue
+                # how shuffling BN moves crops: 'device' = between devices, 'data' = each process
+                # loads its own; may change on resume, and so may shard_queue
                 "shuffle": "device",
-                # whether each device holds a part of the queue, for large K; K must then be a
+                # whether to split the queue over the devices, for large K; K must then be a
                 # multiple of the number of devices
                 "shard_queue": False,
             },
             "negatives": {
-                "kind": "none",  # of negative: 'none', 'patch', 'texture', 'patch+texture'
-                "num": 0,  # patch negatives per image; 0 of 'none', 1 of 'texture'
-                "alpha": 0.0,  # multiplies their similarity; greater than 0, but 0 of 'none'
-                # of 'patch+texture', multiplies the similarity of the textures; 0 = alpha
+                "kind": "none",  # kind of negative: 'none', 'patch', 'texture', 'patch+texture'
+                "num": 0,  # patch negatives per image; 0 for 'none', 1 for 'texture'
+                "alpha": 0.0,  # multiplies their similarity; greater than 0, but 0 for 'none'
+                # 'patch+texture': multiplies the similarity of the textures; 0 = alpha
                 "texture_alpha": 0.0,
-                # textures: 'folder:PATH' or 'arrayrecord:PATH' with SPLIT/CLASS/NAME.png for each
-                # NAME.JPEG; 'made' = here, of the built-in images
+                # textures: 'folder:PATH' or 'arrayrecord:PATH' with SPLIT/CLASS/NAME.png per
+                # NAME.JPEG; 'made' = generated from the built-in images
                 "texture_source": f"folder:{data_root()}/imagenet100-texture",
-                # images without a texture: 'error' = refuse to start, 'skip' = leave them out
+                # images without a texture: 'error' = do not start, 'skip' = leave them out
                 "missing": "error",
-                # side of a patch in pixels at 224 (smallest, largest), both included
+                # side of a patch in pixels at 224 (smallest, largest), inclusive
                 "patch_size": (16, 72),
             },
             "optimizer": {
                 "name": "sgd",  # 'sgd', 'adamw', 'lars' or one registered in methods.optimizer
                 "learning_rate": 0.8,  # of the first epoch; greater than 0, not scaled by the batch
                 "schedule": "cosine",  # of the rate: 'cosine' or 'step'; it changes once per epoch
-                "milestones": (120, 160),  # epochs of 'step' where the rate falls to a tenth
+                "milestones": (120, 160),  # 'step': epochs where the rate falls to a tenth
                 "warmup_epochs": 0,  # first epochs in which the rate grows from 0; 0 = none
                 "momentum": 0.9,  # of SGD and LARS; beta_1 of AdamW; 0 or greater, less than 1
-                # 0 or greater; of 'sgd' on every parameter, of the others not on biases and norms
+                # 0 or greater; 'sgd' decays every parameter, the others no biases or norm scales
                 "weight_decay": 1e-4,
             },
             "checkpoint": {
@@ -150,8 +152,8 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "batch_size": 96,
                 "epochs": 30,
                 "data": {"source": "shapes:4000", "image_size": 32, "resize": 0, "threads": 2},
-                # The shapes' colours tell each from all others, and half a shape of 32 px says
-                # little of the whole: with the published views nothing is learnt in minutes.
+                # The colours of shapes identify each image, and half a shape of 32 px shows little
+                # of the whole: with the published views nothing is learnt in minutes.
                 "views": {
                     "crop_scale": (0.5, 1.0),
                     "jitter": (0.6, 0.6, 0.6, 0.3),
@@ -174,26 +176,26 @@ def pretraining(variant: str = "") -> ConfigDict:
 
 
 def probing() -> ConfigDict:
-    """The linear probe of a frozen encoder with the original's values; kNN; features."""
+    """Returns the config of a linear probe, with the original's values; also for kNN, features."""
     return ConfigDict(
         {
-            "job": "linear",  # what is run: 'linear'; 'knn' and 'features' do not train
-            # encoder: a workdir, a checkpoint folder in it, or 'untrained:' and one of these for
+            "job": "linear",  # job to run: 'linear', or 'knn' and 'features', which do not train
+            # encoder: a workdir, a checkpoint folder in it, or 'untrained:' and either of them for
             # the same network with initial weights
             "pretrained": "",
-            "seed": 0,  # of order and crops of the training images; 0 or greater
+            "seed": 0,  # seed of order and crops of the training images; 0 or greater
             "batch_size": 128,  # images per step, over all devices; a multiple of their number
             "epochs": 60,  # passes over the training images; greater than 0
-            # one classifier for each, all trained in one pass; different, each greater than 0
+            # one classifier per rate, all trained in one pass; distinct, each greater than 0
             "learning_rates": (10.0,),
-            # whether to evaluate the classifier that `pretrained` has instead of training one
+            # whether to evaluate the classifier in `pretrained` instead of training one
             "evaluate_only": False,
             # area of a training crop as a fraction of the image (smallest, largest), in (0, 1]
             "crop_scale": (0.08, 1.0),
             "flip_probability": 0.5,  # chance of a horizontal flip in training, 0 to 1
             "dtype": "float32",  # of the encoder: 'float32', 'bfloat16' or 'float64'
-            # of products of float32 numbers: 'float32', 'tensorfloat32' (11 bits on GPUs) or
-            # 'default' (8 bits on TPUs)
+            # precision of float32 products: 'float32', 'tensorfloat32' (GPUs round to 11 bits) or
+            # 'default' (TPUs round to 8 bits)
             "precision": "float32",
             "data": {
                 # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]' or,
@@ -201,49 +203,49 @@ def probing() -> ConfigDict:
                 "source": f"folder:{data_root()}/imagenet100",
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
                 "split": "train",  # images trained on; the bank of kNN
-                "eval_split": "val",  # images evaluated; whose features are written
-                "classes": "",  # taken: '' = all; names with commas, or a file of one per line
+                "eval_split": "val",  # images evaluated, or turned into features
+                "classes": "",  # classes to use: '' = all; names with commas, or a file, one a line
                 "image_size": 224,  # side of a view in pixels, 8 or more
-                # pixels at 224 of the shorter side before the central crop; 0 = the crop alone
+                # pixels at 224 of the shorter side before the central crop; 0 = crop only
                 "resize": 256,
-                "threads": 16,  # per process, that decode and crop; greater than 0
+                "threads": 16,  # threads per process that decode and crop; greater than 0
                 "workers": 0,  # processes that decode and crop; 0 = the threads of this one
             },
             "optimizer": {
                 "schedule": "step",  # of the rate: 'cosine' or 'step'; it changes once per epoch
-                "milestones": (30, 40, 50),  # epochs of 'step' where the rate falls to a tenth
+                "milestones": (30, 40, 50),  # 'step': epochs where the rate falls to a tenth
                 "momentum": 0.9,  # of SGD; 0 to 1
                 "weight_decay": 0.0,  # on every parameter; 0 or greater
             },
             "knn": {
-                "k": (20, 200),  # neighbours that vote, one accuracy for each; greater than 0
+                "k": (20, 200),  # neighbours that vote, one accuracy per number; greater than 0
                 "temperature": 0.07,  # divides the similarities in their weights; greater than 0
             },
-            "features_format": "npz",  # of the file with the features: 'npz' or 'safetensors'
+            "features_format": "npz",  # format of the features file: 'npz' or 'safetensors'
         }
     )
 
 
 def evaluation() -> ConfigDict:
-    """The evaluation of a trained probe on many test sets; `sets` is empty, see `test_set`."""
+    """Returns the config of an evaluation on many test sets; `sets` is empty, see `test_set`."""
     return ConfigDict(
         {
-            "job": "evaluate",  # what is run: 'evaluate' alone reads these fields
+            "job": "evaluate",  # job to run; only 'evaluate' reads these fields
             "pretrained": "",  # classifier: a linear probe's workdir, or a checkpoint folder in it
             "label": "",  # name of the table's row; runs of one label are pooled to mean and std
-            "classes": "",  # of a classifier that knows no names: a file of one per line
-            "only": "",  # sets that are evaluated: '' = all; names with commas
+            "classes": "",  # file with one class name per line, if the classifier has no names
+            "only": "",  # sets to evaluate: '' = all; names with commas
             "require_all": False,  # whether a missing set is an error
             "batch_size": 256,  # images per step, over all devices; a multiple of their number
-            "seed": 0,  # of generated corruptions and bootstrap intervals; 0 or greater
+            "seed": 0,  # seed of generated corruptions and bootstrap intervals; 0 or greater
             "dtype": "float32",  # of the encoder: 'float32', 'bfloat16' or 'float64'
-            # of products of float32 numbers: 'float32', 'tensorfloat32' (11 bits on GPUs) or
-            # 'default' (8 bits on TPUs)
+            # precision of float32 products: 'float32', 'tensorfloat32' (GPUs round to 11 bits) or
+            # 'default' (TPUs round to 8 bits)
             "precision": "float32",
             "data": {
                 "image_size": 224,  # side of a view in pixels, 8 or more
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
-                "threads": 16,  # per process, that decode; greater than 0
+                "threads": 16,  # threads per process that decode; greater than 0
                 "workers": 0,  # processes that decode; 0 = the threads of this one
             },
             "sets": {},
@@ -252,27 +254,28 @@ def evaluation() -> ConfigDict:
 
 
 def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
-    """An entry of `sets`: where the images are and how they are asked for.
+    """Returns an entry of `sets`: where the images are and how to evaluate them.
 
     Args:
-        source, split: as the fields.
-        changes: other fields by name.
+        source, split: values of these fields.
+        changes: values of other fields by name.
     """
     fields = {
         # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'shapes/VERSION:SIZE'
         "source": source,
-        # folder of the class folders in PATH; of TFDS, '.' is the only split or 'validation'
+        # folder in PATH that holds the class folders; for TFDS, '.' is the only split, or
+        # 'validation'
         "split": split,
-        # pixels at 224 of the shorter side before the central crop; 0 = the crop alone
+        # pixels at 224 of the shorter side before the central crop; 0 = crop only
         "resize": 256,
-        # measured: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'cue_conflict' (shape
-        # or texture)
+        # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'cue_conflict'
+        # (shape or texture)
         "protocol": "top1",
         "answers": "all",  # arg-max over 'all' classes of the classifier or those 'present'
-        "names": "class",  # of the class folders: 'class' names or 'index', those of ImageNet-1K
-        "generate": False,  # of 'corruption': whether to corrupt the images of `source` here
-        # of `generate`: whether to add the corruptions outside the benchmark's mean, ImageNet-C's
-        # four and your own
+        "names": "class",  # names of class folders: 'class' names, or 'index' in ImageNet-1K
+        "generate": False,  # 'corruption': whether to corrupt the images of `source` here
+        # with `generate`: whether to add the corruptions outside the benchmark's mean,
+        # ImageNet-C's four and your own
         "extra": False,
     }
     return ConfigDict({**fields, **changes})

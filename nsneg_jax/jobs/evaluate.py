@@ -1,4 +1,4 @@
-"""The robustness job: a trained probe on many test sets, a row of the paper's table."""
+"""The robustness job: evaluates a trained probe on many test sets, one row of the paper's table."""
 
 import hashlib
 import json
@@ -29,23 +29,23 @@ from nsneg_jax.training.workdir import PARTS
 def evaluate(
     config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
 ) -> dict | None:
-    """Evaluates the classifier of `config` on every set that is there.
+    """Evaluates the classifier of `config` on every available test set.
 
-    What each image got is kept in WORKDIR/parts as soon as a part (a set, or a corruption and
-    severity) is finished; a run that was stopped goes on with the next part. Parts of another
-    classifier or of other settings of their set are done again.
+    WORKDIR/parts gets the answers per image as soon as a part (a set, or a corruption and severity)
+    is finished; a stopped run resumes with the next part. A change of classifier or of a set's
+    settings repeats the parts it affects.
 
     Args:
-        config: of the job; see configs/evaluate.py.
-        workdir: for parts/, results.json and config.json.
-        devices: to split the batch over, by default all there are.
+        config: config of the job; see configs/evaluate.py.
+        workdir: folder for parts/, results.json and config.json.
+        devices: devices to split the batch over, by default all.
 
     Returns:
-        What results.json holds; None where a signal stopped the run.
+        The contents of results.json; None if a signal stopped the run.
 
     Raises:
-        UsageError: the config, the classifier or a set do not fit, or, with `require_all`, a set
-            is not there.
+        UsageError: the config, the classifier or a set does not fit, or, with `require_all`, a set
+            is missing.
     """
     run = open_run(
         config, workdir, devices, validate_evaluate, dtype=config.dtype, precision=config.precision
@@ -110,7 +110,7 @@ def evaluate(
 
 
 def _classes(named: str, pretrained: Pretrained) -> tuple[str, ...]:
-    """Names of the classifier's classes, in the order of its logits; `named` in the config."""
+    """Returns the class names in the order of the logits; `named` is the config's `classes`."""
     if pretrained.classifier is None:
         raise UsageError(
             f"{pretrained.origin} has no classifier to evaluate. Train one with "
@@ -128,14 +128,14 @@ def _classes(named: str, pretrained: Pretrained) -> tuple[str, ...]:
         raise UsageError(
             f"The classifier of {pretrained.origin} has {count} classes, "
             + (f"but {len(known)} are named" if known else "whose names it does not know")
-            + ". Name them with --config.classes=FILE, a file with a name a line such as "
-            "data/imagenet100.tsv; they are put in the order of the names."
+            + ". Name them with --config.classes=FILE, a file with one name per line, such as "
+            "data/imagenet100.tsv; they are sorted by name."
         )
     return known
 
 
 def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
-    """A digest of every value of the network and of the names of its answers."""
+    """Hashes every value of the network and the names of its classes."""
     digest = hashlib.sha256("\n".join(classes).encode())
     for leaf in jax.tree.leaves((pretrained.params, pretrained.stats, pretrained.classifier)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -143,7 +143,7 @@ def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
 
 
 def _key(settings: EvaluationSettings, network: str, part: Part) -> str:
-    """What a part's outputs depend on, but for the contents of the files."""
+    """Returns all that the outputs of a part depend on, except the contents of its files."""
     names = hashlib.sha256("\n".join(part.names()).encode()).hexdigest()
     size = settings.reading.image_size
     others = [size, settings.seed, settings.dtype, settings.precision]
@@ -156,7 +156,7 @@ def _is_done(path: Path, key: str) -> bool:
     if not path.exists():
         return False
     with np.load(path) as kept:
-        # an image that could not be read may have been replaced by now
+        # Repeat a part with an unreadable image, which may have been replaced by now.
         return str(kept["key"]) == key and bool(kept["valid"].all())
 
 

@@ -1,4 +1,4 @@
-"""The features job: those of a trained encoder to a file."""
+"""The features job: writes the features of a trained encoder to a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,15 +20,16 @@ from nsneg_jax.training.workdir import FEATURES
 def write_features(
     config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
 ) -> Path:
-    """Writes the features of `data.eval_split` to WORKDIR/features.npz.
+    """Writes the features of `data.eval_split` to WORKDIR/features.npz and returns its path.
 
-    With `features_format='safetensors'` it is WORKDIR/features.safetensors. Either holds
-    `features` float32 [n, F], `labels` int32 [n] and, as npz, `classes`, their names.
+    With `features_format='safetensors'` the file is WORKDIR/features.safetensors. It holds
+    `features` float32 [n, F], `labels` int32 [n] and the class names: the array `classes` in npz,
+    the metadata entry `classes`, one name per line, in safetensors.
 
     Args:
-        config: of the job; see configs/linear.py.
-        workdir: for the file and config.json.
-        devices: to split the batch over, by default all there are.
+        config: config of the job; see configs/linear.py.
+        workdir: folder for the file and config.json.
+        devices: devices to split the batch over, by default all.
 
     Raises:
         UsageError: the config, the encoder or the data do not fit.
@@ -54,7 +55,7 @@ def write_features(
 
 
 def _write_npz(path: Path, found: Features, classes: tuple[str, ...]) -> None:
-    # features hardly compress
+    # Features hardly compress.
     write_npz(path, {**found._asdict(), "classes": np.array(classes)}, compressed=False)
 
 

@@ -1,4 +1,4 @@
-"""What the fields of a config mean: the comments at their defaults in `nsneg_jax.jobs.defaults`."""
+"""The meanings of config fields, read from the comments in `nsneg_jax.jobs.defaults`."""
 
 import ast
 import inspect
@@ -10,7 +10,7 @@ from functools import cache
 
 from nsneg_jax.jobs import defaults
 
-# which functions of `defaults` have the fields of a job, and what their names begin with
+# Functions of `defaults` that hold the fields of a job, each with the prefix of its field names.
 _TABLES = {
     "pretrain": {"pretraining": ""},
     "linear": {"probing": ""},
@@ -22,13 +22,13 @@ _TABLES = {
 
 @cache
 def meanings(job: str) -> dict[str, str]:
-    """Meaning by dotted name of every field that a job's config has by default.
+    """Returns the meaning of every default field of a job's config.
 
     Args:
-        job: `config.job`; there are no fields of a job that does not exist.
+        job: `config.job`; an unknown job has no fields.
 
     Returns:
-        Names and texts in the order of the defaults; '*' stands for the name of a test set.
+        Texts by dotted name, in the order of the defaults; '*' stands for the name of a test set.
     """
     source = inspect.getsource(defaults)
     comments = _Comments(source)
@@ -41,12 +41,12 @@ def meanings(job: str) -> dict[str, str]:
 
 
 def pattern_of(job: str, field: str) -> str:
-    """The name under which `meanings` has a config's field; '' if it does not know the field."""
+    """Returns the name of a config's field in `meanings`; '' if it is unknown there."""
     return next((name for name in meanings(job) if fnmatchcase(field, name)), "")
 
 
 def _entries(table: ast.Dict) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Dotted name, first and last line of each entry of a nested literal."""
+    """Yields the dotted name, and first and last line, of each entry of a nested literal."""
     for key, value in zip(table.keys, table.values, strict=True):
         if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
             raise TypeError(f"A field's name in line {value.lineno} of defaults.py is no text.")
@@ -58,7 +58,7 @@ def _entries(table: ast.Dict) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 class _Comments:
-    """The comments of a source text by line: alone on it, or beside code."""
+    """The comments of a source text by line, either alone or beside code."""
 
     def __init__(self, source: str) -> None:
         self._alone: dict[int, str] = {}
@@ -70,7 +70,7 @@ class _Comments:
                 where[token.start[0]] = token.string.removeprefix("#").strip()
 
     def of(self, first: int, last: int) -> str:
-        """Those right above the lines `first` to `last`, and beside them."""
+        """Joins the comments right above the lines `first` to `last` and beside them."""
         start = first
         while start - 1 in self._alone:
             start -= 1

@@ -1,4 +1,4 @@
-"""The settings of the jobs with a frozen encoder, out of their configs."""
+"""Reads the settings of the jobs with a frozen encoder from their configs."""
 
 from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -19,8 +19,11 @@ Section = TypeVar("Section", bound=_Dataclass)
 
 @dataclass(frozen=True)
 class Splits:
-    """The `data` section's data set: `split` is trained on or the bank, `eval_split` is evaluated;
-    the others as of `nsneg_jax.input.splits.DataSet`."""
+    """The data set of a `data` section.
+
+    `split` is the training split or the bank, `eval_split` the evaluated split; for the other
+    fields see `nsneg_jax.input.splits.DataSet`.
+    """
 
     source: str
     tfds_dir: str
@@ -42,7 +45,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Frozen:
-    """What all of these jobs have; see configs/linear.py and configs/evaluate.py."""
+    """Settings that all these jobs share; see configs/linear.py and configs/evaluate.py."""
 
     pretrained: str
     dtype: str
@@ -52,7 +55,7 @@ class _Frozen:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings(_Frozen):
-    """Of the features job."""
+    """Settings of the features job."""
 
     data: Splits
     features_format: str
@@ -60,7 +63,7 @@ class FeatureSettings(_Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class KnnSettings(_Frozen):
-    """Of the kNN job; `k` and `temperature` are of its section `knn`."""
+    """Settings of the kNN job; `k` and `temperature` come from its section `knn`."""
 
     data: Splits
     k: tuple[int, ...]
@@ -69,7 +72,7 @@ class KnnSettings(_Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings(_Frozen):
-    """Of the linear job."""
+    """Settings of the linear job."""
 
     data: Splits
     optimizer: Optimizer
@@ -83,7 +86,7 @@ class ProbeSettings(_Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings(_Frozen):
-    """Of the evaluate job; `tfds_dir` is of its section `data`."""
+    """Settings of the evaluate job; `tfds_dir` comes from its section `data`."""
 
     tfds_dir: str
     label: str
@@ -95,14 +98,14 @@ class EvaluationSettings(_Frozen):
 
 
 def feature_settings(config: ConfigDict) -> FeatureSettings:
-    """The settings of a features job."""
+    """Reads the settings of a features job."""
     return _section(
         FeatureSettings, config, data=_section(Splits, config.data), reading=reading_of(config)
     )
 
 
 def knn_settings(config: ConfigDict) -> KnnSettings:
-    """The settings of a kNN job."""
+    """Reads the settings of a kNN job."""
     return _section(
         KnnSettings,
         config,
@@ -114,7 +117,7 @@ def knn_settings(config: ConfigDict) -> KnnSettings:
 
 
 def probe_settings(config: ConfigDict) -> ProbeSettings:
-    """The settings of a linear job."""
+    """Reads the settings of a linear job."""
     return _section(
         ProbeSettings,
         config,
@@ -125,17 +128,17 @@ def probe_settings(config: ConfigDict) -> ProbeSettings:
 
 
 def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
-    """The settings of an evaluate job.
+    """Reads the settings of an evaluate job.
 
     Raises:
-        UsageError: a set has other fields than a `EvaluationSet`.
+        UsageError: the fields of a set are not those of `EvaluationSet`.
     """
     for name, section in config.sets.items():
         odd = set(section) ^ {field.name for field in fields(EvaluationSet)}
         if odd:
             raise UsageError(
-                f"The set {name} has another field, or lacks one: {', '.join(sorted(odd))}. Make "
-                "sets with `test_set` of configs/evaluate.py."
+                f"The set {name} lacks these fields, or should not have them: "
+                f"{', '.join(sorted(odd))}. Make sets with `test_set` in configs/evaluate.py."
             )
     return _section(
         EvaluationSettings,
@@ -148,11 +151,11 @@ def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
 
 
 def reading_of(config: ConfigDict, **given: int) -> Reading:
-    """How a job reads its images; `given` takes the place of fields of its section `data`."""
+    """Reads how a job reads its images; `given` replaces fields of its section `data`."""
     return _section(Reading, config.data, batch_size=config.batch_size, **given)
 
 
 def _section(kind: type[Section], section: ConfigDict, **given: Any) -> Section:
-    """The fields that `kind` has, those of `section` where they are not given."""
+    """Makes a `kind` from the `given` fields, and the others from `section`."""
     values = {field.name: section[field.name] for field in fields(kind) if field.name not in given}
     return kind(**values, **given)

@@ -1,4 +1,4 @@
-"""The kNN job, and the same accuracy while an encoder is trained."""
+"""The kNN job, and the kNN accuracy during pre-training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,15 +21,15 @@ from nsneg_jax.pretrained import load_pretrained
 def knn(
     config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, float]:
-    """Writes the kNN accuracy on `data.eval_split` with `data.split` as the bank.
+    """Measures the kNN accuracy on `data.eval_split`, with `data.split` as the bank.
 
     Args:
-        config: of the job; see configs/linear.py.
-        workdir: for results.json and config.json.
-        devices: to split the work over, by default all there are.
+        config: config of the job; see configs/linear.py.
+        workdir: folder for results.json and config.json.
+        devices: devices to split the work over, by default all.
 
     Returns:
-        'knn_K', the accuracy in percent with K neighbours, for each K of `knn.k`.
+        'knn_K', the accuracy in percent with K neighbours, per K in `knn.k`.
 
     Raises:
         UsageError: the config, the encoder or the data do not fit.
@@ -63,16 +63,16 @@ def knn(
 
 
 def monitor(config: ConfigDict, bank: Source, encoder: Encoder, devices: Mesh) -> Monitor:
-    """The kNN accuracy of a pre-training, on its `data.eval_split`.
+    """Makes the monitor of kNN accuracy on a pre-training's `data.eval_split`.
 
     Args:
-        config: of a pre-training job.
-        bank: the source trained on.
+        config: config of a pre-training job.
+        bank: the training images.
         encoder: the network.
-        devices: to split the work over.
+        devices: devices to split the work over.
 
     Raises:
-        UsageError: the split to classify is not there, or has other classes.
+        UsageError: `data.eval_split` is missing, or has other classes.
     """
     queries = open_split(config.data, config.data.eval_split)
     reading = reading_of(config)

@@ -1,4 +1,4 @@
-"""The linear-probe job: classifiers on the frozen features of a trained encoder."""
+"""The linear-probe job: trains classifiers on the features of a frozen encoder."""
 
 import math
 from collections.abc import Sequence
@@ -35,16 +35,16 @@ def linear(
 ) -> probe.ProbeState | None:
     """Trains (or, with `evaluate_only`, evaluates) the probe of `config` in `workdir`.
 
-    Goes on from the workdir's latest checkpoint if it has one. metrics.jsonl gets a line a split
-    and epoch, results.json the final figures.
+    Resumes from the workdir's latest checkpoint if there is one. metrics.jsonl gets a line per
+    split and epoch, results.json the final figures.
 
     Args:
-        config: of the job; see configs/linear.py.
-        workdir: for checkpoints, metrics.jsonl, results.json and TensorBoard events.
-        devices: to split the batch over, by default all there are.
+        config: config of the job; see configs/linear.py.
+        workdir: folder for checkpoints, metrics.jsonl, results.json and TensorBoard events.
+        devices: devices to split the batch over, by default all.
 
     Returns:
-        The state at the end, or where a signal stopped the run; None of `evaluate_only`.
+        The state at the end, or where a signal stopped the run; None with `evaluate_only`.
 
     Raises:
         UsageError: the config, the encoder, the data or the earlier run do not fit.
@@ -66,7 +66,7 @@ def linear(
     total = settings.epochs * steps_per_epoch
 
     with run.resumable(keep=1) as (checkpoints, signals, resumed):
-        # the encoder is in the probe's checkpoint too: the run it came from may be gone by now
+        # The probe's checkpoint holds the encoder too; the run it came from may be gone by now.
         path = settings.pretrained if resumed is None else workdir
         pretrained = load_pretrained(path, run.dtype, run.precision)
         method, state = build(settings, pretrained, steps_per_epoch, len(training.classes))
@@ -91,7 +91,7 @@ def linear(
         sizes = f"{len(training):,} training and {len(validation):,} validation images"
         print(f"encoder  {progress['encoder']}: {_described(pretrained.model)}, frozen")
         print(f"data     {training.name}: {sizes}, {len(training.classes):,} classes")
-        print(f"steps    {total:,}, {steps_per_epoch:,} an epoch", flush=True)
+        print(f"steps    {total:,}, {steps_per_epoch:,} per epoch", flush=True)
 
         loaded = labelled.training_batches(
             training,
@@ -149,7 +149,7 @@ def linear(
 def build(
     settings: ProbeSettings, pretrained: Pretrained, steps_per_epoch: int, classes: int
 ) -> tuple[probe.Probe, probe.ProbeState]:
-    """The probe and its initial state."""
+    """Builds the probe and its initial state."""
     sgd = settings.optimizer
     factor = optimizer.learning_rate_schedule(
         sgd.schedule, 1.0, steps_per_epoch, settings.epochs, sgd.milestones
@@ -175,7 +175,7 @@ def build(
 def compile_steps(
     method: probe.Probe, devices: Mesh
 ) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
-    """`probe.train_step` and `probe.end_epoch` over the devices; they take over the state."""
+    """Compiles `probe.train_step` and `probe.end_epoch` for the devices; both donate the state."""
     whole, split = mesh.replicated(devices), mesh.split_batch(devices)
     train_step = jax.jit(
         partial(probe.train_step, method),
@@ -187,18 +187,18 @@ def compile_steps(
 
 
 def check_frozen(backbone: Tree, before: Tree) -> None:
-    """Compares every value of the backbone, to the bit, with what it was.
+    """Checks that every value of the backbone is unchanged, bit for bit.
 
     Raises:
-        RunError: naming the first entry that differs.
+        RunError: a value has changed; the message names the first such entry.
     """
     now = jax.tree.leaves(jax.device_get(backbone))
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), now, strict=True):
         if np.asarray(old).tobytes() != np.asarray(new).tobytes():
             raise RunError(
                 f"The backbone's entry {jax.tree_util.keystr(path, simple=True, separator='.')} "
-                "has changed while the probe was trained. A probe is one of a frozen encoder, so "
-                "its figures would be worth nothing, and the run stopped without saving them."
+                "changed while the probe was trained, but must stay frozen. The run stopped "
+                "without saving its figures, which would be worth nothing."
             )
 
 
@@ -214,7 +214,7 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
     if classes != len(validation.classes) or tuple(known) != validation.classes:
         raise UsageError(
             f"The classifier of {pretrained.origin} has {classes} classes, but {validation.name} "
-            f"has {len(validation.classes)}, or others. Choose those of the classifier with "
+            f"has {len(validation.classes)}, or others. Choose the classifier's classes with "
             "--config.data.classes."
         )
     run.claim()
@@ -283,7 +283,7 @@ def _finish(run: Run, results: dict) -> None:
 
 
 def _by_rate(figures: dict[str, list[float]], rates: Sequence[float]) -> dict[str, float]:
-    """Names for metrics.jsonl: plain ones of a single rate, else with the rate at the end."""
+    """Names figures for metrics.jsonl; with several rates, each name ends with its rate."""
     if len(rates) == 1:
         return {name: values[0] for name, values in figures.items()}
     return {
@@ -300,7 +300,7 @@ def _status(epoch: int, epochs: int, figures: dict[str, dict[str, list[float]]])
 
 
 def _losses(figures: dict[str, list[float]]) -> str:
-    """The loss at each learning rate."""
+    """Formats the loss per learning rate."""
     return "/".join(f"{value:.3f}" for value in figures["loss"])
 
 

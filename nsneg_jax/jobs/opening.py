@@ -1,4 +1,4 @@
-"""What every job opens with: its config checked, devices, a workdir, and the step to go on from."""
+"""Opens a job: checks its config, and finds devices, workdir and the step to resume from."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +19,11 @@ from nsneg_jax.training.workdir import RESULTS, check_workdir, claim_workdir
 
 
 class Resumption(NamedTuple):
-    """The state of a run that saves and stops.
+    """What a resumable run needs.
 
     Attributes:
-        checkpoints: in the workdir.
-        signals: that ask it to stop.
+        checkpoints: checkpoints in the workdir.
+        signals: signals that ask the run to stop.
         step: steps done in the latest checkpoint; None for a new run.
     """
 
@@ -34,13 +34,13 @@ class Resumption(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A job whose config was checked. Nothing is written yet.
+    """A job with a checked config. Nothing is written yet.
 
     Attributes:
-        config: its fields, nested dicts of what JSON has.
-        workdir: for what it leaves.
-        devices: to split the batch over.
-        dtype, precision: of the encoder's computation.
+        config: fields of the config, nested dicts of JSON values.
+        workdir: folder for all that the job writes.
+        devices: devices to split the batch over.
+        dtype, precision: dtype and precision of the encoder's computation.
     """
 
     config: Mapping[str, Any]
@@ -51,7 +51,7 @@ class Run:
 
     @contextmanager
     def resumable(self, keep: int) -> Iterator[Resumption]:
-        """Encloses a run that saves checkpoints, of which the latest `keep` stay.
+        """Opens the checkpoints of a run, of which the latest `keep` are kept.
 
         Raises:
             UsageError: the workdir has a checkpoint of a run with another config.
@@ -63,20 +63,20 @@ class Run:
             yield Resumption(checkpoints, signals, step)
 
     def claim(self, resuming: bool = False) -> None:
-        """Writes config.json; called last, so that a run that is refused leaves none.
+        """Writes config.json. Call it after all checks, so that a refused run leaves none.
 
         Raises:
-            UsageError: the workdir is another run's, see `claim_workdir`.
+            UsageError: the workdir belongs to another run, see `claim_workdir`.
         """
         claim_workdir(self.config, self.workdir, resuming, write=jax.process_index() == 0)
 
     @property
     def computation(self) -> dict[str, str]:
-        """What the results are computed with, to be kept with them."""
+        """The hardware and precision behind the results, to be stored with them."""
         return mesh.computation(self.devices, self.dtype, self.precision)
 
     def write_results(self, results: Mapping[str, Any]) -> Path:
-        """Writes results.json, of several processes the first; returns its path."""
+        """Writes results.json in process 0; returns its path."""
         path = self.workdir / RESULTS
         if jax.process_index() == 0:
             write_json(path, results)
@@ -95,14 +95,14 @@ def open_run(
     """Checks the values of a config and prepares the process for it.
 
     Args:
-        config: of the job.
-        workdir: for what it leaves.
-        devices: to split the batch over; None takes all there are.
+        config: config of the job.
+        workdir: folder for all that the job writes.
+        devices: devices to split the batch over; None takes all.
         validate: checks `config` for a number of devices.
-        dtype, precision: of the encoder's computation.
+        dtype, precision: dtype and precision of the encoder's computation.
 
     Raises:
-        UsageError: the first field that is wrong.
+        UsageError: a field is wrong; the message names the first one.
     """
     mesh.use_dtype(dtype)
     split = mesh.data_mesh(devices)
@@ -111,5 +111,5 @@ def open_run(
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as nested dicts and lists of what JSON has."""
+    """Converts a config to nested dicts and lists of JSON values."""
     return json.loads(config.to_json())

@@ -42,7 +42,7 @@ _PICTURED_SAMPLES = 8
 
 @dataclass(frozen=True)
 class _Data:
-    """What is trained on, and for how long."""
+    """The training images, and how long to train."""
 
     source: Source
     textures: Source | None
@@ -52,7 +52,7 @@ class _Data:
 
 @dataclass
 class _Training:
-    """Where a run is: the method, its state, and the means of metrics not yet written."""
+    """The method, its state, and the metrics that are not yet written."""
 
     method: Method
     placement: Placement
@@ -62,18 +62,18 @@ class _Training:
 
 
 def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> Any:
-    """Runs the pre-training of `config` in `workdir`, from its latest checkpoint if it has one.
+    """Runs the pre-training of `config` in `workdir`; resumes from its latest checkpoint if any.
 
     Args:
-        config: of the job; see configs/.
-        workdir: for checkpoints, metrics.jsonl, TensorBoard events and pictures.
-        devices: to split the batch over, by default all there are.
+        config: config of the job; see configs/.
+        workdir: folder for checkpoints, metrics.jsonl, TensorBoard events and pictures.
+        devices: devices to split the batch over, by default all.
 
     Returns:
         The state at the end, or where a signal stopped the run; it is saved in either case.
 
     Raises:
-        UsageError: the config, the data or the earlier run in `workdir` do not fit.
+        UsageError: the config, the data or the earlier run in `workdir` does not fit.
         RunError: the loss is not finite, or a checkpoint cannot be read.
     """
     run = open_run(
@@ -87,7 +87,7 @@ def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
     data = _open_data(config, workdir)
     with run.resumable(config.checkpoint.keep) as resumption:
         training = _build_or_restore(config, run, data, resumption)
-        # only now: the config of a run that was refused must not stay behind
+        # Only now: a refused run must not leave its config behind.
         run.claim(resuming=resumption.step is not None)
         print(_summary(config, run, data, training), flush=True)
         done = _train(config, run, data, training, resumption)
@@ -152,7 +152,7 @@ def _train(
                 done += 1
                 if done == start + 1:
                     display.first("step", f"loss {jax.device_get(metrics['loss']):.3f}")
-                    stopwatch.restart()  # compilation is no part of the speed
+                    stopwatch.restart()  # do not count compilation as speed
                 else:
                     stopwatch.count_step()
                 window.add(done, metrics)
@@ -173,7 +173,7 @@ def _train(
                     writer.write(done, "val", figures)
                     display.show(done, f"kNN {figures['knn_20']:.2f} %")
                 if last or stop or done % config.checkpoint.every_steps == 0:
-                    if not finite(training.state):  # a finite loss says nothing of its update
+                    if not finite(training.state):  # a finite loss may have an infinite gradient
                         raise FloatingPointError(f"Parameters after step {done} are not finite")
                     progress = _progress(run.config, training, data.source)
                     resumption.checkpoints.save(done, training.state, progress)
@@ -194,7 +194,7 @@ def _batches(
     start: int,
     total: int,
 ) -> Iterator[Batch]:
-    """The batches start .. total - 1 on the devices."""
+    """Yields the batches start .. total - 1 on the devices."""
     views = training.method.views
     batches = pretrain_batches(
         data.source,
@@ -213,11 +213,11 @@ def _batches(
 def _with_pictures(
     config: ConfigDict, run: Run, data: _Data, training: _Training, batches: Iterator[Batch]
 ) -> Iterator[Batch]:
-    """The batches; writes a grid of the first one's views before it hands it out."""
+    """Yields the batches; writes a grid of the first batch's views before it."""
     for step, batch in enumerate(batches):
         if step == 0:
             pictured = batch
-            if training.placement.arranged:  # the crops of a sample are not side by side there
+            if training.placement.arranged:  # one place then holds crops of different samples
                 pictured = next(_batches(config, run, data, training, Placement(), 0, 1))
             _save_first_views(training.method.views, pictured, run.workdir)
         yield batch
@@ -233,7 +233,7 @@ def _steps_per_epoch(source: Source, batch_size: int) -> int:
 
 
 def _progress(fields: Mapping[str, Any], training: _Training, source: Source) -> dict[str, Any]:
-    """What a checkpoint says besides the state, so that it can be used without the config."""
+    """Returns what a checkpoint stores besides the state, so that it needs no config to be used."""
     return {
         "window": training.window.totals(),
         "images": len(source),
@@ -248,7 +248,7 @@ def _progress(fields: Mapping[str, Any], training: _Training, source: Source) ->
 
 
 def _check_same_model(config: ConfigDict, progress: dict[str, Any], workdir: Path) -> None:
-    """For a checkpoint that was imported, and so has no config.json to compare with."""
+    """Checks the network of an imported checkpoint, which has no config.json to compare with."""
     before = progress.get("model", {})
     differences = [
         f"model.{name} is {before[name]!r} there and {config.model[name]!r} in this run"
@@ -259,20 +259,20 @@ def _check_same_model(config: ConfigDict, progress: dict[str, Any], workdir: Pat
         raise UsageError(
             f"The checkpoint in {workdir} holds another network: "
             + "; ".join(differences)
-            + ". Set these fields with --config.model.FIELD=VALUE to go on with it, or give "
+            + ". Set these fields with --config.model.FIELD=VALUE to resume it, or give "
             "another --workdir for a new run."
         )
 
 
 def _about_import(progress: dict[str, Any], batch_size: int, steps_per_epoch: int) -> str:
-    """What a run that goes on from an imported checkpoint starts with."""
+    """Returns the first message of a run that resumes an imported checkpoint."""
     origin = progress["official"]
-    text = f"goes on from {origin['file']}, epoch {origin['epoch']}"
+    text = f"resumes from {origin['file']}, epoch {origin['epoch']}"
     before = origin["images"] // progress["batch_size"]
     if (before, progress["batch_size"]) != (steps_per_epoch, batch_size):
         text += (
-            f"\nnote: it was imported as of {before:,} steps an epoch in batches of "
-            f"{progress['batch_size']}, here there are {steps_per_epoch:,} in batches of "
+            f"\nnote: it was imported with {before:,} steps per epoch in batches of "
+            f"{progress['batch_size']}, but this run has {steps_per_epoch:,} in batches of "
             f"{batch_size}; import it with --images and --batch_size to keep its epoch"
         )
     return text
@@ -281,7 +281,7 @@ def _about_import(progress: dict[str, Any], batch_size: int, steps_per_epoch: in
 def _save_first_views(make_views: ViewMaker, batch: Batch, workdir: Path) -> None:
     if jax.process_index() != 0:
         return
-    # process 0 holds the first places of the global batch, whose draws a short batch repeats
+    # Process 0 holds the first places of the global batch, so a short batch gets the same draws.
     first = {
         name: jnp.asarray(crops.addressable_shards[0].data[:_PICTURED_SAMPLES])
         for name, crops in batch.items()
@@ -313,7 +313,7 @@ def _summary(config: ConfigDict, run: Run, data: _Data, training: _Training) -> 
         f"encoder  {config.model.arch}, {parameters:,} parameters, {config.model.dtype}",
         f"devices  {devices.size} x {kind}, batch {config.batch_size} in "
         f"{config.model.bn_groups} batch-norm groups",
-        f"steps    {data.total:,}, {data.steps_per_epoch:,} an epoch"
+        f"steps    {data.total:,}, {data.steps_per_epoch:,} per epoch"
         + (f"; {start:,} done before" if start else ""),
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Checks of a config's values before any data or device is touched."""
+"""Checks the values of a config before any data or device is touched."""
 
 from ml_collections import ConfigDict
 
@@ -16,7 +16,7 @@ from nsneg_jax.training.workdir import flatten
 
 
 class _Checker:
-    """Raises a UsageError for the first field that is not as expected."""
+    """Raises UsageError for the first field with an unexpected value."""
 
     def __init__(self, config: ConfigDict):
         self.fields = flatten(config.to_dict())
@@ -65,14 +65,14 @@ class _Checker:
 
 
 def validate_linear(config: ConfigDict, devices: int) -> None:
-    """Checks what can be checked of a linear job without the encoder and the data.
+    """Checks a linear job as far as possible without the encoder and the data.
 
     Args:
-        config: of a linear job.
-        devices: how many the batch is split over.
+        config: config of a linear job.
+        devices: number of devices that share the batch.
 
     Raises:
-        UsageError: the first field that is wrong.
+        UsageError: a field is wrong; the message names the first one.
     """
     check = _check_frozen_encoder(config, devices)
     check.positive("epochs", "learning_rates")
@@ -89,7 +89,7 @@ def validate_linear(config: ConfigDict, devices: int) -> None:
 
 
 def validate_knn(config: ConfigDict, devices: int) -> None:
-    """As `validate_linear`, for the kNN job."""
+    """Like `validate_linear`, for the kNN job."""
     check = _check_frozen_encoder(config, devices)
     check.not_negative("data.resize")
     check.positive("knn.k", "knn.temperature")
@@ -97,7 +97,7 @@ def validate_knn(config: ConfigDict, devices: int) -> None:
 
 
 def validate_evaluate(config: ConfigDict, devices: int) -> None:
-    """As `validate_linear`, for the evaluate job."""
+    """Like `validate_linear`, for the evaluate job."""
     check = _check_frozen_encoder(config, devices, "linear probe (such as runs/linear)")
     for name in config.sets:
         check.not_negative(f"sets.{name}.resize")
@@ -107,7 +107,7 @@ def validate_evaluate(config: ConfigDict, devices: int) -> None:
 
 
 def validate_features(config: ConfigDict, devices: int) -> None:
-    """As `validate_linear`, for the features job."""
+    """Like `validate_linear`, for the features job."""
     check = _check_frozen_encoder(config, devices)
     check.not_negative("data.resize")
     check.one_of("features_format", ("npz", "safetensors"))
@@ -133,14 +133,14 @@ def _check_frozen_encoder(
 
 
 def validate_pretraining(config: ConfigDict, devices: int) -> None:
-    """Checks what can be checked without the data.
+    """Checks a pre-training job as far as possible without the data.
 
     Args:
-        config: of a pre-training job.
-        devices: how many the batch is split over.
+        config: config of a pre-training job.
+        devices: number of devices that share the batch.
 
     Raises:
-        UsageError: the first field that is wrong.
+        UsageError: a field is wrong; the message names the first one.
     """
     check = _Checker(config)
     check.positive(
@@ -197,8 +197,8 @@ def _check_negatives(check: _Checker, config: ConfigDict) -> None:
         check.expect(
             "negatives.texture_alpha",
             config.negatives.texture_alpha == 0,
-            f"0 while negatives.kind is {kind!r} (it sets the textures apart from the patches of "
-            "'patch+texture'; negatives.alpha is for one kind alone)",
+            f"0 while negatives.kind is {kind!r} (it is for the textures of 'patch+texture'; a "
+            "single kind uses negatives.alpha)",
         )
     if kind == "none":
         for name in ("negatives.alpha", "negatives.num"):

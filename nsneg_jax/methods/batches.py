@@ -1,7 +1,7 @@
-"""From the uint8 crops of a batch to its views and non-semantic negatives, on the device.
+"""Turns the uint8 crops of a batch into views and non-semantic negatives, on the device.
 
-What a sample gets depends on (seed, step, its place in the global batch) and nothing else: not on
-the number of devices, nor on the order in which a pass has it.
+The draws of a sample depend only on (seed, step, its place in the global batch), never on the
+number of devices or on the order of samples in a pass.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from nsneg_jax.methods.negatives import draw_patches, patch_negatives
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.methods.views import ViewRecipe, augment
 
-# what a step draws random numbers for; negative m has NEGATIVE + m
+# Random streams of a step; negative m uses NEGATIVE + m.
 SHUFFLE, QUERY_VIEW, KEY_VIEW, NEGATIVE = range(4)
 
 
@@ -29,15 +29,15 @@ class Views(NamedTuple):
 
 @dataclass(frozen=True)
 class ViewMaker:
-    """Augmentation and non-semantic negatives; hashable, so it can be static under jit.
+    """Makes views and non-semantic negatives; hashable, so it can be static under jit.
 
     Attributes:
-        recipe: of the two views.
+        recipe: augmentation of both views.
         patches: number of patch negatives per image.
         texture: whether the batch's texture is one more negative, the last.
-        patch_range: smallest and largest patch, in pixels of the view.
-        dtype: of the images made.
-        seed: of every draw.
+        patch_range: smallest and largest side of a patch, in pixels of the view.
+        dtype: dtype of the views and negatives.
+        seed: seed of every draw.
     """
 
     recipe: ViewRecipe
@@ -49,22 +49,22 @@ class ViewMaker:
 
     @property
     def num_negatives(self) -> int:
-        """M."""
+        """M, the number of negatives per image."""
         return self.patches + self.texture
 
     def draw_orders(self, step: jax.Array, n: int) -> jax.Array:
-        """The orders of shuffling BN for the key pass and each negative's, int32 [1 + M, n]."""
+        """Draws the orders of shuffling BN for keys and each negative, int32 [1 + M, n]."""
         return shuffling.draw_orders(self._key(step, SHUFFLE), 1 + self.num_negatives, n)
 
     def __call__(self, step: jax.Array, batch: Batch, orders: jax.Array | None = None) -> Views:
-        """The views and negatives of a batch.
+        """Makes the views and negatives of a batch.
 
         Args:
             step: steps done before this one.
             batch: uint8 crops [N, S, S, 3]: 'query', 'key', and 'texture' where it is used. A
-                texture, cut as the query was, gets the same draws as the query.
-            orders: [1 + M, N], in which `batch` has its key crops and what negatives are made
-                from, as `shuffling.arrange` leaves them; None for the queries' order.
+                texture is cropped like its query and gets the same draws.
+            orders: int [1 + M, N], the orders of the key crops and of the sources of the negatives
+                in `batch`, as `shuffling.arrange` leaves them; None for the queries' order.
         """
         query = self._view(batch["query"], step, QUERY_VIEW, None)
         order_of_key, *orders_of_negatives = (
@@ -81,7 +81,7 @@ class ViewMaker:
     def _negative(
         self, m: int, order: jax.Array | None, step: jax.Array, batch: Batch, query: jax.Array
     ) -> jax.Array:
-        """Negative m of every image in `order`, [N, 1, S, S, 3]."""
+        """Makes negative m of every image, in `order`, [N, 1, S, S, 3]."""
         is_texture = m == self.patches
         if "negatives" in batch:
             seen = self._view(batch["negatives"][:, m], step, QUERY_VIEW, order)

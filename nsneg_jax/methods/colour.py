@@ -1,7 +1,7 @@
-"""Colour operations on a batch of pictures, each with its own amount.
+"""Colour operations on a batch of pictures, with an amount per picture.
 
-A batch is three planes, red, green and blue, float [N, H, W] each in [0, 1]. What mixes colours
-then looks at one place of each plane, so that a compiler can do many such operations in one pass.
+A batch is three planes (red, green, blue), each float [N, H, W] in [0, 1]. Operations that mix
+colours are then elementwise, so a compiler can fuse many of them into one pass.
 """
 
 import jax
@@ -14,7 +14,7 @@ Planes = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def planes_of(images: jax.Array) -> Planes:
-    """Red, green and blue of images [N, H, W, 3]."""
+    """Splits images [N, H, W, 3] into red, green and blue."""
     return images[..., 0], images[..., 1], images[..., 2]
 
 
@@ -24,12 +24,12 @@ def images_of(planes: Planes) -> jax.Array:
 
 
 def per_sample(values: jax.Array) -> jax.Array:
-    """[N] as [N, 1, 1], to meet a plane."""
+    """Reshapes [N] to [N, 1, 1], to broadcast against a plane."""
     return values[:, None, None]
 
 
 def choose(chosen: jax.Array, x: Planes, otherwise: Planes) -> Planes:
-    """The pictures of `x` where `chosen` (bool [N]) says so."""
+    """Takes pictures from `x` where `chosen` (bool [N]) is true, else from `otherwise`."""
     red, green, blue = (
         jnp.where(per_sample(chosen), a, b) for a, b in zip(x, otherwise, strict=True)
     )
@@ -37,25 +37,25 @@ def choose(chosen: jax.Array, x: Planes, otherwise: Planes) -> Planes:
 
 
 def luma(x: Planes) -> jax.Array:
-    """ITU-R 601 luma [N, H, W] (Pillow's `convert("L")`)."""
+    """Returns the ITU-R 601 luma [N, H, W] (Pillow's `convert("L")`, without its rounding)."""
     return _LUMA[0] * x[0] + _LUMA[1] * x[1] + _LUMA[2] * x[2]
 
 
 def grayscale(x: Planes) -> Planes:
-    """The luma in all three channels."""
+    """Puts the luma into all three channels."""
     return (luma(x),) * 3
 
 
 def blend(x: Planes, kind: jax.Array, amount: jax.Array, mean: jax.Array) -> Planes:
-    """Brightness, contrast or saturation (Pillow's `ImageEnhance`).
+    """Changes brightness, contrast or saturation (Pillow's `ImageEnhance`).
 
     Args:
         x: planes.
-        kind: int [N], `BRIGHTNESS` (blends with black), `CONTRAST` (with the mean of the grayscale
-            picture, which Pillow rounds to a whole grey level) or `SATURATION` (with the grayscale
-            picture).
+        kind: int [N]: `BRIGHTNESS` blends with black, `CONTRAST` with the mean of the grayscale
+            picture (which Pillow rounds to a whole grey level), `SATURATION` with the grayscale
+            picture itself.
         amount: float [N], at least 0; 1 returns the picture bit for bit.
-        mean: [N, 1, 1], of the luma; looked at by `CONTRAST` alone.
+        mean: float [N, 1, 1], mean of the luma; only `CONTRAST` reads it.
     """
     kind, amount = per_sample(kind), per_sample(amount.astype(x[0].dtype))
     target = jnp.where(kind == SATURATION, luma(x), jnp.where(kind == CONTRAST, mean, 0))
@@ -64,7 +64,7 @@ def blend(x: Planes, kind: jax.Array, amount: jax.Array, mean: jax.Array) -> Pla
 
 
 def turn_hue(x: Planes, shift: jax.Array) -> Planes:
-    """Turns the hue in HSV space (torchvision's `adjust_hue`).
+    """Shifts the hue in HSV space (torchvision's `adjust_hue`).
 
     Args:
         x: planes.
@@ -75,8 +75,8 @@ def turn_hue(x: Planes, shift: jax.Array) -> Planes:
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     divisor = jnp.where(chroma > 0, chroma, 1)
-    # Channels are compared with one another, never with `value`: a compiler may compute the two
-    # sides of an equality with different roundings, and the hue would then be a wrong one.
+    # Compare channels with one another, never with `value`: a compiler may round the two sides of
+    # an equality differently, and the hue would then be wrong.
     sixths = jnp.where(
         (red >= green) & (red >= blue),
         (green - blue) / divisor,

@@ -1,4 +1,4 @@
-"""Similarities of embeddings, and the contrastive loss with non-semantic negatives."""
+"""Cosine similarities of embeddings, and the contrastive loss with non-semantic negatives."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 
 class Similarities(NamedTuple):
-    """Cosine similarities of N queries, in -1..1.
+    """Cosine similarities of N queries, float in [-1, 1].
 
     Attributes:
-        positive: [N], to the key of the same image.
-        queue: [N, K], to the keys of earlier images.
-        nonsemantic: [N, M], to the image's own non-semantic negatives.
+        positive: [N], with the key of the same image.
+        queue: [N, K], with the keys of earlier images.
+        nonsemantic: [N, M], with the image's own non-semantic negatives.
     """
 
     positive: jax.Array
@@ -22,14 +22,14 @@ class Similarities(NamedTuple):
 
 
 class ContrastiveLoss(Protocol):
-    """What MoCo minimises: any function of the similarities; hashable, so static under jit."""
+    """A loss that MoCo minimises, a function of the similarities; hashable, so static under jit."""
 
     def __call__(self, similarities: Similarities, /) -> jax.Array:
-        """The loss per query, [N]."""
+        """Returns the loss per query, float [N]."""
         ...
 
     def ranks(self, similarities: Similarities, /) -> jax.Array:
-        """How many of the K + M negatives are preferred to the key, int [N]."""
+        """Counts the K + M negatives that score higher than the key, int [N]."""
         ...
 
 
@@ -39,7 +39,7 @@ class InfoNCE:
 
     Attributes:
         temperature: T, greater than 0.
-        alphas: of each of the M non-semantic negatives, the weight of its similarity.
+        alphas: weight of the similarity per non-semantic negative, M of them.
     """
 
     temperature: float
@@ -48,13 +48,13 @@ class InfoNCE:
     def __call__(self, s: Similarities) -> jax.Array:
         """-log exp(q.k/T) / (exp(q.k/T) + sum_i exp(q.n_i/T) + sum_m exp(alpha_m q.t_m/T)), [N]."""
         positive, queue, nonsemantic = self._logits(s)
-        # the queue first: where devices share it, only its N sums are exchanged
+        # The queue first: devices that share it then exchange only its N sums.
         of_queue = jax.nn.logsumexp(queue, axis=1, keepdims=True)
         terms = jnp.concatenate([positive[:, None], of_queue, nonsemantic], axis=1)
         return jax.nn.logsumexp(terms, axis=1) - positive
 
     def ranks(self, s: Similarities) -> jax.Array:
-        """How many of the K + M negatives have a larger logit than the key, int [N]."""
+        """Counts the K + M negatives with a larger logit than the key, int [N]."""
         positive, queue, nonsemantic = self._logits(s)
         key = positive[:, None]
         return (queue > key).sum(axis=1) + (nonsemantic > key).sum(axis=1)
@@ -65,19 +65,19 @@ class InfoNCE:
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
-    """Rows of unit length, in float32 at least."""
+    """Scales rows [..., dim] to unit length, in float32 or wider."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
 
 
 def similarities(q: jax.Array, k: jax.Array, queue: jax.Array, t: jax.Array) -> Similarities:
-    """Cosine similarities of unit vectors, in true float32 whatever the device's default.
+    """Computes cosine similarities of unit vectors, in full float32 on every device.
 
     Args:
         q: queries [N, dim].
-        k: their keys [N, dim].
-        queue: [K, dim].
-        t: their non-semantic negatives [N, M, dim].
+        k: keys of the same images [N, dim].
+        queue: keys of earlier images [K, dim].
+        t: non-semantic negatives [N, M, dim].
     """
     exact = jax.lax.Precision.HIGHEST
     return Similarities(

@@ -1,4 +1,4 @@
-"""What a pre-training method is to the jobs that train it."""
+"""The interface between a pre-training method and the jobs that train it."""
 
 from typing import Any, Protocol
 
@@ -14,9 +14,9 @@ Metrics = dict[str, jax.Array]  # scalars, by name
 class Method(Protocol):
     """A pre-training method; hashable, so it can be static under jit.
 
-    Its state is a dataclass of `flax.struct` with the fields `step`, int32, the steps done, and
-    `params_q` and `stats_q`, parameters and batch-norm statistics of the encoder that is evaluated.
-    Checkpoints hold it as it is.
+    Its state is a `flax.struct` dataclass with the fields `step` (int32, steps done), `params_q`
+    and `stats_q` (parameters and batch-norm statistics of the evaluated encoder). Checkpoints
+    store it unchanged.
 
     Attributes:
         encoder: the network that is evaluated.
@@ -41,16 +41,16 @@ class Method(Protocol):
 
     @property
     def key_passes(self) -> int:
-        """Forward passes per step besides the query's."""
+        """Forward passes per step, not counting the query's."""
         ...
 
     @property
     def queue_fields(self) -> tuple[str, ...]:
-        """Fields of the state whose rows devices may share; () for none."""
+        """Fields of the state whose rows may be split over devices; () for none."""
         ...
 
     def init(self, params: Tree, stats: Tree) -> Any:
-        """The state before the first step.
+        """Returns the state before the first step.
 
         Args:
             params: initial parameters of the encoder.
@@ -59,11 +59,11 @@ class Method(Protocol):
         ...
 
     def step(self, state: Any, batch: Batch, arranged: bool = False) -> tuple[Any, Metrics]:
-        """The state after one step, and scalar metrics, of which 'loss' must be one.
+        """Returns the state after one step, and scalar metrics, which must include 'loss'.
 
         Args:
-            state: before the step.
+            state: state before the step.
             batch: uint8 crops, see `ViewMaker.__call__`.
-            arranged: whether the crops are in the orders of the passes already.
+            arranged: whether the crops are already in the orders of the passes.
         """
         ...

@@ -6,8 +6,8 @@ of K earlier keys n, temperature T and weight alpha,
     L = -log  exp(q.k/T) / ( exp(q.k/T) + sum_i exp(q.n_i/T) + sum_m exp(alpha q.t_m/T) )
 
 averaged over the batch. One step, in the original's order: query forward, momentum update of the
-key encoder, key forward, one forward of each negative through the key encoder (without gradient),
-loss against the queue as it was, enqueue the keys, SGD.
+key encoder, key forward, one forward per negative through the key encoder (without gradient),
+loss against the old queue, enqueue the keys, SGD.
 """
 
 import math
@@ -38,16 +38,17 @@ class MoCo:
     """The method's networks and settings; hashable, so it can be static under jit.
 
     Attributes:
-        encoder: query and key encoder have this structure.
+        encoder: structure of both the query and the key encoder.
         dim: length of an embedding.
-        optimizer: of the query encoder.
-        learning_rate: by step; what the optimizer uses, here to be reported.
-        loss: of the similarities.
-        views: makes views and the M non-semantic negatives of a batch.
-        queue_size: K. momentum: m of the key encoder.
-        groups: batch-norm groups, the number of processes of the original.
-        merge_passes: key and negatives in one forward pass of (1 + M) N images instead of 1 + M
-            passes: same mathematics, better use of the chip, more memory.
+        optimizer: optimiser of the query encoder.
+        learning_rate: learning rate by step, the optimiser's own; reported in the metrics.
+        loss: function of the similarities.
+        views: makes the views and the M non-semantic negatives of a batch.
+        queue_size: K.
+        momentum: m of the key encoder.
+        groups: batch-norm groups, one per process of the original.
+        merge_passes: whether keys and negatives share one forward pass of (1 + M) N images instead
+            of 1 + M passes: same mathematics, better use of the chip, more memory.
     """
 
     encoder: Encoder
@@ -67,17 +68,17 @@ class MoCo:
 
     @property
     def shuffles(self) -> bool:
-        """Whether the batch is shuffled for each key pass: one group sees it whole in any order."""
+        """Whether each key pass shuffles the batch; with one group, order has no effect."""
         return self.groups > 1
 
     @property
     def key_passes(self) -> int:
-        """Forward passes of the key encoder per step: the keys, and each negative."""
+        """Forward passes of the key encoder per step: one for the keys, one per negative."""
         return 1 + self.views.num_negatives
 
     @property
     def queue_fields(self) -> tuple[str, ...]:
-        """Fields of the state that devices may share by rows."""
+        """Fields of the state whose rows may be split over devices."""
         return ("queue",)
 
     def init(self, params: Tree, stats: Tree) -> "TrainState":
@@ -91,10 +92,10 @@ class MoCo:
 
 @struct.dataclass
 class TrainState:
-    """Everything a run needs to go on.
+    """Everything a run needs to continue.
 
-    `step` int32, steps done; parameters and running statistics of query (q) and key (k) encoder;
-    `queue` [K, dim], one normalised key a row; the optimiser's state.
+    Holds `step` (int32, steps done), parameters and running statistics of the query (q) and key (k)
+    encoder, `queue` [K, dim] with one normalised key per row, and the optimiser's state.
     """
 
     step: jax.Array
@@ -107,10 +108,10 @@ class TrainState:
 
 
 class Outputs(NamedTuple):
-    """Results of a step per sample.
+    """Results of a step, per sample.
 
-    `loss` [N]; `rank` [N], how many of the K + M negatives are preferred to the key; the
-    similarities that they are made of.
+    Holds `loss` [N], `rank` [N] (how many of the K + M negatives score higher than the key), and
+    the similarities behind both.
     """
 
     loss: jax.Array
@@ -119,8 +120,8 @@ class Outputs(NamedTuple):
 
 
 def init_state(moco: MoCo, params: Tree, stats: Tree) -> TrainState:
-    """The state before the first step: equal encoders, a queue of random unit vectors."""
-    # 1: another stream than the encoder's
+    """Returns the state before the first step: equal encoders, a queue of random unit vectors."""
+    # 1 separates this stream from the encoder's initial values.
     queue = np.random.default_rng((moco.views.seed, 1)).normal(size=(moco.queue_size, moco.dim))
     copy = jax.tree.map(jnp.copy, (params, stats))
     return TrainState(
@@ -137,13 +138,13 @@ def init_state(moco: MoCo, params: Tree, stats: Tree) -> TrainState:
 def train_step(
     moco: MoCo, state: TrainState, batch: Batch, arranged: bool = False
 ) -> tuple[TrainState, Metrics]:
-    """One step from uint8 crops: augmentation, negatives, and `update`.
+    """Takes one step from uint8 crops: augmentation, negatives, and `update`.
 
     Args:
         moco: the method; static under jit.
-        state: before the step; may be donated.
+        state: state before the step; may be donated.
         batch: uint8 crops [N, S, S, 3]: 'query', 'key', and 'texture' where it is a negative.
-        arranged: whether the crops are as `shuffling.arrange` leaves them already.
+        arranged: whether the crops are already as `shuffling.arrange` leaves them.
 
     Returns:
         The state after the step and scalar metrics: loss, accuracy_top1 and accuracy_top5 of the
@@ -161,14 +162,14 @@ def train_step(
 def update(
     moco: MoCo, state: TrainState, views: Views, orders: jax.Array | None = None
 ) -> tuple[TrainState, Outputs]:
-    """One step on given views.
+    """Takes one step on given views.
 
     Args:
         moco: the method.
-        state: before the step.
-        views: normalised images; with `orders`, key and negatives are already shuffled.
-        orders: int [1 + M, N], shuffling BN: place i of the key images holds sample orders[0, i],
-            place i of negative m sample orders[1 + m, i].
+        state: state before the step.
+        views: normalised images; with `orders`, keys and negatives are already shuffled.
+        orders: int [1 + M, N], the orders of shuffling BN: place i of the keys holds sample
+            orders[0, i], place i of negative m holds sample orders[1 + m, i].
 
     Returns:
         The state after the step, and per-sample results.
@@ -197,19 +198,21 @@ def update(
 
 
 def momentum_update(params_k: Tree, params_q: Tree, momentum: float) -> Tree:
-    """theta_k = m theta_k + (1 - m) theta_q; batch-norm statistics take no part."""
+    """Returns m theta_k + (1 - m) theta_q; batch-norm statistics are left alone."""
     return jax.tree.map(lambda k, q: k * momentum + q * (1 - momentum), params_k, params_q)
 
 
 def encode_keys(
     moco: MoCo, params: Tree, stats: Tree, views: Views, orders: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, Tree]:
-    """Embeddings k [N, dim] of the keys and t [N, M, dim] of the negatives, in the queries' order,
-    and the running statistics after all passes."""
+    """Embeds keys, k [N, dim], and negatives, t [N, M, dim], in the queries' order.
+
+    Returns k, t and the running statistics after all passes.
+    """
     images = jnp.concatenate([views.key[:, None], views.negatives], axis=1)
     n, passes = images.shape[:2]
     if moco.merge_passes:
-        # sample by sample, not pass by pass: a sharded batch axis stays where it is
+        # Flattened sample by sample, not pass by pass, so that a sharded batch axis stays in place.
         flat = images.reshape(n * passes, *images.shape[2:])
         embeddings, stats = moco.encoder(params, stats, flat, moco.groups, passes)
         embeddings = embeddings.reshape(n, passes, -1)
@@ -226,8 +229,8 @@ def encode_keys(
 
 
 def queue_pointer(step: jax.Array | int, batch_size: int, queue_size: int) -> jax.Array | int:
-    """The row that step `step` writes first: (step * batch_size) % queue_size."""
-    # the product would overflow; the pointer repeats after queue_size / gcd steps
+    """Returns the first row that step `step` writes: (step * batch_size) % queue_size."""
+    # The product would overflow; the pointer repeats after queue_size / gcd steps.
     period = queue_size // math.gcd(queue_size, batch_size)
     return (step % period) * batch_size % queue_size
 
@@ -240,7 +243,7 @@ def enqueue(queue: jax.Array, keys: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def metrics_of(outputs: Outputs) -> Metrics:
-    """The means of a step's results over its samples; accuracies in percent."""
+    """Averages the results of a step over its samples; accuracies in percent."""
     s = outputs.similarities
     metrics = {
         "loss": outputs.loss.mean(),

@@ -1,8 +1,8 @@
 """Non-semantic negatives made of patches (Ge et al. 2021, section 3).
 
-A patch negative keeps a picture's local statistics and destroys its content: the canvas is tiled
-with independent random crops of one size, taken from the augmented, normalised query view. As in
-the authors' code a patch may be used twice (it is no jigsaw permutation), patches are neither
+A patch negative keeps a picture's local statistics and destroys its content: it tiles a canvas
+with independent random crops of one size from the augmented, normalised query view. As in the
+authors' code, a patch may be used twice (this is no jigsaw permutation), patches are neither
 flipped nor rotated, and the last possible corner, S - d, is never drawn.
 """
 
@@ -18,13 +18,12 @@ Method = Literal["gather", "matmul"]
 
 
 class PatchDraws(NamedTuple):
-    """All that chance decides about the M patch negatives of N images.
+    """All random decisions about the M patch negatives of N images.
 
     Attributes:
-        size: int32 [N, M]. The side d of the patches in pixels.
-        corners: int32 [N, M, n_max, n_max, 2]. For the cell in row i, column j of the canvas, the
-            (y, x) of its crop's top-left pixel. A negative uses the first S // d + 1 rows and
-            columns.
+        size: int32 [N, M]. Side d of the patches in pixels.
+        corners: int32 [N, M, n_max, n_max, 2]. (y, x) of the top-left pixel of the crop that fills
+            row i, column j of the canvas. A negative uses the first S // d + 1 rows and columns.
     """
 
     size: jax.Array
@@ -32,20 +31,20 @@ class PatchDraws(NamedTuple):
 
 
 def scaled_patch_range(patch_size: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """The range of patch sides at `image_size`, from one given in pixels at 224.
+    """Scales a range of patch sides from 224 pixels to `image_size`.
 
-    (16, 72), the published range, stays so at 224 and is (2, 10) at 32. Sides are rounded and
-    kept within 1..image_size - 1, so on tiny images the range may shrink to one side.
+    The published range, (16, 72), is (2, 10) at 32 pixels. Sides are rounded and clipped to
+    1..image_size - 1, so on tiny images the range may shrink to one side.
 
     Args:
-        patch_size: smallest and largest side for images of 224 pixels.
-        image_size: side of the square images.
+        patch_size: smallest and largest side, for images of 224 pixels.
+        image_size: side of the square images in pixels, at least 2.
 
     Returns:
         Smallest and largest side at `image_size`; they pass `validate_patch_size`.
 
     Raises:
-        UsageError: if `patch_size` is no valid range at 224 pixels, or the images have less than 2.
+        UsageError: `patch_size` is no valid range at 224 pixels, or `image_size` is less than 2.
     """
     validate_patch_size(*patch_size, 224)
     low, high = (min(max(1, round(s * image_size / 224)), image_size - 1) for s in patch_size)
@@ -57,7 +56,7 @@ def validate_patch_size(lo: int, hi: int, image_size: int) -> None:
     """Checks a range of patch sides in pixels of the images.
 
     Raises:
-        UsageError: unless lo and hi are integers with 1 <= lo <= hi < image_size.
+        UsageError: lo and hi are not integers with 1 <= lo <= hi < image_size.
     """
     whole = all(isinstance(v, Integral) and not isinstance(v, bool) for v in (lo, hi))
     if not whole or not 1 <= lo <= hi < image_size:
@@ -72,24 +71,24 @@ def validate_patch_size(lo: int, hi: int, image_size: int) -> None:
 def draw_patches(keys: jax.Array, num: int, image_size: int, lo: int, hi: int) -> PatchDraws:
     """Draws the patches of `num` negatives for each image.
 
-    A side d is uniform over lo..hi, each coordinate of a corner uniform over 0..S-d-1.
+    A side d is uniform over lo..hi; each coordinate of a corner is uniform over 0..S-d-1.
 
     Args:
-        keys: typed keys [N]. The m-th negative of an image depends on the image's key and m alone.
-        num: M, negatives an image.
+        keys: typed keys [N]. Negative m of an image depends only on the image's key and m.
+        num: M, negatives per image.
         image_size: side S of the square view.
         lo: smallest patch side in pixels, included.
         hi: largest patch side in pixels, included.
 
     Raises:
-        UsageError: where `validate_patch_size` raises it.
+        UsageError: the range is invalid, see `validate_patch_size`.
     """
     validate_patch_size(lo, hi, image_size)
     cells = image_size // lo + 1
 
     def one(key: jax.Array, negative: jax.Array) -> PatchDraws:
-        # Remainders of 32 bits prefer small values by less than one in ten million, and need one
-        # call where `randint` would need six, which take XLA four times as long to compile.
+        # Remainders of 32-bit numbers favour small values by less than one in ten million. They
+        # need one call; `randint` needs six, which take XLA four times as long to compile.
         bits = jax.random.bits(jax.random.fold_in(key, negative), (1 + 2 * cells**2,), jnp.uint32)
         size = lo + bits[0] % jnp.uint32(hi - lo + 1)
         corners = bits[1:].reshape(cells, cells, 2) % (image_size - size)
@@ -106,23 +105,23 @@ def patch_negatives(query: jax.Array, draws: PatchDraws, method: Method | None =
     Args:
         query: [N, S, S, C] of any floating dtype, finite.
         draws: from `draw_patches` with the same S.
-        method: 'gather' (index arithmetic), 'matmul' (one-hot products, for TPUs, which are slow
-            at gathers) or None, which takes 'matmul' on TPU only. Both copy values and give the
+        method: 'gather' (index arithmetic), 'matmul' (one-hot products, for TPUs, where gathers
+            are slow) or None, which takes 'matmul' on TPU only. Both copy values and give the
             same bits (except that 'matmul' returns 0.0 for -0.0).
 
     Returns:
-        [N, M, S, S, C] of the query's dtype; the canvas is cut to its top-left S x S pixels.
+        [N, M, S, S, C] in the query's dtype; the canvas is cut to its top-left S x S pixels.
 
     Raises:
-        UsageError: for another method.
+        UsageError: `method` is none of these.
     """
     if method is None:
-        # of the platform that the program is for, which need not be the one it is compiled on
+        # Chosen by the platform the program runs on, which need not be the one that compiles it.
         return jax.lax.platform_dependent(query, draws, tpu=_matmul, default=_gather)
     if method not in _METHODS:
         raise UsageError(
             f"The method for patch negatives is {method!r}, but must be 'gather', 'matmul' or "
-            "None. None chooses by platform and suits everybody else."
+            "None. Leave it at None to choose by platform."
         )
     return _METHODS[method](query, draws)
 
@@ -135,7 +134,7 @@ def _gather(query: jax.Array, draws: PatchDraws) -> jax.Array:
         at = jnp.arange(side, dtype=jnp.int32)
         cell = at // size
         start = jnp.arange(cells, dtype=jnp.int32) * size
-        # By how much a cell's pixels move in the flat image: one table look-up a pixel, not two.
+        # Offsets into the flat image: one table look-up per pixel, not two.
         moves = (corners[..., 0] - start[:, None]) * side + corners[..., 1] - start
         move = moves.reshape(-1)[cell[:, None] * cells + cell]
         source = at[:, None] * side + at + move
@@ -154,10 +153,10 @@ def _matmul(query: jax.Array, draws: PatchDraws) -> jax.Array:
     within = at - cell * size
     image = jnp.moveaxis(query, 3, 2)
 
-    # Within one column of cells every canvas row has one source row and one horizontal shift. So
-    # a product with a one-hot matrix picks the rows, and log2(S) conditional rolls shift them;
-    # a one-hot product for the columns too would need an S x S matrix for each row. The scan over
-    # cell columns keeps about three canvases in memory.
+    # Within one column of cells, every canvas row has one source row and one horizontal shift. A
+    # product with a one-hot matrix picks the rows and log2(S) conditional rolls shift them; a
+    # one-hot product for the columns would need an S x S matrix per row. Scanning over cell
+    # columns keeps about three canvases in memory.
     def paste(canvas: jax.Array, column: jax.Array) -> tuple[jax.Array, None]:
         corners = jnp.take(draws.corners, column, axis=3)
         corners = jnp.take_along_axis(corners, cell[..., None], axis=2)

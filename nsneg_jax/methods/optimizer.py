@@ -15,8 +15,11 @@ Optimizer = Callable[..., optax.GradientTransformation]
 def sgd(
     schedule: optax.Schedule, *, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """PyTorch's SGD: weight decay joins the gradient of every parameter (biases and batch-norm
-    scales too) before the momentum; the learning rate multiplies the momentum buffer."""
+    """Makes PyTorch's SGD.
+
+    Weight decay is added to the gradient of every parameter (biases and batch-norm scales too)
+    before the momentum; the learning rate multiplies the momentum buffer.
+    """
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum)
     )
@@ -25,15 +28,17 @@ def sgd(
 def adamw(
     schedule: optax.Schedule, *, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019), `momentum` its beta_1; decays all but vectors."""
+    """Makes AdamW (Loshchilov and Hutter 2019) with beta_1 = `momentum`; decays all but vectors."""
     return optax.adamw(schedule, b1=momentum, weight_decay=weight_decay, mask=_matrices)
 
 
 def lars(
     schedule: optax.Schedule, *, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """LARS (You et al. 2017), trust coefficient 0.001; biases and batch-norm scales are neither
-    decayed nor adapted, as in SimCLR."""
+    """Makes LARS (You et al. 2017) with trust coefficient 0.001.
+
+    As in SimCLR, biases and batch-norm scales are neither decayed nor adapted.
+    """
     return optax.lars(
         schedule,
         weight_decay,
@@ -47,11 +52,12 @@ OPTIMIZERS: Registry[Optimizer] = Registry("optimiser", {"sgd": sgd, "adamw": ad
 
 
 def register(name: str, optimizer: Optimizer) -> None:
-    """Makes an optimiser known under a name, that configs give as `optimizer.name`.
+    """Registers an optimiser under a name, which configs give as `optimizer.name`.
 
     Args:
         name: none of the package's own.
-        optimizer: called with the learning rate by step, and momentum and weight_decay by name.
+        optimizer: called with the learning rate by step, and with momentum and weight_decay by
+            name.
 
     Raises:
         ValueError: the package has one of this name.
@@ -60,18 +66,18 @@ def register(name: str, optimizer: Optimizer) -> None:
 
 
 def make(name: str, schedule: optax.Schedule, **settings: Any) -> optax.GradientTransformation:
-    """The optimiser `name`.
+    """Makes the optimiser `name`.
 
     Args:
-        name: in `OPTIMIZERS`.
+        name: a name in `OPTIMIZERS`.
         schedule: learning rate by step.
-        settings: of that optimiser: momentum, weight_decay.
+        settings: momentum and weight_decay.
 
     Raises:
         UsageError: there is no such optimiser.
     """
     if name not in OPTIMIZERS:
-        raise UsageError(f"There is no optimiser {name!r}, only {', '.join(OPTIMIZERS)}.")
+        raise UsageError(f"There is no optimiser {name!r}. Choose one of {', '.join(OPTIMIZERS)}.")
     return OPTIMIZERS[name](schedule, **settings)
 
 
@@ -83,20 +89,19 @@ def learning_rate_schedule(
     milestones: Sequence[int] = (),
     warmup_epochs: int = 0,
 ) -> optax.Schedule:
-    """Learning rate as a function of the step.
+    """Returns the learning rate as a function of the step.
 
-    Keeps the behaviour of `adjust_learning_rate` in the original's main_moco.py, which changes it
-    once per epoch: 'cosine' is lr/2 * (1 + cos(pi * epoch / epochs)); 'step' multiplies by 0.1
-    from each milestone on. The original has no warm-up.
+    As in `adjust_learning_rate` of the original's main_moco.py, the rate changes once per epoch:
+    'cosine' is lr/2 * (1 + cos(pi * epoch / epochs)); 'step' multiplies by 0.1 from each milestone
+    on. The original has no warm-up.
 
     Args:
         kind: 'cosine' or 'step'.
-        learning_rate: lr, of the first epoch.
+        learning_rate: lr, the rate of the first epoch.
         steps_per_epoch: floor(data-set size / batch size).
         epochs: length of the run.
-        milestones: of 'step', in epochs.
-        warmup_epochs: the first epochs, in which the rate grows to its value step by step, in
-            equal parts; 0 for none.
+        milestones: epochs where 'step' lowers the rate.
+        warmup_epochs: first epochs, in which the rate grows linearly per step; 0 for none.
     """
     if kind == "cosine":
         by_epoch = optax.cosine_decay_schedule(learning_rate, epochs)

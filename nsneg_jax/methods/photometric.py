@@ -1,9 +1,9 @@
-"""Colour jitter and blur of a batch, each sample with its own parameters.
+"""Colour jitter and blur of a batch, with parameters per sample.
 
-Both have two forms that compute the same up to rounding, chosen by the platform that a program is
-lowered for. XLA for GPUs and TPUs fuses long chains of operations on planes into one pass over
-memory. XLA for CPUs fuses such chains too, but then computes them anew for every pixel that needs
-them; loops and matrix products keep it from that.
+Both have two forms with equal results up to rounding; the platform a program is lowered for
+selects one. XLA for GPUs and TPUs fuses long chains of operations on planes into one pass over
+memory. XLA for CPUs fuses them too, but recomputes them for every pixel that needs them; loops and
+matrix products prevent that.
 """
 
 from functools import partial
@@ -15,23 +15,23 @@ from nsneg_jax.methods.colour import CONTRAST, HUE, Planes, blend, luma, per_sam
 
 
 def color_jitter(x: Planes, order: jax.Array, factors: jax.Array, with_hue: bool = True) -> Planes:
-    """Brightness, contrast, saturation and hue in each sample's own order (torchvision's
-    `ColorJitter`).
+    """Jitters brightness, contrast, saturation and hue in an order per sample.
+
+    Follows torchvision's `ColorJitter`.
 
     Args:
-        x: float [N, H, W] each, in [0, 1].
+        x: planes, float [N, H, W] each, in [0, 1].
         order: int [N, 4], a permutation of 0..3 per row.
-        factors: float [N, 4]. Brightness, contrast and saturation factor, at least 0; shift of the
-            hue in turns. (1, 1, 1, 0) returns the picture bit for bit.
+        factors: float [N, 4]. Brightness, contrast and saturation factor, at least 0; hue shift in
+            turns. (1, 1, 1, 0) returns the picture bit for bit.
         with_hue: False leaves the hue shift out of the program.
 
     Returns:
-        As x.
+        Planes like x.
     """
-    # A different order for each sample means that a batch evaluates every operation in every
-    # place. Brightness, contrast and saturation are one blend and so share a place; hue, the
-    # costly one, is done once, between three places before it and three after, of which a sample
-    # uses three in all.
+    # With an order per sample, a batch evaluates every operation in every place. Brightness,
+    # contrast and saturation are all blends and share their places. Hue is costly and runs once,
+    # with three blends before it and three after; a sample uses three of the six.
     hue_place = jnp.argmax(order == HUE, axis=1)[:, None]
     place = jnp.arange(3)
     kinds = jnp.take_along_axis(order, place + (place >= hue_place), axis=1)
@@ -51,12 +51,14 @@ def color_jitter(x: Planes, order: jax.Array, factors: jax.Array, with_hue: bool
 def _jitter_in_two_passes(
     x: Planes, kinds: jax.Array, amounts: jax.Array, hue_place: jax.Array, shift: jax.Array | None
 ) -> Planes:
-    """Only contrast looks beyond a pixel, and once per sample: what comes before it is computed
-    twice, and nothing but the mean it needs is kept in between."""
+    """Computes everything before contrast twice: first for the mean that contrast needs.
+
+    Only contrast looks beyond a pixel, once per sample, so only its mean is kept between passes.
+    """
     place = jnp.arange(3)
 
     def jittered(until: jax.Array, mean: jax.Array) -> Planes:
-        """The blends before place `until` [N, 1], and the hue if it comes before that."""
+        """Applies the operations before place `until` [N, 1]."""
 
         def blends(x: Planes, active: jax.Array) -> Planes:
             for kind, amount in zip(kinds.T, jnp.where(active, amounts, 1).T, strict=True):
@@ -93,15 +95,14 @@ def _jitter_in_loops(
 
 
 def gaussian_blur(x: Planes, sigma: jax.Array, radius: int) -> Planes:
-    """Gaussian blur with a standard deviation per sample, edges repeated.
+    """Blurs with a Gaussian, one standard deviation per sample, edges repeated.
 
-    Stands for Pillow's `ImageFilter.GaussianBlur(sigma)`, which approximates this by box blurs.
+    Replaces Pillow's `ImageFilter.GaussianBlur(sigma)`, which approximates it by box blurs.
 
     Args:
-        x: float [N, H, W] each.
+        x: planes, float [N, H, W] each.
         sigma: float [N] in pixels; 0 returns the picture bit for bit.
-        radius: reach of the kernel in pixels, the same for all; three times the largest sigma is
-            ample.
+        radius: reach of every kernel in pixels; three times the largest sigma is ample.
     """
     distance = jnp.arange(-radius, radius + 1)
     width = jnp.where(sigma > 0, sigma, 1).astype(x[0].dtype)[:, None]
@@ -112,7 +113,7 @@ def gaussian_blur(x: Planes, sigma: jax.Array, radius: int) -> Planes:
 
 
 def _blur_by_sums(x: Planes, taps: jax.Array) -> Planes:
-    # one direction after the other: fused, each pixel would be made of all taps squared
+    # One direction at a time: fused, each pixel would cost the square of the number of taps.
     for axis in (1, 2):
         red, green, blue = map(
             partial(_weighted_sum, taps=taps, axis=axis), jax.lax.optimization_barrier(x)
@@ -122,7 +123,7 @@ def _blur_by_sums(x: Planes, taps: jax.Array) -> Planes:
 
 
 def _weighted_sum(plane: jax.Array, taps: jax.Array, axis: int) -> jax.Array:
-    """What lies around each pixel along `axis`, weighted by taps [N, 2 radius + 1]."""
+    """Sums the neighbours of each pixel along `axis`, weighted by taps [N, 2 radius + 1]."""
     radius, length = taps.shape[1] // 2, plane.shape[axis]
     reach = [(0, 0, 0)] * 3
     reach[axis] = (radius, radius, 0)
@@ -131,8 +132,8 @@ def _weighted_sum(plane: jax.Array, taps: jax.Array, axis: int) -> jax.Array:
         per_sample(tap) * jax.lax.slice_in_dim(padded, start, start + length, axis=axis)
         for start, tap in enumerate(taps.T)
     )
-    # Zeros beyond the edges are part of the one pass, as a repeated edge is not: the weight that
-    # falls on them belongs to the edge.
+    # Padding with zeros fuses into the pass, repeating the edge does not. The weight that falls on
+    # the padding is added back to the edge.
     place = jnp.arange(length)[:, None] + jnp.arange(-radius, radius + 1)
     first, last = (jax.lax.slice_in_dim(plane, i, i + 1, axis=axis) for i in (0, length - 1))
     before, after = (
@@ -143,8 +144,7 @@ def _weighted_sum(plane: jax.Array, taps: jax.Array, axis: int) -> jax.Array:
 
 
 def _blur_by_products(x: Planes, taps: jax.Array) -> Planes:
-    """Products with banded matrices: a grouped convolution, a filter for each sample, takes ten
-    times as long."""
+    """Multiplies by banded matrices; a grouped convolution would take ten times as long."""
     radius = taps.shape[1] // 2
     images = jnp.stack(x, axis=-1)
     for axis, product in ((1, "noi,niwc->nowc"), (2, "noi,nhic->nhoc")):

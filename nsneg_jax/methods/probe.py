@@ -1,7 +1,7 @@
 """The linear probe: classifiers trained on the pooled features of a frozen encoder.
 
-Protocol of the original's main_lincls.py: the encoder in inference mode, SGD on the classifier
-alone. Several classifiers, each with a learning rate of its own, can learn from the same features.
+Follows the original's main_lincls.py: the encoder runs in inference mode, SGD trains only the
+classifier. Several classifiers, one per learning rate, can learn from the same features.
 """
 
 from dataclasses import dataclass, replace
@@ -23,14 +23,14 @@ _INITIAL_STD = 0.01
 
 @dataclass(frozen=True)
 class Probe:
-    """Networks and settings; hashable, so it can be static under jit.
+    """The encoder and settings of a probe; hashable, so it can be static under jit.
 
     Attributes:
-        encoder: whose features are read.
-        optimizer: of the classifiers, all L of them stacked.
-        flip_probability: of a training image.
-        dtype: of the encoder's computation.
-        seed: of the flips and the classifiers' initial weights.
+        encoder: frozen network that computes the features.
+        optimizer: optimiser of the L stacked classifiers.
+        flip_probability: chance of flipping a training image, in [0, 1].
+        dtype: dtype of the encoder's computation.
+        seed: seed of the flips and of the classifiers' initial weights.
     """
 
     encoder: Encoder
@@ -42,12 +42,17 @@ class Probe:
 
 @struct.dataclass
 class ProbeState:
-    """Everything a run needs to go on; L learning rates, F features, C classes.
+    """Everything a run needs to continue, for L learning rates, F features and C classes.
 
-    `step` int32, steps done; `backbone` {'params', 'stats'} of the frozen encoder; `classifier`
-    {'kernel' [L, F, C], 'bias' [L, C]}; the optimiser's state; `sums` of the epoch so far, see
-    `count`; `best`, the classifiers with the highest validation top-1 so far, `best_accuracy` [L]
-    of them in percent, and `best_epoch` int32 [L], from 1, 0 before the first validation.
+    Attributes:
+        step: int32, steps done.
+        backbone: {'params', 'stats'} of the frozen encoder.
+        classifier: {'kernel' [L, F, C], 'bias' [L, C]}.
+        opt_state: state of the optimiser.
+        sums: sums over the epoch so far, see `count`.
+        best: classifiers with the highest validation top-1 so far.
+        best_accuracy: [L], their top-1 in percent.
+        best_epoch: int32 [L], their epoch from 1; 0 before the first validation.
     """
 
     step: jax.Array
@@ -63,11 +68,11 @@ class ProbeState:
 def classifier_optimizer(
     rates: tuple[float, ...], sgd: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """`sgd` at a learning rate of its own for each of the stacked classifiers.
+    """Runs `sgd` with one learning rate per stacked classifier.
 
     Args:
         rates: L learning rates.
-        sgd: with the schedule as a factor of the rate.
+        sgd: SGD whose schedule is a factor of each rate.
     """
 
     def scale(update: jax.Array) -> jax.Array:
@@ -78,7 +83,7 @@ def classifier_optimizer(
 
 
 def init_state(probe: Probe, backbone: Tree, rates: int, features: int, classes: int) -> ProbeState:
-    """The state before the first step: equal classifiers, N(0, 0.01) weights and zero biases."""
+    """Returns the state before the first step: equal classifiers, N(0, 0.01) weights, zero bias."""
     dtype = jax.tree.leaves(backbone["params"])[0].dtype
     kernel = np.random.default_rng((probe.seed, 2)).normal(0, _INITIAL_STD, (features, classes))
     classifier = {
@@ -98,13 +103,13 @@ def init_state(probe: Probe, backbone: Tree, rates: int, features: int, classes:
 
 
 def zero_sums(rates: int, dtype: jnp.dtype) -> Sums:
-    """Sums over no image."""
+    """Returns the sums of `count` over no images."""
     each = {name: jnp.zeros((rates,), dtype) for name in ("loss", "top1", "top5")}
     return {**each, "images": jnp.zeros((), jnp.int32)}
 
 
 def logits(classifier: Tree, features: jax.Array) -> jax.Array:
-    """Logits [L, N, C] of features [N, F]."""
+    """Computes logits [L, N, C] of features [N, F]."""
     product = jnp.einsum(
         "nf,lfc->lnc", features, classifier["kernel"], precision=jax.lax.Precision.HIGHEST
     )
@@ -112,12 +117,12 @@ def logits(classifier: Tree, features: jax.Array) -> jax.Array:
 
 
 def ranks(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """How many classes come before the label's, int [..., N]; C where that is not a number.
+    """Counts the classes ranked above the label, int [..., N]; C where its logit is NaN.
 
-    Of equal logits the first comes first, so that constant ones are no better than chance.
+    Ties go to the lower class index, so constant logits do no better than chance.
 
     Args:
-        outputs: logits [..., N, C]; -inf for a class that may not be answered.
+        outputs: logits [..., N, C]; -inf for a class that is not allowed as an answer.
         labels: int [N].
     """
     own = _own(outputs, labels)
@@ -133,16 +138,16 @@ def _own(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def count(outputs: jax.Array, labels: jax.Array, valid: jax.Array) -> Sums:
-    """Sums over the valid images of a batch.
+    """Sums loss and correct answers over the valid images of a batch.
 
     Args:
         outputs: logits [L, N, C].
         labels: int [N].
-        valid: bool [N], False for blank places.
+        valid: bool [N], False for padding.
 
     Returns:
-        'loss' [L], cross-entropy; 'top1' and 'top5' [L], images whose label has one of the k
-        largest logits, see `ranks`; 'images' int32, how many are valid.
+        'loss' [L], cross-entropy; 'top1' and 'top5' [L], images whose label is among the k largest
+        logits, see `ranks`; 'images' int32, number of valid images.
     """
     rank = ranks(outputs, labels)
     losses = jax.nn.logsumexp(outputs, axis=2) - _own(outputs, labels)[..., 0]
@@ -161,15 +166,15 @@ def count(outputs: jax.Array, labels: jax.Array, valid: jax.Array) -> Sums:
 def update(
     probe: Probe, state: ProbeState, features: jax.Array, labels: jax.Array, valid: jax.Array
 ) -> ProbeState:
-    """One step of SGD on the classifiers, on features [N, F].
+    """Takes one step of SGD on the classifiers, given features [N, F].
 
-    The loss is the mean over the valid images; the sums of the epoch grow by this batch's, counted
-    before the step as the original's training loop does.
+    The loss is the mean over the valid images. The batch is added to the epoch's sums as it stands
+    before the step, as in the original's training loop.
     """
 
     def loss_fn(classifier: Tree) -> tuple[jax.Array, Sums]:
         sums = count(logits(classifier, features), labels, valid)
-        # the classifiers share no parameter, so the sum's gradient is each one's own
+        # Classifiers share no parameters, so the gradient of the sum trains each on its own loss.
         return (sums["loss"] / jnp.maximum(sums["images"], 1)).sum(), sums
 
     gradients, sums = jax.grad(loss_fn, has_aux=True)(state.classifier)
@@ -184,12 +189,12 @@ def update(
 
 
 def frozen_features(encoder: Encoder, dtype: str, backbone: Tree, images: jax.Array) -> jax.Array:
-    """Pooled features [N, F] in inference mode, in the parameters' dtype.
+    """Computes pooled features [N, F] in inference mode, in the parameters' dtype.
 
     Args:
         encoder: the network.
-        dtype: of the computation.
-        backbone: its 'params' and 'stats'.
+        dtype: dtype of the computation.
+        backbone: 'params' and 'stats' of the network.
         images: uint8 [N, S, S, 3].
     """
     floats = images.astype(jnp.dtype(dtype)) / 255
@@ -198,7 +203,7 @@ def frozen_features(encoder: Encoder, dtype: str, backbone: Tree, images: jax.Ar
 
 
 def train_step(probe: Probe, state: ProbeState, batch: Batch) -> ProbeState:
-    """One step from uint8 crops: flips, features, `update`."""
+    """Takes one step from uint8 crops: flips, features, `update`."""
     key = jax.random.fold_in(jax.random.key(probe.seed), state.step)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch["image"])))
     chance = jax.vmap(jax.random.uniform)(keys)
@@ -210,19 +215,19 @@ def train_step(probe: Probe, state: ProbeState, batch: Batch) -> ProbeState:
 def evaluation_step(
     probe: Probe, backbone: Tree, classifier: Tree, sums: Sums, batch: Batch
 ) -> Sums:
-    """`sums` and those of a batch."""
+    """Adds the counts of a batch to `sums`."""
     features = frozen_features(probe.encoder, probe.dtype, backbone, batch["image"])
     outputs = logits(classifier, features)
     return jax.tree.map(jnp.add, sums, count(outputs, batch["label"], batch["valid"]))
 
 
 def end_epoch(state: ProbeState, accuracy: jax.Array, epoch: jax.Array) -> ProbeState:
-    """Keeps each classifier that is better than ever before, and begins new sums.
+    """Keeps each classifier that beats its best so far, and resets the sums.
 
     Args:
-        state: at the end of an epoch.
+        state: state at the end of an epoch.
         accuracy: validation top-1 [L] in percent.
-        epoch: which one, from 1.
+        epoch: number of the epoch, from 1.
     """
     better = accuracy > state.best_accuracy
 

@@ -1,11 +1,11 @@
-"""Where arrays lie on the devices: all of the method's placement, shuffling BN above all.
+"""Placement of arrays on devices, and shuffling BN.
 
-MoCo's encoders normalise groups of a batch apart, and a key must not be normalised with the
-group of its own query: the images of each key pass are put into a random order, and the embeddings
-back into the queries' (He et al. 2020, section 3.3; `_batch_shuffle_ddp` of the original).
+MoCo's encoders normalise groups of a batch separately, and a key must not be normalised with the
+group of its own query. So each key pass runs on its images in a random order, and the embeddings
+return to the queries' order (He et al. 2020, section 3.3; `_batch_shuffle_ddp` in the original).
 
 The mesh is the ambient one, which `jax.sharding.use_abstract_mesh` sets around a jitted step.
-Without one, constraints do nothing.
+Without a mesh, constraints do nothing.
 """
 
 import jax
@@ -16,32 +16,32 @@ Batch = dict[str, jax.Array]
 
 
 def draw_orders(key: jax.Array, passes: int, n: int) -> jax.Array:
-    """The random orders of `passes` passes over n images.
+    """Draws a random order of n images per pass.
 
     Returns:
-        int32 [passes, n]: place i of pass p holds sample [p, i]. `input.shuffle` draws the same on
-        the host.
+        int32 [passes, n]: place i of pass p holds sample [p, i]. `input.shuffle` draws the same
+        orders on the host.
     """
     keys = sample_keys(key, jnp.arange(passes))
-    # drawn by every device: split, its sorts would exchange their keys
+    # Every device draws all of it: a split sort would exchange its keys.
     return replicate(jax.vmap(lambda key: jax.random.permutation(key, n))(keys))
 
 
 def arrange(batch: Batch, orders: jax.Array, texture: bool) -> Batch:
-    """Lays the crops of a batch out for the passes of the key encoder.
+    """Arranges the crops of a batch for the passes of the key encoder.
 
     Args:
         batch: uint8 crops [N, S, S, 3] in one order: 'query', 'key' and, with `texture`, 'texture'.
-        orders: [1 + M, N], of the keys and of each negative.
+        orders: int [1 + M, N], orders of the keys and of each negative.
         texture: whether the last negative is the batch's texture; the others are patches of the
             query.
 
     Returns:
-        'query' as it was; 'key' [N, S, S, 3] in its order; 'negatives' [N, M, S, S, 3], what each
-        negative is made from, in its order. One device leaves 'negatives' out but for a texture,
-        'texture': query views that it has made are nearer than crops to be augmented again.
+        'query' unchanged; 'key' [N, S, S, 3] in its order; 'negatives' [N, M, S, S, 3], the source
+        of each negative in its order. On one device there is no 'negatives', only 'texture' if
+        there is one: patches are then cut from the query views that the device already has.
     """
-    # uint8, before augmentation makes floats of them, and whole once for all orders
+    # Exchanged as uint8, before augmentation makes floats of them, and once for all orders.
     whole = {name: replicate(crops) for name, crops in batch.items()}
     arranged = {"query": batch["query"], "key": whole["key"][split(orders[0])]}
     if on_one_device():
@@ -54,26 +54,26 @@ def arrange(batch: Batch, orders: jax.Array, texture: bool) -> Batch:
 
 
 def restore(embeddings: jax.Array, orders: jax.Array) -> jax.Array:
-    """Embeddings [N, 1 + M, dim] of images in `orders` [1 + M, N], in the queries' order.
+    """Puts embeddings [N, 1 + M, dim] from `orders` [1 + M, N] back into the queries' order.
 
-    On every device whole: they are gathered once, for the queue and for their own queries.
+    The result is replicated: one gather serves both the queue and the queries.
     """
     places = replicate(jnp.argsort(orders, axis=1))
     return replicate(replicate(embeddings)[places.T, jnp.arange(len(orders))])
 
 
 def sample_keys(key: jax.Array, places: jax.Array) -> jax.Array:
-    """One PRNG key for each of the `places` in the global batch."""
+    """Returns one PRNG key per entry of `places`, int [N], places in the global batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, places)
 
 
 def replicate(x: jax.Array) -> jax.Array:
-    """x, whole on every device."""
+    """Places all of x on every device."""
     return _constrain(x, PartitionSpec())
 
 
 def split(x: jax.Array) -> jax.Array:
-    """x with its first axis, the batch's, split over the devices."""
+    """Splits the first axis of x, the batch axis, over the devices."""
     mesh = jax.sharding.get_abstract_mesh()
     return _constrain(x, PartitionSpec(mesh.axis_names))
 

@@ -1,13 +1,13 @@
 """The two published view recipes of MoCo, batched on the device.
 
-The host decodes and crops; what is random after that happens here. The operations are those of
-torchvision's transforms on PIL images (`ColorJitter`, `RandomGrayscale`, MoCo's `GaussianBlur`),
-in floating point, so without their rounding to whole grey levels between operations.
+The host decodes and crops; all later random operations happen here. They follow torchvision's
+transforms on PIL images (`ColorJitter`, `RandomGrayscale`) and MoCo's `GaussianBlur`, but in
+floating point, without rounding to whole grey levels between operations.
 
-Everything is a pure function over a batch of square or oblong RGB pictures `[N, H, W, 3]` with one
-PRNG key or one parameter a sample. No operation looks across samples, so the batch axis may be
-sharded, and a sample's result depends on its own key and crop alone. That last holds for JAX's
-default keys (threefry); keys of the implementation 'rbg' depend on their neighbours under `vmap`.
+All functions are pure and take a batch of RGB pictures `[N, H, W, 3]` with one PRNG key or one
+parameter per sample. No operation looks across samples, so the batch axis may be sharded and a
+sample's result depends only on its own key and crop. The latter needs JAX's default keys
+(threefry); 'rbg' keys depend on their neighbours under `vmap`.
 """
 
 from dataclasses import dataclass
@@ -28,19 +28,20 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """What is done to a crop, and how often. Hashable, so it may be a static argument of `jit`.
+    """The random operations on a crop. Hashable, so it may be a static argument of `jit`.
 
     Probabilities lie in [0, 1]; an operation with probability 0 is left out of the program.
 
     Attributes:
         order: 'v2' = jitter, grayscale, blur, flip, normalise; 'v1' = grayscale, jitter, blur,
             flip, normalise.
-        jitter: strengths (brightness, contrast, saturation, hue). The first three draw a factor
-            from [max(0, 1 - s), 1 + s]; hue draws a shift from [-s, s], in turns, s at most 0.5.
+        jitter: strengths s of brightness, contrast, saturation and hue. The first three draw a
+            factor from [max(0, 1 - s), 1 + s]; hue draws a shift in turns from [-s, s], s at most
+            0.5.
         blur_sigma: smallest and largest standard deviation in pixels.
 
     Raises:
-        UsageError: for values outside these ranges.
+        UsageError: a value is out of range.
     """
 
     order: Literal["v1", "v2"]
@@ -54,7 +55,7 @@ class ViewRecipe:
     def __post_init__(self) -> None:
         if self.order not in ("v1", "v2"):
             raise UsageError(
-                f"The view order is {self.order!r}, but must be 'v1' or 'v2'. Choose one of them."
+                f"The view order is {self.order!r}, but must be 'v1' or 'v2'. Choose either."
             )
         for name in ("jitter", "grayscale", "blur", "flip"):
             value = getattr(self, f"{name}_probability")
@@ -76,26 +77,26 @@ class ViewRecipe:
         if len(self.blur_sigma) != 2 or not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
             raise UsageError(
                 f"blur_sigma is {self.blur_sigma}, but must be (smallest, largest) in pixels with "
-                "0 < smallest <= largest. (0.1, 2.0) is the published setting; to do without blur "
-                "set blur_probability to 0."
+                "0 < smallest <= largest. (0.1, 2.0) is the published setting; set "
+                "blur_probability to 0 for no blur."
             )
 
 
-# main_moco.py of facebookresearch/moco, without and with --aug-plus, after the crop.
+# main_moco.py in facebookresearch/moco, without and with --aug-plus, after the crop.
 V1 = ViewRecipe("v1", (0.4, 0.4, 0.4, 0.4), 1.0, 0.2, 0.0, (0.1, 2.0), 0.5)
 V2 = ViewRecipe("v2", (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5, (0.1, 2.0), 0.5)
 
 
 class ViewDraws(NamedTuple):
-    """All that chance decides about one view. Shapes for one sample; a batch adds a leading `[N]`.
+    """All random decisions about one view. Shapes are per sample; a batch adds a leading `[N]`.
 
     Attributes:
         jitter: bool []. Whether to jitter.
-        order: int32 [4]. The operation done first, second, ... as an index into `factors`.
+        order: int32 [4]. The first, second, ... operation as an index into `factors`.
         factors: float32 [4]. Brightness, contrast and saturation factor; hue shift in turns.
-        grayscale: bool [].
+        grayscale: bool []. Whether to make the view grey.
         sigma: float32 []. Standard deviation of the blur in pixels; 0 = no blur.
-        flip: bool [].
+        flip: bool []. Whether to mirror left and right.
     """
 
     jitter: jax.Array
@@ -107,12 +108,12 @@ class ViewDraws(NamedTuple):
 
 
 def draw_view(key: jax.Array, recipe: ViewRecipe) -> ViewDraws:
-    """Draws one view's decisions from one typed key (`jax.vmap` it over `[N]` keys).
+    """Draws the decisions of one view from one typed key (`jax.vmap` it over `[N]` keys).
 
-    Numbers are drawn in float32 whatever `jax_enable_x64` says, so that the draws do not depend on
-    it; each decision has numbers of its own, so that a changed probability leaves the others alone.
+    Numbers are always drawn in float32, so the draws do not depend on `jax_enable_x64`. Each
+    decision has its own numbers, so changing one probability leaves the others alone.
     """
-    # one call for all: a call for each decision takes XLA three times as long to compile
+    # One call for all: a call per decision takes XLA three times as long to compile.
     chance = jax.random.uniform(key, (13,), jnp.float32)
     u_jitter, u_gray, u_blur, u_sigma, u_flip = chance[:5]
     strength = jnp.array(recipe.jitter, jnp.float32)
@@ -133,17 +134,17 @@ def draw_view(key: jax.Array, recipe: ViewRecipe) -> ViewDraws:
 def apply_view(
     crops: jax.Array, draws: ViewDraws, recipe: ViewRecipe, dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
-    """Does to each crop what was drawn for it.
+    """Applies its draws to each crop.
 
     Args:
         crops: uint8 [N, H, W, 3].
-        draws: of a batch.
-        recipe: the one the draws came from.
-        dtype: of the result. Computed in float32, or in float64 where this is float64 and
-            `jax_enable_x64` is set.
+        draws: draws of the batch.
+        recipe: recipe that the draws came from.
+        dtype: dtype of the result. The computation is in float64 if this is float64 and
+            `jax_enable_x64` is set, else in float32.
 
     Returns:
-        [N, H, W, 3] of `dtype`, normalised with ImageNet's mean and standard deviation.
+        [N, H, W, 3] in `dtype`, normalised with ImageNet's mean and standard deviation.
     """
     compute = jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
     x = planes_of(crops.astype(compute) / 255)
@@ -163,7 +164,7 @@ def apply_view(
     x = jittered(grayed(x)) if recipe.order == "v1" else grayed(jittered(x))
     if recipe.blur_probability > 0:
         x = gaussian_blur(x, draws.sigma, ceil(3 * recipe.blur_sigma[1]))
-    # narrow before they are one array, which is then what is written to memory
+    # Cast before stacking, so that memory holds only the narrow dtype.
     planes = zip(x, IMAGENET_MEAN, IMAGENET_STD, strict=True)
     red, green, blue = (((plane - mean) / std).astype(dtype) for plane, mean, std in planes)
     images = images_of((red, green, blue))
@@ -178,28 +179,28 @@ def augment(
     Args:
         crops: uint8 [N, H, W, 3].
         keys: typed keys [N].
-        recipe: what to draw.
-        dtype: of the result.
+        recipe: operations to draw.
+        dtype: dtype of the result.
 
     Returns:
-        [N, H, W, 3] of `dtype`, normalised.
+        [N, H, W, 3] in `dtype`, normalised.
     """
     draws = jax.vmap(lambda key: draw_view(key, recipe))(keys)
     return apply_view(crops, draws, recipe, dtype)
 
 
 def flip(images: jax.Array, flipped: jax.Array) -> jax.Array:
-    """Mirrors left and right where `flipped` (bool [N]) says so; [N, H, W, C] of any dtype."""
+    """Mirrors images [N, H, W, C] of any dtype left and right where `flipped` (bool [N])."""
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
 
 def normalise(images: jax.Array) -> jax.Array:
-    """Float [..., 3] in [0, 1] to zero mean and unit variance on ImageNet, per channel."""
+    """Maps float [..., 3] in [0, 1] to zero mean and unit variance on ImageNet, per channel."""
     mean, std = (jnp.array(v, images.dtype) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
 
 
 def denormalise(images: jax.Array) -> jax.Array:
-    """The inverse of `normalise`: float [..., 3] back to [0, 1] up to rounding, not clipped."""
+    """Inverts `normalise`: float [..., 3] back to [0, 1] up to rounding, not clipped."""
     mean, std = (jnp.array(v, images.dtype) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return images * std + mean

@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Makes networks by name, and registers new ones."""
 
 import inspect
 from collections.abc import Callable
@@ -18,20 +18,20 @@ Factory = Callable[..., nnx.Module]
 
 NETWORKS: Registry[Factory] = Registry("network", {arch: partial(ResNet, arch) for arch in ARCHS})
 
-# fields of every config's model section, which not every network has a use for
+# Fields of every config's model section; a network ignores those it has no use for.
 _COMMON = ("dim", "mlp", "width", "stem", "bn_groups", "bn_running")
 
 
 def register(name: str, factory: Factory) -> None:
-    """Makes a network known under a name, that configs give as `model.arch`.
+    """Registers a network under a name, which configs give as `model.arch`.
 
     Args:
         name: none of the package's own.
-        factory: called with `dtype` and `param_dtype`, `seed` (int, of the initial values; None
-            where only shapes are asked for) and those settings that its signature names, `dim` at
-            least. It returns a module with `num_features`, `features(images)`, [N, num_features],
-            and `__call__(images)`, [N, dim]. `dim=0` leaves the head away, a submodule `fc`. A
-            network with batch norm takes `groups` and `passes` besides, see `ResNet.__call__`.
+        factory: called with `dtype`, `param_dtype`, `seed` (int, seed of the initial values; None
+            if only shapes are needed) and the settings that its signature names, at least `dim`.
+            It returns a module with `num_features`, `features(images)` -> [N, num_features] and
+            `__call__(images)` -> [N, dim]. Its head is the submodule `fc`, left out for `dim=0`.
+            A network with batch norm also takes `groups` and `passes`, see `ResNet.__call__`.
 
     Raises:
         ValueError: the package has a network of this name.
@@ -44,23 +44,23 @@ def build(arch: str, *, seed: int = 0, **settings: Any) -> tuple[Encoder, Tree, 
 
     Args:
         arch: a name in `NETWORKS`.
-        seed: of the initial values.
+        seed: seed of the initial values.
         settings: `dtype` of the computation, by default 'float32'; `precision` of products, see
-            `PRECISIONS`; the others are the network's, see `ResNet`.
+            `PRECISIONS`; settings of the network, see `ResNet`.
 
     Returns:
-        The encoder, its initial parameters and its initial running statistics, nested dicts. They
-        are float32 whatever the dtype of the computation, but for 'float64'.
+        The encoder, its initial parameters and its initial running statistics, both nested dicts.
+        Their dtype is float32, or float64 if `dtype` is 'float64'.
 
     Raises:
-        UsageError: the network, or a setting of it, is not known.
+        UsageError: the network or one of its settings is unknown.
     """
     return _split(_network(arch, seed, settings), settings)
 
 
 def structure(arch: str, **settings: Any) -> tuple[Encoder, Tree, Tree]:
-    """As `build`, with shapes and dtypes in place of initial values: takes no time."""
-    # the dtypes are what the settings say whatever JAX is set to
+    """Like `build`, with shapes and dtypes in place of initial values; takes no time."""
+    # float64 settings must give float64 shapes even where JAX runs without it.
     with jax.enable_x64(True):
         network = nnx.eval_shape(lambda: _network(arch, None, settings))
     return _split(network, settings)
@@ -74,7 +74,7 @@ def _split(network: nnx.Module, settings: dict[str, Any]) -> tuple[Encoder, Tree
 
 def _network(arch: str, seed: int | None, settings: dict[str, Any]) -> nnx.Module:
     if arch not in NETWORKS:
-        raise UsageError(f"There is no network {arch!r}, only {', '.join(NETWORKS)}.")
+        raise UsageError(f"There is no network {arch!r}. Choose one of {', '.join(NETWORKS)}.")
     factory = NETWORKS[arch]
     dtype = jnp.dtype(settings.get("dtype", "float32"))
     known = _settings_of(factory)
@@ -82,7 +82,8 @@ def _network(arch: str, seed: int | None, settings: dict[str, Any]) -> nnx.Modul
     unknown = [name for name in own if name not in known and name not in _COMMON]
     if unknown:
         raise UsageError(
-            f"The network {arch!r} has no setting {unknown[0]!r}, only {', '.join(known)}."
+            f"The network {arch!r} has no setting {unknown[0]!r}. Its settings are "
+            f"{', '.join(known)}."
         )
     return factory(
         **{name: value for name, value in own.items() if name in known},
@@ -93,7 +94,7 @@ def _network(arch: str, seed: int | None, settings: dict[str, Any]) -> nnx.Modul
 
 
 def _settings_of(factory: Factory) -> list[str]:
-    """What a factory may be called with, by name."""
+    """Returns the names of the settings that a factory takes."""
     function = factory.func if isinstance(factory, partial) else factory
     if inspect.isclass(function):
         function = function.__init__  # modules hide their signature

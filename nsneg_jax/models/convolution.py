@@ -1,13 +1,13 @@
 """Convolutions of residual networks, in the form that suits the platform a program is lowered for.
 
 GPUs and TPUs get XLA's own convolutions and gradients, with one exception: on GPUs the stem of an
-ImageNet network, whose three input channels would leave the matrix units idle, works on blocks of
-2x2 pixels (TPUs' compiler does that by itself). CPUs have forms of their own (`cpu`), because XLA
-takes several times as long there for some convolutions as for matrix products of the same size.
+ImageNet network works on blocks of 2x2 pixels, because its three input channels would leave the
+matrix units idle (the TPU compiler does this by itself). CPUs have their own forms (`cpu`), because
+XLA takes several times as long for some convolutions there as for matrix products of equal size.
 
-A convolution y = conv(x, k) and its two gradients are one trilinear form <y, conv(x, k)>, asked for
-one of the three factors. That form is a JAX primitive here: its derivatives, of any order and in
-either mode, are the primitive again, and each platform has its own lowering. So a program that is
+A convolution y = conv(x, k) and its two gradients are one trilinear form <y, conv(x, k)>, solved
+for one of its three factors. Here this form is a JAX primitive: its derivatives, of any order and
+in either mode, are the primitive again, and each platform has its own lowering. So a program
 compiled on one platform for another gets the forms of the platform it will run on.
 """
 
@@ -26,7 +26,7 @@ from nsneg_jax.models import cpu
 from nsneg_jax.models.trilinear import KERNEL, Convolution, X, Y, factor
 
 _STEM_CHANNELS = 4
-# convolutions of half precision want multiples of 8 channels
+# Half-precision convolutions are fastest with multiples of 8 channels.
 _CHANNELS = 8
 
 
@@ -35,15 +35,15 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
     Args:
         x: [N, H, W, C]; the convolution is computed in its dtype.
-        kernel: [k, k, C, D], of the same or a wider dtype, in which its gradient is summed.
-        stride: in both directions.
+        kernel: [k, k, C, D], in the same or a wider dtype, in which its gradient is summed.
+        stride: stride in both directions.
 
     Returns:
-        [N, ceil(H / stride), ceil(W / stride), D] of the dtype of x.
+        [N, ceil(H / stride), ceil(W / stride), D] in the dtype of x.
     """
     padding = (kernel.shape[0] - 1) // 2
-    # Lowered later, when a context of `default_matmul_precision` may have ended. Products of half
-    # precision are exact.
+    # Read now: at lowering, a `default_matmul_precision` context may have ended. Half-precision
+    # products are exact anyway.
     wide = jnp.finfo(x.dtype).bits > 16
     # the types of JAX before 0.11 lack its options
     asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined, unused-ignore]
@@ -55,9 +55,9 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The matrix product of x [N, C] and kernel [C, D], a convolution of images of one pixel.
+    """Multiplies x [N, C] by kernel [C, D], as a convolution of one-pixel images.
 
-    Computed in the dtype of x; the kernel may be of a wider one, as in `convolution`.
+    Computes in the dtype of x; the kernel may have a wider one, as in `convolution`.
     """
     return convolution(x[:, None, None], kernel[None, None])[:, 0, 0]
 
@@ -84,7 +84,10 @@ def _abstract_eval(*given: ShapedArray, of: Convolution, wanted: int) -> ShapedA
 def _transpose(
     place: int, cotangent: jax.Array, *given: jax.Array, of: Convolution, wanted: int
 ) -> jax.Array:
-    """Of the two given factors that at `place` becomes the wanted one, and the wanted one given."""
+    """Transposes with respect to the given factor at `place`.
+
+    That factor becomes the wanted one; the cotangent of the formerly wanted one is given.
+    """
     places = [p for p in (X, KERNEL, Y) if p != wanted]
     values = {wanted: cotangent, places[1 - place]: given[1 - place]}
     first, second = (values[p] for p in sorted(values))
@@ -94,9 +97,9 @@ def _transpose(
 
 
 def _kernel_gradient(x: jax.Array, cotangent: jax.Array, of: Convolution) -> jax.Array:
-    """The gradient of the kernel, summed over the devices of the ambient mesh in its own dtype.
+    """Computes the kernel's gradient, summed over the ambient mesh's devices in its own dtype.
 
-    Left to the compiler, what each device has of a narrower dtype would be summed in that.
+    The compiler would sum the devices' parts in the narrower dtype of the input.
     """
     gradient = partial(_convolution_p.bind, wanted=KERNEL)
     mesh = jax.sharding.get_abstract_mesh()
@@ -109,7 +112,7 @@ def _kernel_gradient(x: jax.Array, cotangent: jax.Array, of: Convolution) -> jax
         return jax.lax.psum(gradient(x, cotangent, of=local), mesh.axis_names)
 
     samples, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-    # unchecked: the transposes made in lowering do not know of devices
+    # Unchecked, because the transposes made in lowering know nothing of devices.
     summed = jax.shard_map(summed, in_specs=(samples, samples), out_specs=whole, check_vma=False)
     return summed(x, cotangent)
 
@@ -120,7 +123,7 @@ ad.defbilinear(_convolution_p, partial(_transpose, 0), partial(_transpose, 1))
 def _batch(
     given: Sequence[jax.Array], axes: Sequence[int | None], *, of: Convolution, wanted: int
 ) -> tuple[jax.Array, int]:
-    """Under `vmap` the convolution is XLA's on every platform."""
+    """Uses XLA's convolution on every platform under `vmap`."""
     return jax.vmap(partial(_for_most, of=of, wanted=wanted), axes)(*given), 0
 
 
@@ -150,7 +153,7 @@ def _dot_gradient(of: Convolution, x: jax.Array, cotangent: jax.Array) -> jax.Ar
 
 def _for_gpus(*given: jax.Array, of: Convolution, wanted: int) -> jax.Array:
     if wanted == KERNEL and of.kernel_dtype != of.dtype:
-        # cuDNN has no such convolution with a wider result; XLA would widen what goes in
+        # cuDNN has no convolution with a wider result; XLA would widen the inputs instead.
         narrow = dataclasses.replace(of, kernel_dtype=of.dtype)
         return _for_gpus(*given, of=narrow, wanted=wanted).astype(of.kernel_dtype)
     _, height, width, channels = of.x
@@ -182,13 +185,13 @@ for _platform, _lowered in {
 
 
 def _of_blocks(of: Convolution) -> Convolution:
-    """A convolution of stride 2 as one of stride 1 over blocks of 2x2 pixels.
+    """Describes a convolution of stride 2 as one of stride 1 over blocks of 2x2 pixels.
 
-    The products and sums are the same: a block's pixels become channels, and what is added to fill
-    kernel and channels is zero.
+    Products and sums are the same: a block's pixels become channels, and zeros pad the kernel and
+    the channels.
     """
     n, height, width, channels = of.x
-    # the window of output i starts at pixel 2 i - padding, in block i - before
+    # The window of output i starts at pixel 2 i - padding, in block i - before.
     before = -(-of.padding[0] // 2)
     taps = -(-(2 * before - of.padding[0] + of.size) // 2)
     channels = -(-4 * channels // _CHANNELS) * _CHANNELS
@@ -202,7 +205,7 @@ def _of_blocks(of: Convolution) -> Convolution:
 
 
 def _blocks(x: jax.Array) -> jax.Array:
-    """[N, H, W, C] to [N, H / 2, W / 2, 4 C] and zeros, see `_of_blocks`."""
+    """Maps [N, H, W, C] to [N, H / 2, W / 2, 4 C + zeros], see `_of_blocks`."""
     n, height, width, channels = x.shape
     x = x.reshape(n, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(n, height // 2, width // 2, 4 * channels)
@@ -210,7 +213,7 @@ def _blocks(x: jax.Array) -> jax.Array:
 
 
 def _block_kernel(kernel: jax.Array, of: Convolution) -> jax.Array:
-    """[k, k, C, D] to that of `_of_blocks`."""
+    """Maps a kernel [k, k, C, D] to the kernel over blocks, see `_of_blocks`."""
     blocks = _of_blocks(of)
     lead = 2 * blocks.padding[0] - of.padding[0]
     around = (lead, 2 * blocks.size - lead - of.size)

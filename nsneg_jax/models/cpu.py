@@ -1,8 +1,8 @@
-"""Convolutions, their gradients and max-pooling in the forms that XLA is quick at on CPU.
+"""Convolutions, their gradients and max-pooling in forms that XLA runs fast on CPUs.
 
-Only programs for CPUs have these forms; see `convolution` and `pooling`. docs/benchmarks.md has
-what they gain. XLA's own convolutions remain where these are not faster: forward, except for 1x1
-kernels and maps smaller than the kernel, and for all gradients of small maps.
+Only programs for CPUs use these forms, see `convolution` and `pooling`; docs/benchmarks.md reports
+their gain. XLA's own convolutions remain where they are as fast: forward, except for 1x1 kernels
+and maps smaller than the kernel, and for all gradients of small maps.
 """
 
 from functools import partial
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from nsneg_jax.models.trilinear import LAYOUT, Convolution, X, factor
 
-# Sides of the results from which the gradients as products are worth it; at 14 they are not.
+# Smallest side of an output for which gradients by matrix products are faster; at 14 they are not.
 _LARGE = 28
 
 
 def convolution(*given: jax.Array, of: Convolution, wanted: int) -> jax.Array:
-    """The wanted factor of a convolution from the two others; see `trilinear.factor`."""
+    """Computes the wanted factor of a convolution from the two others; see `trilinear.factor`."""
     sides = of.x[1:3]
     output, kernel_gradient = of.output, of.kernel_gradient
     if of.size == 1 or min(sides) < of.size:
@@ -31,13 +31,13 @@ def convolution(*given: jax.Array, of: Convolution, wanted: int) -> jax.Array:
 
 
 def _one_product(of: Convolution, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The output as one matrix product of all taps.
+    """Computes the output as one matrix product of all taps.
 
-    A 1x1 convolution is such a product anyway; of kernels larger than the map XLA swaps the
-    operands.
+    A 1x1 convolution is such a product anyway; if the kernel is larger than the map, XLA's
+    convolution would swap the operands.
     """
     taps = _all_taps(of, x)
-    # of two axes: the gradient of a product with four would be transposed in memory
+    # Two axes, because the gradient of a product with four would be transposed in memory.
     matrix = kernel.reshape(-1, kernel.shape[3])
     y = jnp.dot(taps.reshape(-1, taps.shape[3]), matrix, precision=of.precision)
     return y.reshape(of.y)
@@ -48,7 +48,7 @@ def _one_product_gradient(of: Convolution, x: jax.Array, cotangent: jax.Array) -
 
 
 def _all_taps(of: Convolution, x: jax.Array) -> jax.Array:
-    """[N, H', W', k k C], what the kernel meets at each place."""
+    """Gathers the inputs under the kernel at each place of the output, [N, H', W', k k C]."""
     size, stride = of.size, of.stride
     _, height, width, _ = x.shape
     x = jnp.pad(x, ((0, 0), of.padding, of.padding, (0, 0)))
@@ -61,7 +61,7 @@ def _all_taps(of: Convolution, x: jax.Array) -> jax.Array:
 
 
 def _over_images(of: Convolution, a: jax.Array, b: jax.Array) -> jax.Array:
-    """[C, D] of a [N, H, W, C] and b [N, H, W, D]."""
+    """Sums the products of a [N, H, W, C] and b [N, H, W, D] over all pixels, [C, D]."""
     return jax.lax.dot_general(
         a.reshape(-1, a.shape[3]),
         b.reshape(-1, b.shape[3]),
@@ -72,9 +72,9 @@ def _over_images(of: Convolution, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _product_per_row(of: Convolution, x: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """Gradient of the kernel as a matrix product for each row of taps.
+    """Computes the kernel's gradient as one matrix product per row of taps.
 
-    A product has all columns of taps at once, from shifted copies of one of its factors: of the
+    Each product covers all columns of taps, from shifted copies of one of its factors: the
     narrower one, if there is a choice.
     """
     size, stride = of.size, of.stride
@@ -99,7 +99,7 @@ def _product_per_row(of: Convolution, x: jax.Array, cotangent: jax.Array) -> jax
 
 
 def _input_gradient(of: Convolution, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """Gradient of the input, [N, H, W, C], of a strided convolution without zeros between."""
+    """Computes the input's gradient [N, H, W, C] of a strided convolution, without dilation."""
     size, stride, pad = of.size, of.stride, of.padding[0]
     _, _, inputs, outputs = kernel.shape
     taps = -(-size // stride)
@@ -124,9 +124,9 @@ def _input_gradient(of: Convolution, kernel: jax.Array, cotangent: jax.Array) ->
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maxima at stride 2, padding 1, of x [N, H, W, C].
+    """Takes 3x3 maxima of x [N, H, W, C] at stride 2 with padding 1.
 
-    Of slices, first along H and then along W: the gradient of a reduced window takes XLA three
+    Works on slices, first along H, then along W: the gradient of `reduce_window` takes XLA three
     times as long. Equal values share the gradient.
     """
     for axis in (1, 2):

@@ -7,18 +7,18 @@ import jax
 from flax import nnx
 
 Tree = dict[str, Any]  # a nested dict with arrays as leaves
-HEAD = "fc"  # the subtree of the parameters that embeds features; evaluation leaves it away
+HEAD = "fc"  # the subtree of the parameters that embeds features; evaluation drops it
 
-# How exact products of float32 numbers are at least, best first. By default GPUs round what they
-# multiply to TensorFloat-32 (11 bits) and TPUs to bfloat16 (8 bits); 'default' leaves them to it.
+# Least precision of products of float32 numbers, best first. By default GPUs round factors to
+# TensorFloat-32 (11 bits) and TPUs to bfloat16 (8 bits); 'default' lets them.
 PRECISIONS = ("float32", "tensorfloat32", "default")
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """The structure of a network; parameters and statistics are passed to every call.
+    """The structure of a network; every call takes its parameters and statistics.
 
-    `precision` is that of the products of float32 numbers, see `PRECISIONS`.
+    `precision` is the least precision of products of float32 numbers, see `PRECISIONS`.
     """
 
     graphdef: nnx.GraphDef[Any]
@@ -27,15 +27,15 @@ class Encoder:
     def __call__(
         self, params: Tree, stats: Tree, images: jax.Array, groups: int | None, passes: int = 1
     ) -> tuple[jax.Array, Tree]:
-        """Training-mode embeddings and the updated running statistics.
+        """Returns embeddings [N * passes, dim] in training mode and the updated statistics.
 
         Args:
-            params, stats: of the network; `stats` of one without batch norm is empty.
+            params, stats: parameters and running statistics; a network without batch norm has empty
+                `stats`.
             images: [N * passes, H, W, 3], normalised.
-            groups, passes: as in `GroupedBatchNorm`; a network without batch norm has no use for
-                them.
+            groups, passes: as in `GroupedBatchNorm`; a network without batch norm ignores them.
         """
-        # copy: the variables of a merge under grad must belong to this trace
+        # Copied, because variables merged under grad must belong to this trace.
         network = nnx.merge(self.graphdef, params, stats, copy=True)
         batch = {"groups": groups, "passes": passes} if stats else {}
         with jax.default_matmul_precision(self.precision):
@@ -43,6 +43,6 @@ class Encoder:
         return embeddings, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
     def features(self, params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
-        """Pooled features in inference mode, [N, num_features]."""
+        """Returns pooled features [N, num_features] in inference mode, of images [N, H, W, 3]."""
         with jax.default_matmul_precision(self.precision):
             return nnx.merge(self.graphdef, params, stats, copy=True).features(images)

@@ -1,8 +1,8 @@
 """Convolution and linear layers with PyTorch's geometry and initial values.
 
-Initial values are drawn on the host: JAX's generator would compile a program for each of the many
-shapes, ten seconds of them, and draw other values in float64. Parameters stay in their own dtype
-until a layer uses them, and their gradients are summed in it, over devices too.
+Initial values are drawn on the host: JAX's generator would compile one program per shape, which
+takes ten seconds, and would draw other values in float64. Parameters stay in their own dtype until
+a layer uses them, and their gradients are summed in it, over devices too.
 """
 
 import jax
@@ -15,15 +15,18 @@ from nsneg_jax.models.convolution import convolution, linear
 
 
 class Conv(nnx.Module):
-    """Convolution without bias, padded by (size - 1) / 2; He fan-out initial values (He et al.
-    2015), which torchvision gives its ResNets.
+    """Convolution without bias, padded by (size - 1) / 2.
+
+    Initial values are He's with fan-out (He et al. 2015), as in torchvision's ResNets.
 
     Args:
-        inputs: channels. outputs: channels.
-        size: of the kernel, odd.
-        stride: in both directions.
-        rng: of the initial values; None leaves them zero.
-        dtype: of the computation and the result. param_dtype: of the kernel.
+        inputs: input channels.
+        outputs: output channels.
+        size: side of the kernel, odd.
+        stride: stride in both directions.
+        rng: generator of the initial values; None leaves them zero.
+        dtype: dtype of the computation and the result.
+        param_dtype: dtype of the kernel.
     """
 
     def __init__(
@@ -45,14 +48,14 @@ class Conv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, inputs] to [N, ceil(H / stride), ceil(W / stride), outputs]."""
+        """Maps [N, H, W, inputs] to [N, ceil(H / stride), ceil(W / stride), outputs]."""
         return convolution(x.astype(self.dtype), self.kernel[...], self.stride)
 
 
 class Linear(nnx.Module):
     """Affine map with PyTorch's initial values, uniform within 1 / sqrt(inputs).
 
-    Arguments as of `Conv`.
+    Takes the arguments of `Conv` except `size` and `stride`.
     """
 
     def __init__(
@@ -74,6 +77,6 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, inputs] to [N, outputs]."""
+        """Maps [N, inputs] to [N, outputs]."""
         y = linear(x.astype(self.dtype), self.kernel[...])
         return (y + self.bias[...]).astype(self.dtype)

@@ -16,27 +16,29 @@ class Grouping(TypedDict):
 
 
 class GroupedBatchNorm(nnx.Module):
-    """Batch norm whose statistics belong to groups of consecutive samples of the global batch.
+    """Batch norm with separate statistics per group of consecutive samples of the global batch.
 
-    `groups` groups reproduce that many processes of the PyTorch original, each with its own batch
-    statistics, on any number of devices. Under a global program an ordinary batch norm would see
-    the whole batch (SyncBN), which He et al. (2020, section 3.3) found to leak through the key
-    encoder.
+    `groups` groups reproduce as many processes of the PyTorch original, each with its own batch
+    statistics, on any number of devices. In a global program an ordinary batch norm would see the
+    whole batch (SyncBN), which leaks through the key encoder (He et al. 2020, section 3.3).
 
     Several forward passes can share one call: with `passes` = P the batch holds P images per
     sample, sample after sample (row `n * P + p` is pass p of sample n), and every (group, pass)
-    pair has its own statistics. The running statistics are then updated as if the passes had run
-    one after another.
+    pair has its own statistics. The running statistics are updated as if the passes had run one
+    after another.
 
-    PyTorch's conventions are kept: epsilon 1e-5, biased variance to normalise, unbiased variance
-    in the running statistics, `momentum` 0.1 as the weight of the new value. Statistics are taken
-    in float32 at least.
+    Conventions are PyTorch's: epsilon 1e-5, biased variance to normalise, unbiased variance in the
+    running statistics, `momentum` 0.1 as the weight of the new value. Statistics are computed in
+    float32 or wider.
 
     Args:
         features: number of channels C.
-        running: whose statistics feed the running ones: 'first' (group 0, as
-            DistributedDataParallel broadcasts the buffers of process 0) or 'mean' over the groups.
-        dtype: dtype of the result; `param_dtype`: dtype of scale, bias and running statistics.
+        momentum: weight of the new value in the running statistics.
+        epsilon: added to the variance.
+        running: source of the running statistics: 'first' (group 0, as DistributedDataParallel
+            broadcasts the buffers of process 0) or 'mean' over the groups.
+        dtype: dtype of the result.
+        param_dtype: dtype of scale, bias and running statistics.
     """
 
     def __init__(
@@ -65,19 +67,19 @@ class GroupedBatchNorm(nnx.Module):
         rows, height, width, channels = x.shape
         samples = rows // (groups * passes)
         count = samples * height * width
-        # Distances from the running mean: close to zero, so that the mean of their squares can be
-        # taken in the same reading of x as their mean, with little lost in the difference.
+        # Distances from the running mean are close to zero, so one reading of x gives the mean of
+        # both distances and their squares, and their difference loses little.
         shift = jax.lax.stop_gradient(self.mean[...])
         distance = x.astype(jnp.promote_types(x.dtype, shift.dtype)) - shift
 
         def mean_of(values: jax.Array) -> jax.Array:
-            """[N * passes, H, W, C] to [groups, passes, C]."""
-            # first within each image: grouped before, the whole of it would be laid out anew
+            """Averages [N * passes, H, W, C] to [groups, passes, C]."""
+            # Sum within images first: grouping first would copy all of `values` in memory.
             sums = values.sum(axis=(1, 2)).reshape(groups, samples, passes, channels)
             return sums.sum(axis=1) / count
 
         def for_images(values: jax.Array) -> jax.Array:
-            """[groups, passes, C] to [N * passes, 1, 1, C]."""
+            """Repeats [groups, passes, C] per image, [N * passes, 1, 1, C]."""
             shape = (groups, samples, passes, channels)
             return jnp.broadcast_to(values[:, None], shape).reshape(rows, 1, 1, channels)
 
@@ -92,7 +94,7 @@ class GroupedBatchNorm(nnx.Module):
         return ((x - mean) * factor + self.bias[...]).astype(self.dtype)
 
     def _update_running(self, mean: jax.Array, var: jax.Array) -> None:
-        """Folds statistics [groups, passes, C] into the running ones, pass after pass."""
+        """Adds statistics [groups, passes, C] to the running ones, pass after pass."""
         for stat, batch_stat in ((self.mean, mean), (self.var, var)):
             per_pass = batch_stat[0] if self.running == "first" else batch_stat.mean(axis=0)
             value = stat[...]

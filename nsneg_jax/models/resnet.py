@@ -101,15 +101,16 @@ class ResNet(nnx.Module):
 
     Args:
         arch: a key of `ARCHS`. 'resnet8' has three stages of one basic block.
-        dim: width of the embedding; 0 leaves the head away, for `features` alone.
-        mlp: MoCo-v2's head Linear - ReLU - Linear instead of one Linear.
+        dim: length of the embedding; 0 leaves the head out, for `features` alone.
+        mlp: whether the head is MoCo-v2's Linear - ReLU - Linear instead of one Linear.
         width: channels of the first stage, 64 in all published networks.
         stem: 'imagenet' (7x7 stride 2, then 3x3 max-pool stride 2), 'small' (3x3 stride 1, no
-            pool, for images of 64 px and less) or 'small_stride2' (3x3 stride 2, no pool).
-        dtype: dtype of the computation; `param_dtype`: dtype of parameters and statistics.
+            pool, for images of at most 64 px) or 'small_stride2' (3x3 stride 2, no pool).
         bn_running: `running` of `GroupedBatchNorm`.
-        seed: of the initial values, which are torchvision's and PyTorch's in distribution; None
-            draws none and leaves weights zero, where only shapes are asked for.
+        dtype: dtype of the computation.
+        param_dtype: dtype of parameters and statistics.
+        seed: seed of the initial values, which have the distributions of torchvision and PyTorch;
+            None leaves weights zero, if only shapes are needed.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class ResNet(nnx.Module):
         )
 
     def features(self, x: jax.Array, groups: int | None = None, passes: int = 1) -> jax.Array:
-        """Pooled features [N, num_features] of images [N, H, W, 3]; arguments as in `__call__`."""
+        """Returns pooled features [N * passes, num_features]; takes arguments like `__call__`."""
         batch: Grouping = {"groups": groups, "passes": passes}
         x = nnx.relu(self.bn1(self.conv1(x), **batch))
         if self.stem == "imagenet":
@@ -169,11 +170,12 @@ class ResNet(nnx.Module):
         return x.mean(axis=(1, 2))
 
     def __call__(self, x: jax.Array, groups: int | None = None, passes: int = 1) -> jax.Array:
-        """Embeddings before normalisation.
+        """Returns embeddings, not scaled to unit length.
 
         Args:
-            x: images [N * passes, H, W, 3], normalised; `groups` and `passes` as in
-                `GroupedBatchNorm`; `groups=None` is inference with the running statistics.
+            x: images [N * passes, H, W, 3], normalised.
+            groups: see `GroupedBatchNorm`; None uses the running statistics, for inference.
+            passes: see `GroupedBatchNorm`.
 
         Returns:
             [N * passes, dim] in the computation's dtype.

@@ -14,16 +14,17 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 class Convolution:
     """A convolution with a kernel of k x k taps.
 
-    It is computed in the dtype of the input. The kernel may be of a wider one, in which its
-    gradient is summed, over devices too: the transpose of a convolution would sum in the input's.
+    It is computed in the dtype of the input. The kernel may have a wider dtype, in which its
+    gradient is summed, over devices too; a plain transpose would sum in the input's dtype.
 
     Attributes:
         x: shape [N, H, W, C] of the input.
-        kernel: shape [k, k, C, D].
-        stride: in both directions.
-        padding: zeros before and behind the input, in both directions.
-        precision: of the products, see `jax.lax.Precision`.
-        dtype: of input and output. kernel_dtype: of the kernel and its gradient.
+        kernel: shape [k, k, C, D] of the kernel.
+        stride: stride in both directions.
+        padding: zeros before and after the input, in both directions.
+        precision: precision of the products, see `jax.lax.Precision`.
+        dtype: dtype of input and output.
+        kernel_dtype: dtype of the kernel and its gradient.
     """
 
     x: tuple[int, ...]
@@ -36,7 +37,7 @@ class Convolution:
 
     @property
     def size(self) -> int:
-        """k."""
+        """k, the side of the kernel."""
         return self.kernel[0]
 
     @property
@@ -47,12 +48,12 @@ class Convolution:
         return self.x[0], rows, columns, self.kernel[3]
 
     def like(self, factor: int) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one of the factors `X`, `KERNEL`, `Y`."""
+        """Returns shape and dtype of a factor, `X`, `KERNEL` or `Y`."""
         dtype = self.kernel_dtype if factor == KERNEL else self.dtype
         return jax.ShapeDtypeStruct((self.x, self.kernel, self.y)[factor], dtype)
 
     def output(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The output by XLA's convolution, of a kernel in the input's dtype."""
+        """Computes the output by XLA's convolution; the kernel has the input's dtype."""
         return jax.lax.conv_general_dilated(
             x,
             kernel,
@@ -63,9 +64,9 @@ class Convolution:
         )
 
     def kernel_gradient(self, x: jax.Array, cotangent: jax.Array) -> jax.Array:
-        """The gradient of the kernel by XLA's convolution."""
+        """Computes the gradient of the kernel by XLA's convolution."""
         before = self.padding[0]
-        # what the taps of the output's last row and column reach beyond the input
+        # How far the taps of the last row and column of the output reach beyond the input.
         behind = [
             self.stride * (steps - 1) + self.size - before - side
             for side, steps in zip(self.x[1:3], self.y[1:3], strict=True)
@@ -89,14 +90,14 @@ def factor(
     output: Callable[[jax.Array, jax.Array], jax.Array],
     kernel_gradient: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
-    """The output or a gradient of a convolution.
+    """Computes the output or a gradient of a convolution.
 
     Args:
         of: the convolution.
-        wanted: `Y`, the output; `X` or `KERNEL`, the gradient of that one.
+        wanted: `Y` for the output, `X` or `KERNEL` for the gradient of the input or the kernel.
         given: the two other factors, in the order x, kernel, y; y is the output's cotangent.
-        output: makes the output of input and kernel, both in the convolution's dtype.
-        kernel_gradient: makes the kernel's gradient of the input and the output's cotangent.
+        output: computes the output from input and kernel, both in the convolution's dtype.
+        kernel_gradient: computes the kernel's gradient from the input and the output's cotangent.
     """
     if wanted == KERNEL:
         return kernel_gradient(*given)

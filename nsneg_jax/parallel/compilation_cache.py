@@ -1,24 +1,24 @@
-"""Compiled programs kept on disk, so that the next start loads what this one compiles.
+"""Keeps compiled programs on disk, so that the next start loads what this one compiles.
 
-JAX's persistent compilation cache does the work. What JAX 0.10 to 0.12 do, and what follows:
+JAX's persistent compilation cache does the work. How JAX 0.10 to 0.12 behave, and what follows:
 
 * The key of a program covers its text, the versions of jaxlib and of the backend, the compiler's
   options, XLA_FLAGS and a description of the devices. On CPUs the description changes with the
-  instruction set (tried with --xla_cpu_max_isa). It must: XLA runs a program that was compiled for
-  other instructions after a mere message on the standard error, and dies of SIGILL. Nothing
-  documents that it tells processors apart that differ in tuning only, and the files that XLA adds
-  for GPUs (autotuning) leave versions to the caller. So the name of the folder has the version of
-  jaxlib and a digest of the processor.
+  instruction set (tried with --xla_cpu_max_isa). It must: XLA runs a program compiled for other
+  instructions after a mere message on standard error, and dies of SIGILL. It is not documented that
+  the key distinguishes processors that differ only in tuning, and XLA's extra files for GPUs
+  (autotuning) leave versions to the caller. So the folder's name contains the version of jaxlib and
+  a digest of the processor.
 * Files are written in place. After a full disk, a killed process, or while another process writes,
-  a reader finds the damage by a checksum, warns and compiles, but leaves the file as it is. Here
-  the first warning removes it, and one note stands for all warnings.
-* `jax_compilation_cache_max_size` looks at all files for each program that is added, under a lock:
-  35 ms with 1,000 files on a local disk, longer on a network's. Here one look at the start bounds
-  the folder, without a lock.
-* Of the processes of one run the first one writes. On CPUs the description of the devices differs
-  from process to process, so the others find nothing. On GPUs processes share the work of
-  autotuning, so one that loads a program might keep those waiting that compile it. Such a run keeps
-  programs only where it is asked to, in a folder that has the same name on all hosts.
+  a reader finds the damage by a checksum, warns and compiles, but keeps the file. Here the first
+  warning removes it, and one note replaces all warnings.
+* `jax_compilation_cache_max_size` checks all files per added program, under a lock: 35 ms with
+  1,000 files on a local disk, longer on a network's. Here one check at the start bounds the folder,
+  without a lock.
+* Of the processes of one run, only the first writes. On CPUs the description of the devices differs
+  between processes, so the others find nothing. On GPUs processes share the work of autotuning, so
+  a process that loads a program might make those that compile it wait. A run of several processes
+  keeps programs only on request, in a folder that has the same name on all hosts.
 """
 
 import glob
@@ -40,25 +40,25 @@ from nsneg_jax.files import user_cache, user_path
 
 MOST_BYTES = 2**30
 MOST_FILES = 4000  # about 60 programs per config, most of them a few kB
-_KEPT = 0.75  # of the limits, once one is exceeded
+_KEPT = 0.75  # fraction of the limits that is kept once one is exceeded
 _FOLDERS = "jaxlib-*"
 _FAILURE = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '(.+?)': ")
 
 
 def keep_programs(where: str = "", alone: bool = True) -> Path | None:
-    """Makes JAX keep the programs that it compiles from now on; call it before the first one.
+    """Makes JAX keep the programs that it compiles; call it before the first compilation.
 
-    Where JAX has a folder already (JAX_COMPILATION_CACHE_DIR), it keeps that and its settings.
+    If JAX already has a folder (JAX_COMPILATION_CACHE_DIR), that folder and its settings stay.
 
     Args:
         where: a folder, or 'off' to keep nothing; '' for the user's cache folder.
-        alone: whether this is the only process of its run; of several none has a default folder.
+        alone: whether this is the only process of its run; with several there is no default folder.
 
     Returns:
-        The folder with the programs, None if none are kept.
+        The folder with the programs; None if none are kept.
 
     Raises:
-        UsageError: `where` cannot be written. The default folder may fail: the run says so and
+        UsageError: `where` cannot be written. If the default folder cannot, the run reports it and
             compiles.
     """
     if where == "off":
@@ -85,12 +85,12 @@ def keep_programs(where: str = "", alone: bool = True) -> Path | None:
     except OSError as error:
         if where:
             raise UsageError(
-                f"--compilation_cache is {where!r}, where nothing can be written: {error}. Give "
+                f"--compilation_cache is {where!r}, which cannot be written to: {error}. Give "
                 "another folder, or 'off'."
             ) from error
         _note(f"compiled programs are not kept: {error}. Set --compilation_cache=DIR or =off.")
         return None
-    # a start has about 60 programs, most of them small
+    # A start has about 60 programs, most of them small.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -102,8 +102,8 @@ def keep_programs(where: str = "", alone: bool = True) -> Path | None:
 def limit(root: Path, most_bytes: int = MOST_BYTES, most_files: int = MOST_FILES) -> None:
     """Removes the least recently used files in the folders of `keep_programs` below `root`.
 
-    Does nothing within the limits. Other processes may use the files meanwhile: what is gone is
-    compiled again.
+    Does nothing within the limits. Other processes may use the files meanwhile; they compile again
+    what is gone.
     """
     files = sorted(_files(root))
     count, size = len(files), sum(size for _, size, _ in files)
@@ -118,7 +118,7 @@ def limit(root: Path, most_bytes: int = MOST_BYTES, most_files: int = MOST_FILES
 
 
 def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """Time of the last use, size in bytes and path of each file."""
+    """Yields last use (seconds since the epoch), size in bytes and path of each file."""
     for folder in root.glob(_FOLDERS):
         for path in folder.rglob("*"):
             try:
@@ -126,12 +126,12 @@ def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
             except FileNotFoundError:
                 continue  # another process removed it
             if path.is_file():
-                # file systems mounted with noatime do not record reads: there age decides
+                # File systems mounted with noatime do not record reads; there, age decides.
                 yield max(status.st_atime, status.st_mtime), status.st_size, path
 
 
 class _Mender:
-    """Takes the place of `warnings.showwarning`: removes the files that JAX warns about."""
+    """Replaces `warnings.showwarning`: removes the files that JAX warns about."""
 
     def __init__(self, folder: Path, show: Any) -> None:
         self._folder = folder
@@ -143,7 +143,7 @@ class _Mender:
         if failure is None:
             self._show(message, *others, **named)
             return
-        # the warning has the program's name alone, so others of that name are compiled again, too
+        # The warning has only the program's name, so others of that name are compiled again too.
         for path in self._folder.glob(f"{glob.escape(failure[1])}-*-cache"):
             try:
                 path.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def _note(text: str) -> None:
 
 
 def _processor() -> str:
-    """A digest of the architecture, model and flags of the processor."""
+    """Hashes the architecture, model and flags of the processor."""
     known = {platform.machine()}
     try:
         with open("/proc/cpuinfo") as lines:
@@ -168,5 +168,5 @@ def _processor() -> str:
             names = ("vendor_id", "cpu family", "model", "flags", "CPU", "Features")
             known |= {line for line in lines if line.startswith(names)}
     except OSError:
-        pass  # not Linux: the architecture has to do
+        pass  # not Linux: use only the architecture
     return hashlib.sha256("\n".join(sorted(known)).encode()).hexdigest()[:8]

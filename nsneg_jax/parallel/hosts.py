@@ -1,6 +1,6 @@
 """Several processes of one run, on one host or many: they join, agree, and wait for each other.
 
-Every function here is called by all processes alike, and does nothing where there is one only.
+All processes must call every function here; a single process gets no effect.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ from nsneg_jax.parallel.compilation_cache import keep_programs
 from nsneg_jax.parallel.launch import Launch, initialize_arguments
 from nsneg_jax.parallel.watch import GO_ON, Watch
 
-PACKAGE = Path(__file__).parents[1]  # whose code all processes must share
+PACKAGE = Path(__file__).parents[1]  # its code must be equal in all processes
 SAME_DATA = "Copy the data set again where it differs, or read it from one shared folder."
 
-_SHARED_WITHIN = 30.0  # seconds a file may take to be seen on another host
-_LONG = 7 * 24 * 3600 * 1000  # ms; the watch ends a wait that is in vain
+_SHARED_WITHIN = 30.0  # seconds until another host must see a file
+_LONG = 7 * 24 * 3600 * 1000  # ms; the watch ends futile waits
 _calls = itertools.count()
 _MOST_DIFFERENCES = 8
 
@@ -44,21 +44,21 @@ def joined(
     *,
     stoppable: bool,
 ) -> Iterator[None]:
-    """Encloses a run: joins its processes if there are several, and has them end together.
+    """Joins the processes of the enclosed run, if there are several, and ends them together.
 
-    Of several, process 0 alone writes to the standard output; an error of one, or its death, ends
-    all with a message and the same status, whatever they wait for, by leaving the interpreter.
+    Only process 0 then writes to standard output. If one process fails or dies, all exit with a
+    message and the same status, whatever they are waiting for.
 
     Args:
-        launch: the command line's flags.
-        config: plain values by name, must be the same everywhere.
-        workdir: must be one folder for all.
-        compilation_cache: as `where` of `keep_programs`.
+        launch: flags of the command line.
+        config: plain values by name, the same in all processes.
+        workdir: one folder that all processes share.
+        compilation_cache: `where` of `keep_programs`.
         stoppable: whether the job saves and stops on SIGTERM, all processes at the same step.
 
     Raises:
-        UsageError: wrong flags, or the processes have not the same config, code or workdir.
-        RunError: they do not find each other.
+        UsageError: a flag is wrong, or processes differ in config, code or workdir.
+        RunError: the processes do not find each other.
     """
     arguments = initialize_arguments(launch)
     if launch.cpu_devices:
@@ -96,13 +96,13 @@ def agree(about: str, values: Mapping[str, Any], mend: str) -> None:
     """Checks that all processes have the same values.
 
     Args:
-        about: what they describe, for the message.
-        values: plain ones by name.
-        mend: how to make them the same.
+        about: what the values describe, for the message.
+        values: plain values by name.
+        mend: how to make them equal, for the message.
 
     Raises:
-        UsageError: on all processes, naming those that differ from process 0, their hosts and the
-            values.
+        UsageError: values differ. All processes raise it; the message names a process that differs
+            from process 0, its host and the values.
     """
     if jax.process_count() == 1:
         return
@@ -125,32 +125,32 @@ def agree(about: str, values: Mapping[str, Any], mend: str) -> None:
 def connect_devices() -> None:
     """Connects the devices of all processes with each other.
 
-    Done when all processes are sure to be here: on CPUs the first collective gives up after 30
-    seconds, which one process may take longer to compile its program than another.
+    On CPUs the first collective gives up after 30 seconds, and compilation times may differ by more
+    than that. So this waits for all processes first.
     """
     multihost_utils.sync_global_devices("nsneg/connect")
 
 
 def are_several() -> bool:
-    """Whether the run has more than one process."""
+    """Returns whether the run has more than one process."""
     return jax.process_count() > 1
 
 
 def wait_for_all() -> None:
-    """Returns when every process has come here."""
+    """Waits until every process has come here."""
     if jax.process_count() > 1:
         _client().wait_at_barrier(f"nsneg/wait/{next(_calls)}", _LONG)
 
 
 def wait_for_file(path: Path) -> None:
-    """Returns when every process has come here and this one sees `path`, which one has made."""
+    """Waits until every process has come here and this one sees `path`, which one has made."""
     wait_for_all()
     if not _appears(path):
-        raise RunError(f"{path} was made by another process, but cannot be seen here.")
+        raise RunError(f"Another process made {path}, but this one cannot see it.")
 
 
 def of_first(value: Any) -> Any:
-    """What process 0 gave, plain values."""
+    """Returns the `value` of process 0, plain values."""
     if jax.process_count() == 1:
         return value
     key = f"nsneg/first/{next(_calls)}"
@@ -160,7 +160,7 @@ def of_first(value: Any) -> Any:
 
 
 def _initialize(arguments: Mapping[str, Any], stoppable: bool) -> None:
-    # with the service on, SIGTERM is only noted, which other jobs would never look at
+    # The service only notes SIGTERM, which jobs that cannot stop would ignore.
     jax.config.update("jax_enable_preemption_service", stoppable)
     try:
         jax.distributed.initialize(**arguments)
@@ -175,7 +175,7 @@ def _initialize(arguments: Mapping[str, Any], stoppable: bool) -> None:
 
 
 def _client() -> Any:
-    # JAX has no public name for it; orbax takes it from the same place
+    # JAX has no public name for it; orbax uses this one too.
     from jax._src import distributed
 
     return distributed.global_state.client
@@ -209,7 +209,7 @@ def _check_alike(config: Mapping[str, Any]) -> None:
 
 
 def _code_version() -> str:
-    """A digest of the package's source."""
+    """Hashes the source of the package."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())
@@ -217,7 +217,7 @@ def _code_version() -> str:
 
 
 def _difference(about: str, all_values: list[list[Any]]) -> str:
-    """Which processes differ from the first, and how; empty if none does."""
+    """Describes how processes differ from the first; '' if none does."""
     host, first = all_values[0]
     others = [(i, *each) for i, each in enumerate(all_values) if each[1] != first]
     if not others:
@@ -230,13 +230,13 @@ def _difference(about: str, all_values: list[list[Any]]) -> str:
     told = told[:_MOST_DIFFERENCES] + ["..."] * (len(told) > _MOST_DIFFERENCES)
     more = f" {len(others) - 1} more differ from it, too." if len(others) > 1 else ""
     return (
-        f"Process {index} on {other_host} has not the same {about} as process 0 on {host}: "
+        f"Process {index} on {other_host} differs in {about} from process 0 on {host}: "
         f"{'; '.join(told)}.{more}"
     )
 
 
 def _check_shared(workdir: Path, hosts: list[str]) -> None:
-    """Every process writes a file into the workdir that the others see, or all fail."""
+    """Checks that each process sees a file that every other wrote into the workdir, or all fail."""
     token = of_first(secrets.token_hex(8))
     index = jax.process_index()
     call = workdir / f".probe-{token}"
@@ -277,7 +277,7 @@ def _appears(path: Path) -> bool:
         if time.monotonic() > end:
             return False
         if path.parent.is_dir():
-            os.listdir(path.parent)  # makes a network file system look again
+            os.listdir(path.parent)  # makes a network file system refresh
         time.sleep(0.1)
     return True
 

@@ -1,4 +1,4 @@
-"""How a process finds the others of its run: from flags, or from what started it."""
+"""Finds the other processes of a run, from flags or from the launcher."""
 
 import glob
 import importlib.util
@@ -10,15 +10,15 @@ from nsneg_jax.errors import UsageError
 
 
 class Launch(NamedTuple):
-    """What the command line says of the processes of a run.
+    """The flags about the processes of a run.
 
     Attributes:
-        distributed: 'auto' joins others where a TPU pod, SLURM or Open MPI says that there are
-            some; 'on' joins by JAX's own detection, or fails; 'off' never does.
+        distributed: 'auto' joins other processes if a TPU pod, SLURM or Open MPI started several;
+            'on' joins by JAX's own detection, or fails; 'off' never joins.
         coordinator: HOST:PORT where process 0 listens.
-        num_processes: how many there are.
-        process_id: of this one, from 0.
-        cpu_devices: computes on that many virtual CPU devices; 0 takes the devices there are.
+        num_processes: number of processes.
+        process_id: number of this process, from 0.
+        cpu_devices: number of virtual CPU devices to compute on; 0 uses the real devices.
     """
 
     distributed: str = "auto"
@@ -31,16 +31,16 @@ class Launch(NamedTuple):
 def initialize_arguments(
     launch: Launch, environ: Mapping[str, str] = os.environ
 ) -> dict[str, Any] | None:
-    """Arguments of `jax.distributed.initialize`; None where this process is alone.
+    """Returns the arguments of `jax.distributed.initialize`; None for a single process.
 
-    Looks at the environment and at device files only: a single process asks no network.
+    It reads only the environment and device files, so a single process needs no network.
 
     Args:
         launch: the flags.
-        environ: variables of the environment.
+        environ: environment variables.
 
     Raises:
-        UsageError: flags that do not fit together, or not to the launcher.
+        UsageError: the flags contradict each other or the launcher.
     """
     given = [
         f"--{name}={value}"
@@ -49,8 +49,8 @@ def initialize_arguments(
     ]
     if launch.cpu_devices < 0:
         raise UsageError(
-            f"--cpu_devices is {launch.cpu_devices}, but must be 1 or more, or 0 to take the "
-            "devices there are."
+            f"--cpu_devices is {launch.cpu_devices}, but must be 1 or more, or 0 to use the real "
+            "devices."
         )
     if launch.distributed == "off":
         if given:
@@ -77,7 +77,7 @@ def initialize_arguments(
 
 def _by_flags(launch: Launch, given: list[str], environ: Mapping[str, str]) -> dict | None:
     size, index = launch.num_processes, launch.process_id
-    # srun and mpirun give each process its number, so that all can have the same command
+    # srun and mpirun number the processes, so that all can run the same command.
     for prefix in (("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), _OPEN_MPI):
         if all(name in environ for name in prefix):
             size = int(environ[prefix[0]]) if size is None else size
@@ -93,16 +93,16 @@ def _by_flags(launch: Launch, given: list[str], environ: Mapping[str, str]) -> d
     ]
     if absent or size is None or index is None:
         raise UsageError(
-            f"With {', '.join(given)} also {' and '.join(absent)} must be given: the address of "
-            "process 0, how many processes there are, and which one this is, from 0. For a "
-            "process alone give none of them."
+            f"{', '.join(given)} must come with {' and '.join(absent)}: the address of process 0, "
+            "the number of processes, and the number of this one, from 0. Give none of them for a "
+            "single process."
         )
     if size < 1:
         raise UsageError(f"--num_processes is {size}, but must be 1 or more.")
     if not 0 <= index < size:
         raise UsageError(
             f"--process_id is {index}, but must be from 0 to {size - 1}, since --num_processes is "
-            f"{size}. Give each process a number of its own."
+            f"{size}. Give each process its own number."
         )
     host, _, port = launch.coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -125,14 +125,14 @@ _OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
 
 
 def _local_devices(environ: Mapping[str, str]) -> dict[str, list[int]]:
-    """Of Open MPI's processes: a GPU each where a host has several, else all of the host's."""
+    """Gives each Open MPI process one GPU if its host has several processes, else all GPUs."""
     if _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE") > 1:
         return {"local_device_ids": [int(environ["OMPI_COMM_WORLD_LOCAL_RANK"])]}
     return {}
 
 
 def _by_slurm(environ: Mapping[str, str]) -> dict[str, list[int]]:
-    """JAX finds the rest; but it gives each task one GPU, also the only task of a node."""
+    """Gives the only task of a node all GPUs, where JAX would give it one; JAX finds the rest."""
     tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(",")[0].partition("(")[0]
     gpus = _number(environ, "SLURM_GPUS_ON_NODE")
     return {"local_device_ids": list(range(gpus))} if tasks == "1" and gpus else {}

@@ -7,15 +7,15 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-DTYPES = ("float32", "bfloat16", "float64")  # that a job may compute in
+DTYPES = ("float32", "bfloat16", "float64")  # for the computation of a job
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over `devices`, by default all there are.
+    """Makes a mesh over `devices`, by default all.
 
-    Process by process, not in the order that suits the network best, which `jax.make_mesh` takes:
-    each process then holds the part of a batch that it has loaded, and the batch is the same
-    whatever the number of processes.
+    Devices are ordered by process, not by network topology as in `jax.make_mesh`: each process then
+    holds the part of a batch that it loaded, and the batch does not depend on the number of
+    processes.
     """
     if devices is None:
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -23,28 +23,28 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def use_dtype(dtype: str) -> None:
-    """Switches the process to 64 bits where it is to compute in 'float64'."""
+    """Switches the process to 64 bits if `dtype` is 'float64'."""
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
 
 
 def computation(devices: Mesh, dtype: str, precision: str) -> dict[str, str]:
-    """What results were computed with, to be kept with them."""
+    """Returns the hardware, dtype and precision of results, to be stored with them."""
     device = devices.devices.flat[0].device_kind
     return {"dtype": dtype, "precision": precision, "device": device}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """The arrays of `tree` on the devices; of several processes, each has all of them before.
+    """Puts the arrays of `tree` on the devices; every process must hold all of them.
 
     Args:
-        tree: of arrays.
-        shardings: a sharding for all of them, or a prefix of `tree` with shardings.
+        tree: tree of arrays.
+        shardings: one sharding for all, or a prefix of `tree` with shardings.
     """
     shardings = jax.tree.broadcast(shardings, tree)
     if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
@@ -58,10 +58,10 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-    """Axis 0 split over the devices."""
+    """Returns the sharding that splits axis 0 over the devices."""
     return split_axis(mesh, 0)
 
 
 def split_axis(mesh: Mesh, axis: int) -> NamedSharding:
-    """That axis split over the devices."""
+    """Returns the sharding that splits `axis` over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))

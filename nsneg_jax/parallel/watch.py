@@ -1,8 +1,8 @@
-"""A watch over the processes of a run: when one dies or fails, the others say so and stop.
+"""Watches the processes of a run: when one dies or fails, the others report it and stop.
 
-A process that waits for a dead one in a collective would hang. Here each gives a sign of life to
-the run's coordination service, which is part of process 0; process 0 looks for those that are
-missing, and every process looks for a notice that one has stopped.
+A process that waits for a dead one in a collective would hang. So each gives a sign of life to the
+run's coordination service, which is part of process 0. Process 0 looks for missing signs, and every
+process looks for a notice that another has stopped.
 """
 
 import ctypes
@@ -21,18 +21,18 @@ from nsneg_jax.errors import paragraph
 
 BEAT = 1.0  # seconds between signs of life
 PATIENCE = 20.0  # seconds without one, after which a process counts as dead
-_LINGER = 10.0  # seconds that process 0, which all depend on, waits for the others to leave
+_LINGER = 10.0  # seconds that process 0, which all depend on, waits for the others to exit
 _ALIVE, _STOPPED, _LEFT = "nsneg/alive/", "nsneg/stopped/", "nsneg/left/"
-GO_ON = "Everything up to the last checkpoint is safe; the same command goes on from there."
+GO_ON = "Everything up to the last checkpoint is safe; run the same command to resume."
 
 
 class Watch:
-    """Signs of life and notices of failure, in a thread of its own while entered.
+    """Exchanges signs of life and notices of failure in a separate thread while entered.
 
     Args:
-        client: of the coordination service.
-        hosts: names of the hosts of all processes, by number.
-        index: of this process.
+        client: client of the coordination service.
+        hosts: host names of all processes, by number.
+        index: number of this process.
     """
 
     def __init__(self, client: Any, hosts: Sequence[str], index: int) -> None:
@@ -44,7 +44,7 @@ class Watch:
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def __enter__(self) -> "Watch":
-        self._on_abort = _ABORT_HANDLER(self._lost)  # else it would be collected
+        self._on_abort = _ABORT_HANDLER(self._lost)  # keeps it from being collected
         _set_handler(signal.SIGABRT, self._on_abort)
         self._thread.start()
         return self
@@ -54,19 +54,19 @@ class Watch:
         self._thread.join()
 
     def process(self, index: int) -> str:
-        """How messages call a process."""
+        """Returns the name of a process in messages."""
         return f"process {index} on {self._hosts[index]}"
 
     def fail(self, error: BaseException, status: int, text: str) -> None:
-        """Tells the others of an error of this process, and ends it; does not return.
+        """Reports an error of this process to the others, and exits; does not return.
 
         Args:
-            error: what was raised.
-            status: to exit with, here and there.
-            text: the message, as this process shows it.
+            error: the error.
+            status: exit status of all processes.
+            text: the message of this process.
         """
         if isinstance(error, jax.errors.JaxRuntimeError):
-            # most likely another process is gone, which takes a while to be certain of
+            # Most likely another process is gone, which takes a while to establish.
             time.sleep(PATIENCE + 5 * BEAT)
         with self._lock:
             said = f"{str(error).strip() or type(error).__name__}"
@@ -77,7 +77,7 @@ class Watch:
                 others = self._notices()
             except jax.errors.JaxRuntimeError:
                 others = {}
-            # what all have found is said once
+            # An error that several processes raise is reported once.
             known = any(said in each["text"] for i, each in others.items() if i < self._index)
             self._leave(status, "" if known else text, others)
 
@@ -103,7 +103,7 @@ class Watch:
                     self._stop_with(notices)
 
     def _look_for_missing(self, seen: dict[int, tuple[str, float]]) -> None:
-        """Leaves a notice of each process whose signs of life have not changed for too long."""
+        """Leaves a notice for each process without signs of life for too long."""
         now = time.monotonic()
         beats = self._entries(_ALIVE)
         for index in range(len(self._hosts)):
@@ -128,13 +128,13 @@ class Watch:
         self._leave(notice["status"], paragraph(RuntimeError(told)), notices)
 
     def _lost(self, *_: object) -> None:
-        """Process 0 is gone, and with it the coordination service."""
+        """Exits because process 0 is gone, and with it the coordination service."""
         told = (
-            f"{self.process(0)} has died, or cannot be reached, and with it what holds the "
-            f"processes together, so {self.process(self._index)} stops. {GO_ON}"
+            f"{self.process(0)} has died, or cannot be reached, and with it the service that "
+            f"connects the processes, so {self.process(self._index)} stops. {GO_ON}"
         )
         if self._index == 0:
-            told = f"{self.process(0)} was ended by JAX, which said why above. {GO_ON}"
+            told = f"JAX ended {self.process(0)} for the reason shown above. {GO_ON}"
         _say(paragraph(RuntimeError(told)))
         os._exit(1)
 
@@ -152,7 +152,7 @@ class Watch:
                 time.sleep(BEAT / 10)
         except jax.errors.JaxRuntimeError:
             pass
-        # not sys.exit: JAX would wait for the others to end in the same way
+        # Not sys.exit, in which JAX would wait for the others to exit too.
         os._exit(status)
 
     def _notices(self) -> dict[int, dict]:
@@ -170,9 +170,9 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-# JAX ends a process that loses process 0 by abort(), from a thread of its own that Python's signal
-# handlers do not reach; its callback for that cannot be used from Python (the status it is given
-# has no conversion, which ends the process, too).
+# JAX ends a process that loses process 0 by abort(), in a thread that Python's signal handlers do
+# not reach. Its callback cannot be used from Python: the status it receives has no conversion,
+# which ends the process too.
 _ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 

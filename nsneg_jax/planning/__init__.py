@@ -1,19 +1,19 @@
-"""Plans of pre-training runs and of the programs of all jobs, before they are run."""
+"""Plans pre-training runs, and the programs of all jobs, before they run."""
 
 from typing import NamedTuple
 
 
 class PlanOptions(NamedTuple):
-    """What a plan is made for; see docs/planning.md.
+    """Options of a plan; see docs/planning.md.
 
     Attributes:
-        devices: to plan for.
-        images: of the data set; 0 = found from its name.
-        hosts: that hold the devices; 0 = one for each 8 devices.
-        step_seconds: time of a step; 0 = what the FLOPs take at 50 TFLOP/s, or of a target the
-            least it can take.
+        devices: number of devices.
+        images: number of images in the data set; 0 = from its name.
+        hosts: number of hosts; 0 = one per 8 devices.
+        step_seconds: time of a step; 0 = time of the FLOPs at 50 TFLOP/s, or the least possible
+            time on a target.
         target: accelerators by name in place of `devices`, such as 'h100:8'; '' = the CPU.
-        command: whose flags gave the above, for messages: 'main.py' or 'plan'.
+        command: command that took the flags, for messages: 'main.py' or 'plan'.
     """
 
     devices: int = 1
@@ -24,7 +24,7 @@ class PlanOptions(NamedTuple):
     command: str = "main.py"
 
     def flag(self, name: str) -> str:
-        """The flag that sets a field."""
+        """Returns the flag that sets a field."""
         if self.command == "plan":
             return f"--{name}"
         return "--plan" if name == "target" else f"--plan_{name}"

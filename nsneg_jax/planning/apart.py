@@ -1,4 +1,4 @@
-"""Functions of the library in a process of their own, which a crash of a compiler may end."""
+"""Runs functions of the package in a separate process, which a crashing compiler may end."""
 
 import os
 import pickle
@@ -16,26 +16,26 @@ from typing import Any
 from nsneg_jax.errors import RunError, UsageError
 
 _ROOT = Path(__file__).parents[2]
-# a compiler's last words before it aborts: the letter of the severity, date, time, place
+# A compiler's last message before it aborts: letter of the severity, date, time, place.
 _FATAL = re.compile(r"^F\d{4} \S+\s+\d+ (.*)$", re.MULTILINE)
-_SHOWN = 600  # letters of what a compiler says
+_SHOWN = 600  # most characters to show of a compiler's message
 
 
 def run_apart(
     function: Callable[..., Iterator[Any]], *arguments: Any, environment: Mapping[str, str]
 ) -> Iterator[Any]:
-    """What a generator function yields, called in a new process.
+    """Calls a generator function in a new process, and yields what it yields.
 
     Args:
-        function: of a module of the library; yields what can be pickled.
-        arguments: to it, likewise.
-        environment: variables of the process, besides this one's.
+        function: function of a module of the package; yields picklable values.
+        arguments: picklable arguments of the function.
+        environment: environment variables to add to those of this process.
 
     Raises:
-        UsageError: as `function` does.
-        RunError: it failed, or something ended the process.
+        UsageError: `function` raises it.
+        RunError: `function` fails, or the process ends otherwise.
     """
-    # the same modules are found there
+    # The new process must find the same modules.
     variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)])}
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
@@ -67,7 +67,7 @@ def run_apart(
 
 
 def _ended(status: int, said: str) -> str:
-    """The message for a process that did not say itself why it ended."""
+    """Returns the message for a process that ended without giving a reason."""
     how = f"exit status {status}" if status > 0 else signal.Signals(-status).name
     fatal = _FATAL.search(said)
     last = fatal[1] if fatal else " ".join(said[-_SHOWN:].split())
@@ -75,14 +75,14 @@ def _ended(status: int, said: str) -> str:
 
 
 def _failed(error: Exception) -> Exception:
-    """What is raised in the process that waits."""
+    """Returns the error to raise in the waiting process."""
     if isinstance(error, (UsageError, RunError)):
         return error
     return RunError(f"{type(error).__name__}: {' '.join(str(error).split())[:_SHOWN]}")
 
 
 def _serve() -> None:
-    # compilers and their libraries print to the standard output too
+    # Compilers and their libraries print to standard output too.
     with os.fdopen(os.dup(1), "wb") as results:
         os.dup2(2, 1)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""What a compiled program exchanges between devices, read from the text of its HLO."""
+"""Reads from the HLO text of a compiled program what its devices exchange."""
 
 import math
 import re
@@ -14,10 +14,10 @@ class Collective(NamedTuple):
 
     Attributes:
         kind: one of `hlo.COLLECTIVES`.
-        arrays: (HLO's name of the dtype, bytes) of each array of the result on one device; of a
-            reduce-scatter, of the operand, which is the larger one.
-        group: how many devices exchange with each other.
-        times: how often one run of the program executes it.
+        arrays: (HLO's name of the dtype, bytes) per array of the result on one device; for a
+            reduce-scatter, per array of the operand, which is larger.
+        group: number of devices that exchange with each other.
+        times: executions per run of the program.
     """
 
     kind: str
@@ -27,14 +27,14 @@ class Collective(NamedTuple):
 
     @property
     def payload(self) -> int:
-        """Bytes of its arrays in one run of the program."""
+        """Bytes of its arrays per run of the program."""
         return self.times * sum(size for _, size in self.arrays)
 
     @property
     def sent(self) -> float:
-        """Bytes that each device sends in one run, by the ring algorithms.
+        """Bytes that each device sends per run, by the ring algorithms.
 
-        Of b bytes in a group of g: 2 b (g - 1) / g for an all-reduce, b for a permutation, and
+        For b bytes in a group of g: 2 b (g - 1) / g for an all-reduce, b for a permutation, and
         b (g - 1) / g for the others.
         """
         if self.kind == "collective-permute":
@@ -44,14 +44,15 @@ class Collective(NamedTuple):
 
 
 def read_collectives(hlo: str) -> list[Collective]:
-    """The collectives of a compiled program, in no particular order.
+    """Reads the collectives of a compiled program, in no particular order.
 
-    Asynchronous pairs count once, those in loops as often as the loop runs, those in branches as
-    if every branch were taken. Compilers for TPUs spread one over several fusions, which all name
-    its channel: it counts once. Groups of one device exchange nothing and are left out.
+    Asynchronous pairs count once, collectives in loops as often as the loop runs, and collectives
+    in branches as if every branch were taken. Compilers for TPUs spread one over several fusions,
+    which all name its channel; it counts once. Groups of one device exchange nothing and are left
+    out.
 
     Args:
-        hlo: as from `jax.stages.Compiled.as_text()`.
+        hlo: text from `jax.stages.Compiled.as_text()`.
 
     Raises:
         ValueError: a collective is in a loop whose length the text does not say, or the text is no
@@ -61,12 +62,12 @@ def read_collectives(hlo: str) -> list[Collective]:
 
 
 def collectives_of(module: Module) -> list[Collective]:
-    """As `read_collectives`, of a program that has been read."""
+    """Like `read_collectives`, for a program that is already read."""
     return [c for c in _walk(module.entry, 1, module, set()) if c.group > 1]
 
 
 def payload_by_kind(collectives: Sequence[Collective]) -> dict[str, int]:
-    """Bytes of the collectives' arrays in one run, by kind."""
+    """Returns the bytes of the collectives' arrays per run, by kind."""
     total: Counter[str] = Counter()
     for collective in collectives:
         total[collective.kind] += collective.payload
@@ -76,7 +77,7 @@ def payload_by_kind(collectives: Sequence[Collective]) -> dict[str, int]:
 def _walk(
     name: str, times: int, module: Module, fused: set[str], in_fusion: bool = False
 ) -> Iterator[Collective]:
-    """The collectives of a computation; `fused` are the channels met in fusions so far."""
+    """Yields the collectives of a computation; `fused` holds the channels seen in fusions."""
     computation = module.computations[name]
     for instruction in computation.values():
         kind = instruction.opcode.removesuffix("-start")
@@ -115,7 +116,7 @@ def _collective(kind: str, instruction: Instruction, times: int, devices: int) -
 
 
 def _group_size(kind: str, line: str, devices: int) -> int:
-    """How many devices exchange with each other; the groups of a program are of one size."""
+    """Returns how many devices exchange with each other; all groups of a program are equal."""
     if kind == "collective-permute":
         return devices
     # axes of a mesh and those of them in a group: mesh['a'=8,'b'=4] {'b'}

@@ -1,8 +1,8 @@
-"""The training step compiled for devices that are not there, and what is read from the program.
+"""Compiles the training step for devices that are not present, and reads figures from the program.
 
-Either for accelerators, where their compiler is installed, or for virtual devices of the CPU, as
-many as the run would have: the program is then the partitioned one, with the exchanges that it
-would do and the memory that each device would need. No array is made.
+It compiles for accelerators whose compiler is installed, or for virtual CPU devices, as many as the
+run would have. The program is then partitioned, with the exchanges that it would do and the memory
+that each device would need. No array is made.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from nsneg_jax.planning.flops import flops_of
 from nsneg_jax.planning.targets import Target
 from nsneg_jax.training.step import Placement, abstract_batch, compile_step, state_sharding
 
-# batches on the devices beside the one in use, see `prefetch_to_devices`
+# Batches on the devices besides the one in use, see `prefetch_to_devices`.
 _BATCHES_AHEAD = 1
-# the exchanges and the memory are settled before the machine code is made, which nobody runs
+# Exchanges and memory are fixed before the machine code, which is never run.
 _COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
@@ -36,15 +36,15 @@ class Program(NamedTuple):
     """The compiled step of one device of many; sizes in bytes.
 
     Attributes:
-        parameters: number of them in one encoder.
-        state, batch: what each step takes.
-        temporary: activations and all else that a step needs meanwhile.
-        total: the most that is there at once, with the batch that waits.
-        flops: of one device in one step, by the compiler, or where it counts none those of matrix
-            products and convolutions before it.
-        exchanges: name -> collectives' part with that meaning, see `exchanges_by_meaning`.
-        cost: what is read from the program.
-        devices: how many there are of them.
+        parameters: number of parameters of one encoder.
+        state, batch: inputs of a step.
+        temporary: activations and other temporary memory of a step.
+        total: peak memory, including the waiting batch.
+        flops: FLOPs of one device per step, by the compiler; if it counts none, of the matrix
+            products and convolutions in the uncompiled program.
+        exchanges: collectives by meaning, see `exchanges_by_meaning`.
+        cost: costs read from the program.
+        devices: number of devices.
     """
 
     parameters: int
@@ -59,8 +59,7 @@ class Program(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The step before it is compiled: the method, where its arrays lie, shapes of state and batch,
-    and the program."""
+    """The step before compilation: method, placement, shapes of state and batch, and program."""
 
     method: Method
     placement: Placement
@@ -70,7 +69,7 @@ class Step(NamedTuple):
 
 
 def trace_step(config: ConfigDict, devices: Mesh) -> Step:
-    """The step of a config over the devices.
+    """Traces the step of a config over the devices.
 
     Raises:
         UsageError: the config cannot run on them.
@@ -90,7 +89,7 @@ def compile_for(config: ConfigDict, devices: int) -> Program:
     """Compiles the step of a config for that many virtual devices of the CPU.
 
     Raises:
-        UsageError: the config cannot run on them, or JAX has started with fewer.
+        UsageError: the config cannot run on them, or JAX has started with fewer devices.
     """
     validate_pretraining(config, devices)
     split = mesh.data_mesh(_virtual_devices(devices))
@@ -98,7 +97,7 @@ def compile_for(config: ConfigDict, devices: int) -> Program:
 
 
 def compile_for_target(config: ConfigDict, target: Target) -> Program:
-    """Compiles the step of a config for accelerators, in a process of its own.
+    """Compiles the step of a config for accelerators, in a separate process.
 
     Raises:
         UsageError: the config cannot run on them, or their compiler is not installed.
@@ -132,7 +131,7 @@ def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Progra
         batch=batch_bytes,
         temporary=cost.total - state_bytes - batch_bytes,
         total=cost.total + _BATCHES_AHEAD * batch_bytes,
-        # compilers for GPUs do not count them
+        # Compilers for GPUs do not count them.
         flops=cost.flops or flops_of(step.traced.jaxpr) / devices,
         exchanges=exchanges,
         cost=cost,
@@ -143,12 +142,12 @@ def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Progra
 def exchanges_by_meaning(
     collectives: list[Collective], step: Step, config: ConfigDict, devices: int
 ) -> dict[str, Collective]:
-    """The collectives of a step by what they are for, each as one.
+    """Groups the collectives of a step by purpose, one collective per purpose.
 
-    Crops and embeddings are known by kind and dtype. Of the all-reduces, which the compiler joins,
-    gradients and statistics have the sizes that the method gives them, and what is left is
-    'metrics and the rest'. Where neither the devices nor the groups divide the other, the
-    compiler repeats work in ways of its own, and the names are those of the kinds.
+    Kind and dtype identify crops and embeddings. The compiler merges all-reduces; gradients and
+    statistics have sizes known from the method, and the remainder is 'metrics and the rest'. If
+    neither the number of devices nor the number of groups divides the other, the compiler repeats
+    work unpredictably, and the names are the kinds.
     """
     groups, state = config.model.bn_groups, step.state
     spanned, uneven = devices // groups, devices % groups
@@ -163,13 +162,13 @@ def exchanges_by_meaning(
     passes = 1 + step.method.key_passes
     statistics = _bytes(state.stats_q)
     reduced = {"gradients": _bytes(state.params_q)}
-    if groups > 1:  # the only group's are everywhere
+    if groups > 1:  # with one group, every device has its statistics
         reduced["running statistics"] = passes * statistics
     if step.placement.share_queue:
         dim, itemsize = state.queue.shape[1], state.queue.dtype.itemsize
         reduced["gradients of the embeddings"] = config.batch_size * dim * itemsize
     if spanned > 1:
-        # mean and variance of every pass forward; of the queries' two sums a channel backward
+        # Forward, mean and variance per pass; backward, two sums per channel of the queries.
         reduced["statistics within groups"] = (passes + 1) * statistics
     whole = payload_by_kind(collectives)
     rest = whole.pop("all-reduce", 0) - sum(reduced.values())
@@ -201,7 +200,7 @@ def _virtual_devices(count: int) -> list[jax.Device]:
     if len(devices) < count:
         raise UsageError(
             f"The plan is for {count} devices, but this process has started JAX with "
-            f"{len(devices)} of them. Make the plan in a process of its own, with main.py."
+            f"{len(devices)}. Make the plan in a separate process, with main.py."
         )
     return devices[:count]
 
@@ -211,7 +210,7 @@ def _bytes(tree: object) -> int:
 
 
 def _bytes_on_a_device(state: Any, sharding: Any) -> int:
-    """What one device holds of the state."""
+    """Returns the bytes of the state on one device."""
     size = 0
     for field in dataclasses.fields(state):
         place = getattr(sharding, field.name)

@@ -1,4 +1,4 @@
-"""What a compiled program costs a device, from its text and what its compiler says of it."""
+"""The cost of a compiled program on a device, from its text and its compiler's report."""
 
 import time
 from collections.abc import Mapping
@@ -11,29 +11,28 @@ from nsneg_jax.planning.collectives import Collective, collectives_of
 from nsneg_jax.planning.hlo import read_module
 from nsneg_jax.planning.traffic import entry_bytes, traffic_of
 
-LARGEST = 12  # kinds of instructions that are named
-# What the compiler for GPUs says where it has to try forms of a matrix product on a card and has
-# none, and the option with which it takes a library's products instead, as it also may on a card.
+LARGEST = 12  # kinds of instructions to name
+# The GPU compiler's message when it would have to tune a matrix product on a card but has none, and
+# the option that makes it use a library's products instead, as it also may on a card.
 _NEEDS_TUNING = ("Couldn't find output tile sizes",)
 WITHOUT_TUNING = {"xla_gpu_enable_triton_gemm": False}
-_SHOWN = 600  # letters of what a compiler says
+_SHOWN = 600  # most characters to show of a compiler's message
 
 
 class Cost(NamedTuple):
-    """Of one device in one run of a program; sizes in bytes.
+    """The cost of one run of a program on one device; sizes in bytes.
 
     Attributes:
-        seconds: the compilation took.
-        arguments, results: that are there before and after; `aliased` of the results are in the
-            memory of arguments.
-        temporary: what is needed meanwhile.
-        moved, transposed: by `traffic`, and `entry` by its `entry_bytes`.
-        unknown_loops: how many loops `moved` counts once because their length is not known.
-        compiler_bytes: accessed, by the compiler's own count, which has accesses to memory on the
-            chip in it; None where it gives none, as are `flops`.
-        collectives: that the device takes part in.
+        seconds: time of the compilation.
+        arguments, results: inputs and outputs; `aliased` of the results share memory with inputs.
+        temporary: temporary memory.
+        moved, transposed: see `traffic`; `entry` is from its `entry_bytes`.
+        unknown_loops: number of loops of unknown length, which `moved` counts once.
+        compiler_bytes: bytes accessed by the compiler's count, which includes memory on the chip;
+            None if it gives no count, likewise `flops`.
+        collectives: collectives of the device.
         largest: (kind of instruction, executions, bytes) of those that move the most.
-        options: of the compiler that were needed, see `compile_and_read`.
+        options: compiler options that were needed, see `compile_and_read`.
     """
 
     seconds: float
@@ -53,18 +52,18 @@ class Cost(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All memory that is in use at once."""
+        """Peak memory."""
         return self.arguments + self.results - self.aliased + self.temporary
 
 
 def compile_and_read(
     lowered: jax.stages.Lowered, options: Mapping[str, bool | int] | None = None
 ) -> Cost:
-    """Compiles a program; where the compiler would need a card to tune it, without such parts.
+    """Compiles a program; avoids parts that the compiler would have to tune on a card.
 
     Args:
-        lowered: the program, for devices that need not be here.
-        options: of the compiler.
+        lowered: the program; its devices need not be present.
+        options: compiler options.
 
     Raises:
         UsageError: the program does not fit into the memory of a device.
@@ -118,6 +117,6 @@ def _refused(error: jax.errors.JaxRuntimeError) -> UsageError | RunError:
     if "RESOURCE_EXHAUSTED" in text:
         return UsageError(
             f"The program does not fit into the memory of a device. The compiler says: {text}. "
-            "Take a smaller batch_size, more devices or dtype=bfloat16."
+            "Use a smaller batch_size, more devices or dtype=bfloat16."
         )
     return RunError(f"The compiler cannot compile the program: {text}")

@@ -1,4 +1,4 @@
-"""FLOPs of a program, counted before any compiler."""
+"""Counts the FLOPs of a program before compilation."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,16 +8,16 @@ from nsneg_jax.models.trilinear import Convolution
 
 
 def flops_of(jaxpr: Any, wanted: Sequence[bool] | None = None) -> float:
-    """FLOPs of the matrix products and convolutions in a jaxpr, open or closed.
+    """Counts the FLOPs of the matrix products and convolutions in a jaxpr, open or closed.
 
-    A multiplication and an addition are two; taps on the padding count, what nothing uses does not.
-    Counted here because the compiled program does not tell: on GPUs both are calls to libraries,
-    whose FLOPs XLA does not know. A loop of unknown length counts once. Of branches the cheapest
-    counts: ours are forms of the same thing for different platforms.
+    A multiplication and an addition are two FLOPs. Taps on the padding count; unused results do
+    not. The compiled program cannot give the count: on GPUs both are calls to libraries, whose
+    FLOPs XLA does not know. A loop of unknown length counts once. Of branches only the cheapest
+    counts, because ours are forms of one operation for different platforms.
 
     Args:
-        jaxpr: to count.
-        wanted: which of its results are used; None = all.
+        jaxpr: the program.
+        wanted: whether each of its results is used; None = all.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     results = jaxpr.outvars
@@ -40,13 +40,13 @@ def flops_of(jaxpr: Any, wanted: Sequence[bool] | None = None) -> float:
             outputs, *_ = params["dimension_numbers"].rhs_spec
             kernel = equation.invars[1].aval
             taps = kernel.size / kernel.shape[outputs]
-            # between the entries of a dilated input are zeros
+            # A dilated input has zeros between its entries.
             taps /= math.prod(params["lhs_dilation"])
             total += 2 * equation.outvars[0].aval.size * taps
-        elif isinstance(of := params.get("of"), Convolution):  # or a gradient, of as many
+        elif isinstance(of := params.get("of"), Convolution):  # a gradient takes as many
             total += 2 * math.prod(of.y) * math.prod(of.kernel[:3])
         else:
-            # a loop's results are needed by its next pass
+            # The next iteration of a loop needs all its results.
             loops = name in ("scan", "while")
             inner = [flops_of(each, None if loops else used) for each in _inner_jaxprs(params)]
             within = min(inner) if name == "cond" else sum(inner)

@@ -1,4 +1,4 @@
-"""What the result of a fusion needs of its operands, read from the computation that it fuses."""
+"""Determines which parts of its operands a fusion needs, from the fused computation."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from nsneg_jax.planning.hlo import COLLECTIVES, Computation, Instruction, Module
 
 TAKES = ("slice", "dynamic-slice", "gather")
 UPDATES = ("dynamic-update-slice", "scatter")
-# their results have as many elements as an operand may have, but need all of it
+# Their results may have as many elements as an operand, but need all of it.
 _NOT_ELEMENTWISE = frozenset((
     "reduce", "broadcast", "concatenate", "pad", "dot", "convolution", "fusion", "sort",
     "reduce-window", "select-and-scatter", "iota", "custom-call",
@@ -17,8 +17,8 @@ class Fusion:
     """The computation of a fusion.
 
     Args:
-        name: of the computation.
-        module: that has it.
+        name: name of the computation.
+        module: program that contains it.
     """
 
     def __init__(self, name: str, module: Module) -> None:
@@ -31,18 +31,18 @@ class Fusion:
         self._demand = self._demands()
 
     def demanded(self, operand: int) -> int:
-        """Elements of an operand that the results need; what they are written over is not."""
+        """Returns how many elements of an operand the results need, without those overwritten."""
         for name, instruction in self.computation.items():
             if instruction.opcode == "parameter" and instruction.arguments == str(operand):
                 return self._demand[name]
         return 0
 
     def written(self) -> list[int | None]:
-        """Bytes written of each result; None where it is all of it."""
+        """Returns the bytes written per result; None for all of it."""
         return [self._written(each, place) for each, place in self._results]
 
     def transposes(self) -> bool:
-        """Whether a result is a transpose, or elementwise operations on one."""
+        """Returns whether a result is a transpose, or elementwise operations on one."""
         waiting, seen = [each for each, _ in self._results], set()
         while waiting:
             instruction = waiting.pop()
@@ -59,7 +59,7 @@ class Fusion:
         return False
 
     def _follow_results(self) -> Iterator[tuple[Instruction, int]]:
-        """For each array of the result what computes it, as which of its own."""
+        """Yields, per array of the result, its instruction and the place among its results."""
         root = root_of(self.computation)
         parts = [root]
         if root.opcode == "tuple":
@@ -76,14 +76,14 @@ class Fusion:
         return instruction
 
     def _is_in_place(self, instruction: Instruction) -> bool:
-        """Whether it updates a part of an operand of the fusion."""
+        """Returns whether it updates a part of an operand of the fusion."""
         if instruction.opcode not in UPDATES:
             return False
         base = self.computation[instruction.operands[0]]
         return self._through_bitcasts(base).opcode == "parameter"
 
     def _written(self, result: Instruction, place: int) -> int | None:
-        """Of the array at `place` of what an instruction computes."""
+        """Returns the bytes written of the array at `place` among an instruction's results."""
         if result.opcode == "parameter" or self._is_exchanged(result):
             return 0  # handed on
         if self._is_in_place(result):
@@ -94,13 +94,13 @@ class Fusion:
         return None
 
     def _is_exchanged(self, instruction: Instruction) -> bool:
-        """Whether it is a buffer of a collective, which is counted apart."""
+        """Returns whether it is a buffer of a collective, which is counted separately."""
         if instruction.opcode == "get-tuple-element":
             return self._is_exchanged(self.computation[instruction.operands[0]])
         return bool(self.collectives) and instruction.opcode in (*COLLECTIVES, "custom-call")
 
     def _demands(self) -> dict[str, int]:
-        """Elements needed of every instruction's result."""
+        """Returns how many elements of each instruction's result are needed."""
         demand = dict.fromkeys(self.computation, 0)
         root = root_of(self.computation)
         demand[root.name] = root.elements
@@ -123,7 +123,7 @@ class Fusion:
         needed: int,
         in_place: set[str],
     ) -> int:
-        """Elements of an operand that are needed for `needed` elements of an instruction."""
+        """Returns how many elements of an operand `needed` elements of an instruction need."""
         opcode = instruction.opcode
         if opcode == "tuple" and operand.opcode == "parameter":
             return 0  # handed on
@@ -141,7 +141,7 @@ class Fusion:
 
 
 def update_operands(instruction: Instruction) -> tuple[int, ...]:
-    """Places of the updates among the operands of a dynamic-update-slice or scatter."""
+    """Returns the places of updates among the operands of a dynamic-update-slice or scatter."""
     if instruction.opcode == "dynamic-update-slice":
         return (1,)
     count = len(instruction.operands) // 2  # as many inputs, then the indices
@@ -149,7 +149,7 @@ def update_operands(instruction: Instruction) -> tuple[int, ...]:
 
 
 def reorders(instruction: Instruction, computation: Computation) -> bool:
-    """Whether a transpose or copy brings values into another order in memory."""
+    """Returns whether a transpose or copy changes the order of values in memory."""
     result, source = instruction.result[0], computation[instruction.operands[0]].result[0]
     moved = instruction.attributes.partition("dimensions={")[2].partition("}")[0]
     if instruction.opcode == "transpose" and moved:

@@ -1,4 +1,4 @@
-"""The text of a compiled program (HLO), read into computations and instructions."""
+"""Parses the text of a compiled program (HLO) into computations and instructions."""
 
 import math
 import re
@@ -30,11 +30,11 @@ class Array(NamedTuple):
     """An array of a result.
 
     Attributes:
-        dtype: HLO's name: pred, s32, u8, f32, bf16, f8e4m3fn, ...
-        shape: its dimensions.
-        order: the dimensions as they are in memory, fastest first.
-        tiles: of the layout, as in the text.
-        space: of the memory; 0 is the device's main memory.
+        dtype: name in HLO: pred, s32, u8, f32, bf16, f8e4m3fn, ...
+        shape: dimensions.
+        order: dimensions in memory order, fastest first.
+        tiles: tiles of the layout, as in the text.
+        space: memory space; 0 is the device's main memory.
     """
 
     dtype: str
@@ -49,7 +49,7 @@ class Array(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of its values, without padding."""
+        """Bytes of the values, without padding."""
         bits = _BITS.get(self.dtype)
         if bits is None:
             named = re.match(r"[a-z]+(\d+)", self.dtype)
@@ -72,18 +72,18 @@ class Instruction(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """Of all arrays of the result."""
+        """Number of elements in all arrays of the result."""
         return sum(array.elements for array in self.result)
 
     def called(self) -> list[str]:
-        """Names of the computations that it runs or applies."""
+        """Returns the names of the computations that it runs or applies."""
         names = _CALLED.findall(self.attributes)
         if branches := _BRANCHES.search(self.attributes):
             names += [name.strip().lstrip("%") for name in branches[1].split(",")]
         return names
 
     def attribute(self, name: str) -> str | None:
-        """The value of a plain attribute, such as the 'body' of a loop."""
+        """Returns the value of a plain attribute, such as the 'body' of a loop."""
         found = re.search(rf"\b{name}=%?([\w.-]+)", self.attributes)
         return found[1] if found else None
 
@@ -99,7 +99,7 @@ Computation = dict[str, Instruction]
 
 
 class Module(NamedTuple):
-    """A program: its computations by name, that of `entry` is run."""
+    """A program: computations by name, of which `entry` runs first."""
 
     entry: str
     computations: dict[str, Computation]
@@ -110,7 +110,7 @@ def read_module(text: str) -> Module:
     """Reads a program.
 
     Args:
-        text: as from `jax.stages.Compiled.as_text()`.
+        text: text from `jax.stages.Compiled.as_text()`.
 
     Raises:
         ValueError: the text is no HLO module.
@@ -131,26 +131,26 @@ def read_module(text: str) -> Module:
 
 
 def array_bytes(shape: str) -> int:
-    """Bytes of the arrays of a shape, such as 'f32[8,2]{1,0}' or '(bf16[4], u8[0])'."""
+    """Returns the bytes of the arrays of a shape, e.g. 'f32[8,2]{1,0}' or '(bf16[4], u8[0])'."""
     return sum(array.size for array in _arrays(shape))
 
 
 def root_of(computation: Computation) -> Instruction:
-    """The instruction whose result the computation returns."""
+    """Returns the instruction whose result the computation returns."""
     return next(each for each in computation.values() if each.is_root)
 
 
 def trip_count(loop: Instruction, caller: Computation, module: Module) -> int | None:
-    """How often a `while` runs its body; None if the text does not say.
+    """Returns how often a `while` runs its body; None if the text does not say.
 
-    GPU and CPU compilers note it. For TPUs it is read from loops that count from 0 by 1 up to a
-    constant, which is what JAX makes of `scan`, `map` and `fori_loop`.
+    GPU and CPU compilers state it. For TPUs it is derived from loops that count from 0 by 1 up to a
+    constant, into which JAX turns `scan`, `map` and `fori_loop`.
     """
     if noted := _TRIPS.search(loop.attributes):
         return int(noted[1])
     try:
         return _counted_trips(loop, caller, module)
-    except KeyError:  # other instructions than those of such a loop
+    except KeyError:  # not such a loop
         return None
 
 
@@ -194,7 +194,7 @@ def _read_instruction(line: str) -> Instruction | None:
 
 
 def _closing(line: str, start: int) -> int:
-    """Where the parenthesis ends that was opened before `start`."""
+    """Returns the end of the parenthesis that was opened before `start`."""
     depth = 1
     for place in range(start, len(line)):
         depth += (line[place] == "(") - (line[place] == ")")
@@ -218,7 +218,7 @@ def _array(dtype: str, shape: str, layout: str) -> Array:
     return Array(
         dtype,
         sizes,
-        # as the compilers' default, the last dimension is the fastest
+        # By default, the last dimension is the fastest.
         tuple(int(n) for n in order.split(",") if n) or tuple(reversed(range(len(sizes)))),
         tiles.replace(space[0], "") if space else tiles,
         int(space[1]) if space else 0,

@@ -1,7 +1,7 @@
-"""What a pre-training run will need, before a machine for it is rented: `nsneg plan`.
+"""Says what a pre-training run will need, before you rent a machine: `nsneg plan`.
 
-No data is opened, and no file is written. Of accelerators, the plan is by their own compiler where
-it is installed.
+It opens no data and writes no file. A plan for accelerators uses their own compiler if it is
+installed.
 """
 
 import math
@@ -17,7 +17,7 @@ from nsneg_jax.planning.compile import Program, compile_for, compile_for_target
 from nsneg_jax.planning.cost import WITHOUT_TUNING
 from nsneg_jax.planning.targets import Target, read_target
 
-# without a measured time of a step: a guess
+# A guess, for plans without a measured step time.
 SUSTAINED_FLOPS = 50e12
 _DEVICES_PER_HOST = 8
 _IMAGENET100 = 126_689
@@ -27,17 +27,17 @@ def show(config: ConfigDict, options: PlanOptions) -> None:
     """Prints the plan of a pre-training run.
 
     Raises:
-        UsageError: the config cannot run on the devices, or is of another job.
+        UsageError: the config cannot run on the devices, or belongs to another job.
     """
     print(plan(config, options))
 
 
 def plan(config: ConfigDict, options: PlanOptions) -> str:
-    """The plan in words; see `show`."""
+    """Returns the text of a plan; see `show`."""
     if config.job != "pretrain":
         raise UsageError(
-            f"A plan is for pre-training, but job is {config.job!r}. Give a config of it, such as "
-            "configs/patch.py."
+            f"job is {config.job!r}, but a plan needs 'pretrain'. Give a pre-training config, such "
+            "as configs/patch.py."
         )
     for name in ("devices", "images", "hosts", "step_seconds"):
         least = 1 if name == "devices" else 0
@@ -49,7 +49,7 @@ def plan(config: ConfigDict, options: PlanOptions) -> str:
     if target and options.devices > 1:
         raise UsageError(
             f"{options.flag('target')}={target} and {options.flag('devices')}={options.devices} "
-            "both say how many devices there are. Leave out one of them."
+            "both give the number of devices. Leave out one of them."
         )
     by_its_own = target is not None and target.is_installed
     if target is not None and by_its_own:
@@ -101,7 +101,7 @@ def _heading(program: Program, target: Target | None, by_its_own: bool) -> str:
 
 
 def _number_of_images(config: ConfigDict, options: PlanOptions) -> tuple[int, str]:
-    """Training images and where the number is from; 0 and what to do where it is not known."""
+    """Returns the number of training images and its origin; if unknown, 0 and what to do."""
     if options.images:
         return options.images, options.flag("images")
     data = config.data
@@ -180,9 +180,9 @@ def _computation(
 
 
 def least_seconds(program: Program, target: Target, dtype: str) -> dict[str, float]:
-    """What a step takes at least, for its bytes and for its FLOPs at the chip's peaks.
+    """Returns the least seconds of a step for its bytes and for its FLOPs, at the chip's peaks.
 
-    Exchanges, which may go on meanwhile, are not in it.
+    Exchanges are not included, because they may overlap.
     """
     share = target.share(program.devices)
     seconds = {"bytes": program.cost.moved / (share * target.chip.bandwidth)}
@@ -217,12 +217,12 @@ def _input(
 
 
 def _decodes(config: ConfigDict) -> int:
-    """How often an image is decoded for a step."""
+    """Returns how often a step decodes an image."""
     return _places(config) if config.moco.shuffle == "data" and config.model.bn_groups > 1 else 1
 
 
 def _places(config: ConfigDict) -> int:
-    """As query, key and each negative."""
+    """Returns the number of places of an image: query, key and each negative."""
     return 2 + len(negative_weights(config.negatives))
 
 
@@ -243,7 +243,7 @@ def _step_seconds(
 
 
 def _notes(config: ConfigDict, program: Program, options: PlanOptions) -> list[str]:
-    """What can run, but perhaps not as it is meant."""
+    """Returns notes on settings that run, but perhaps not as intended."""
     notes = []
     devices, groups = options.devices, config.model.bn_groups
     hosts = options.hosts or math.ceil(devices / _DEVICES_PER_HOST)
@@ -284,7 +284,7 @@ def _notes(config: ConfigDict, program: Program, options: PlanOptions) -> list[s
     if config.moco.queue_size % config.batch_size:
         notes.append(
             f"moco.queue_size {config.moco.queue_size} is no multiple of batch_size, which the "
-            "original asks for and this program does not need"
+            "original requires and this program does not"
         )
     if config.batch_size % hosts:
         notes.append(f"batch_size {config.batch_size} cannot be shared evenly by {hosts} hosts")
@@ -302,7 +302,7 @@ def _notes(config: ConfigDict, program: Program, options: PlanOptions) -> list[s
 
 
 def in_words(count: float) -> str:
-    """Bytes in decimal units, three digits."""
+    """Formats bytes in decimal units with three digits."""
     units = ("B", "kB", "MB", "GB", "TB")
     power = min(int(math.log10(max(count, 1)) // 3), 4)
     value = count / 1000**power

@@ -1,6 +1,6 @@
-"""The programs that the jobs run, lowered from shapes alone: no array is made, no data opened.
+"""Lowers the programs of the jobs from shapes alone: no array is made, no data is opened.
 
-Each is made by the function with which its job makes it.
+Each program comes from the function that its job uses.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ from nsneg_jax.pretrained import Pretrained, backbone_structure
 from nsneg_jax.textures.recipe import canvas_side
 from nsneg_jax.textures.synthesis import compiled_synthesis, photographs_at_once
 
-# program -> jobs whose configs have its settings, and what checks them
+# Program -> jobs whose configs have its settings, and the check of these configs.
 _JOBS = {
     "step": ("pretrain",),
     "texture": ("pretrain",),
@@ -58,27 +58,26 @@ Lowered = Iterator[tuple[str, jax.stages.Lowered]]
 def costs(
     program: str, config: ConfigDict, target: Target, model: Mapping[str, Any], classes: int
 ) -> Iterator[tuple[str, int, Cost]]:
-    """Compiles a job's programs for accelerators, in a process of its own.
+    """Compiles a job's programs for accelerators, in a separate process.
 
     Args:
         program: one of `PROGRAMS`.
-        config: of the job.
-        target: to compile for.
-        model: the `model` section of the encoder's pre-training; of no matter for a step or
-            textures.
-        classes: of the classifier, likewise.
+        config: config of the job.
+        target: accelerators to compile for.
+        model: `model` section of the encoder's pre-training; unused for a step or textures.
+        classes: number of the classifier's classes; unused for a step or textures.
 
     Yields:
-        (name, number of devices, cost) of each program, as it is compiled.
+        (name, number of devices, cost) per program, as soon as it is compiled.
 
     Raises:
-        UsageError: the config is of another job or cannot run on them, or their compiler is not
-            installed.
+        UsageError: the config belongs to another job or cannot run on the target, or the compiler
+            is not installed.
         RunError: the compiler fails.
     """
     if config.job not in _JOBS[program]:
         raise UsageError(
-            f"The program {program} is one of the job {' or '.join(_JOBS[program])}, but job is "
+            f"The program {program} belongs to the job {' or '.join(_JOBS[program])}, but job is "
             f"{config.job!r}. Give another --config or another --program."
         )
     target.check_installed()
@@ -99,14 +98,14 @@ def _costs_here(
 ) -> Iterator[str | tuple[int, Cost]]:
     devices = mesh.data_mesh(target.devices())
     for name, lowered in lower(program, config, devices, model, classes):
-        yield name  # before a compiler may end the process
+        yield name  # first, because the compiler may end the process
         yield devices.size, compile_and_read(lowered)
 
 
 def lower(
     program: str, config: ConfigDict, devices: Mesh, model: Mapping[str, Any], classes: int
 ) -> Lowered:
-    """The programs of a job over the devices, by name; see `costs`."""
+    """Lowers the programs of a job over the devices, by name; see `costs`."""
     if program == "step":
         yield "step", trace_step(config, devices).traced.lower()
         return
@@ -115,7 +114,7 @@ def lower(
         return
     mesh.use_dtype(config.dtype)
     config = config.copy_and_resolve_references()
-    config.pretrained = config.pretrained or "any"  # of shapes only
+    config.pretrained = config.pretrained or "any"  # only shapes matter here
     _CHECKS[program](config, devices.size)
     encoder, params, stats = backbone_structure(model, config.dtype, config.precision)
     untrained = Pretrained(
@@ -231,7 +230,7 @@ def _lower_synthesis(config: ConfigDict, devices: Mesh) -> jax.stages.Lowered:
 
 
 def _batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of a job that reads labelled images."""
+    """Returns the shapes of a batch of a job that reads labelled images."""
     n, size = config.batch_size, config.data.image_size
     return {
         "image": jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8),

@@ -1,8 +1,8 @@
-"""Accelerators to compile for that are not here: their names, devices and data sheets.
+"""Absent accelerators to compile for: their names, devices and data sheets.
 
-A target is a kind of chip and how many: 'h100:8' are eight H100 in a host, 'h100:16' two such
-hosts, 'v5e:2x4' is a TPU slice by its topology. The compilers run where there is no accelerator;
-each comes with JAX's package for it.
+A target is a kind of chip and a number: 'h100:8' is eight H100 in one host, 'h100:16' is two such
+hosts, 'v5e:2x4' is a TPU slice by its topology. The compilers need no accelerator; each comes with
+JAX's package for its chip.
 """
 
 import importlib.util
@@ -20,10 +20,10 @@ class Chip(NamedTuple):
     """A kind of chip.
 
     Attributes:
-        title: its full name.
-        package: pip's name of what has the compiler, and `module`, by which it is found.
-        memory: bytes of a chip.
-        bandwidth: of the memory, bytes/s.
+        title: full name.
+        package: name of the compiler's package for pip; `module` is its module.
+        memory: memory of a chip in bytes.
+        bandwidth: bandwidth of the memory in bytes/s.
         flops: peak FLOP/s of matrix products by dtype, at JAX's default precision.
     """
 
@@ -36,7 +36,7 @@ class Chip(NamedTuple):
 
 
 def _tpu(title: str, memory: float, bandwidth: float, flops: float) -> Chip:
-    # in JAX's default precision a product of float32 is one of bfloat16 on TPUs
+    # At JAX's default precision, TPUs multiply float32 as bfloat16.
     rates = {"bfloat16": flops, "float32": flops}
     return Chip(title, "jax[tpu]", "libtpu", memory, bandwidth, rates)
 
@@ -59,7 +59,7 @@ CHIPS = {
     "v6e": _tpu("TPU v6e", 32e9, 1.638e12, 918e12),
 }
 
-# What XLA asks a card for: the properties of CUDA's device 'NVIDIA H100 80GB HBM3'.
+# What XLA would ask a card for: the properties of CUDA's device 'NVIDIA H100 80GB HBM3'.
 _H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024
@@ -89,7 +89,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 class Target(NamedTuple):
-    """Chips to compile for: `kind`, a key of `CHIPS`, and how they are put together."""
+    """Chips to compile for: `kind`, a key of `CHIPS`, and their number or topology."""
 
     kind: str
     topology: str
@@ -103,36 +103,36 @@ class Target(NamedTuple):
 
     @property
     def chips(self) -> int:
-        """How many."""
+        """Number of chips."""
         count = 1
         for size in self.topology.split("x"):
             count *= int(size)
         return count
 
     def share(self, devices: int) -> float:
-        """The part of a chip that each of `devices` is: a half where its two cores are devices."""
+        """Returns the fraction of a chip per device: a half if its two cores are devices."""
         return self.chips / devices
 
     @property
     def install(self) -> str:
-        """The command that installs its compiler."""
+        """The command that installs the compiler."""
         return f"pip install '{self.chip.package}=={jax.__version__}' -r requirements.txt"
 
     @property
     def is_installed(self) -> bool:
-        """Whether its compiler is here."""
+        """Returns whether the compiler is installed."""
         return importlib.util.find_spec(self.chip.module) is not None
 
     def check_installed(self) -> None:
-        """Raises UsageError where its compiler is not here."""
+        """Raises UsageError if the compiler is not installed."""
         if not self.is_installed:
             raise UsageError(
-                f"The compiler for {self} is not installed here. Install it, best in an "
-                f"environment of its own, with {self.install}; no accelerator is needed."
+                f"The compiler for {self} is not installed here. Install it, best in a separate "
+                f"environment, with {self.install}; no accelerator is needed."
             )
 
     def environment(self) -> dict[str, str]:
-        """Variables for a process that compiles for it; they must be set before JAX starts."""
+        """Returns the environment variables of a compiling process, to be set before JAX starts."""
         variables = {
             "JAX_PLATFORMS": "cpu",
             "JAX_ENABLE_COMPILATION_CACHE": "false",
@@ -140,7 +140,7 @@ class Target(NamedTuple):
         }
         if self.kind == "h100":
             return variables
-        # or libtpu asks Google Cloud what machine this is, and waits for others that use it
+        # Else libtpu queries Google Cloud about this machine, and waits for its other users.
         return variables | {
             "TPU_SKIP_MDS_QUERY": "1",
             "TPU_WORKER_HOSTNAMES": "localhost",
@@ -150,7 +150,7 @@ class Target(NamedTuple):
         }
 
     def devices(self) -> list[jax.Device]:
-        """Devices to compile for, on which nothing can run, in a process with `environment`.
+        """Returns devices to compile for, which cannot run anything; needs `environment` set.
 
         Raises:
             UsageError: there is no such topology.
@@ -166,7 +166,7 @@ class Target(NamedTuple):
                     target_config=_H100,
                     topology=f"1x{self.chips // per_host}x{per_host}",
                 ).devices
-            # chips of a host, in three directions; a single chip is less than a host
+            # Chips per host in three directions; a single chip is less than a host.
             bounds = {"chips_per_host_bounds": (1, 1, 1)} if self.chips == 1 else {}
             return topologies.get_topology_desc(
                 platform="tpu", topology_name=str(self), **bounds
@@ -179,10 +179,10 @@ class Target(NamedTuple):
 
 
 def read_target(text: str) -> Target:
-    """The target of a name.
+    """Parses the name of a target.
 
     Raises:
-        UsageError: it names none.
+        UsageError: the name is invalid.
     """
     kind, _, topology = text.partition(":")
     if kind not in CHIPS:

@@ -1,23 +1,23 @@
-"""What a compiled program reads from and writes to the device's main memory, from its HLO.
+"""Counts what a compiled program reads from and writes to the device's main memory, from its HLO.
 
 An instruction at the top level (of the entry, and of the bodies of loops, branches and calls) reads
-its operands and writes its results; what happens inside a fusion stays on the chip. Counted are the
-bytes of values, without padding, of arrays in the main memory: on TPUs, arrays that the compiler
-has put into the vector memory are left out.
+its operands and writes its results; the inside of a fusion stays on the chip. The count is bytes of
+values, without padding, of arrays in main memory. On TPUs, arrays that the compiler put into vector
+memory do not count.
 
-* Parameters, constants, tuples and their elements, bitcasts, barriers: nothing.
-* A slice or gather, alone or inside a fusion, reads what it takes. Inside a fusion that holds also
-  where elementwise operations are between the operand and the slice. Several slices of an operand
-  read the operand once at most.
-* A dynamic-update-slice or scatter, alone or as the result of a fusion, is done in place: it writes
-  the update, and does not read the rest. A scatter also reads what it adds to.
-* A loop counts as often as it runs; of branches, the one that moves the most. A loop of a length
-  that the text does not say counts once, and is reported.
+* Parameters, constants, tuples and their elements, bitcasts and barriers move nothing.
+* A slice or gather, alone or inside a fusion, reads what it takes. Inside a fusion this also holds
+  if elementwise operations come between the operand and the slice. Several slices of an operand
+  read at most the whole operand.
+* A dynamic-update-slice or scatter, alone or as the result of a fusion, works in place: it writes
+  the update and does not read the rest. A scatter also reads what it adds to.
+* A loop counts as often as it runs; of branches, only the one that moves the most counts. A loop of
+  unknown length counts once and is reported.
 * Asynchronous pairs count once. So does a collective that TPU compilers spread over fusions.
 * Workspaces of library calls count as written.
 
-Transposed is what is moved by transposes, by copies between different layouts, and by fusions one
-of whose results is a transpose, or elementwise operations on one.
+`transposed` counts what moves in transposes, in copies between different layouts, and in fusions
+with a result that is a transpose, or elementwise operations on one.
 """
 
 import re
@@ -32,7 +32,7 @@ _FREE = frozenset((
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all",
     "add-dependency", "partition-id", "replica-id", "opt-barrier", "domain",
 ))  # fmt: skip
-# calls of TPU compilers that say something of a buffer
+# Calls of TPU compilers that only describe a buffer.
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 
 
@@ -41,9 +41,9 @@ class Move(NamedTuple):
 
     Attributes:
         kind: opcode and name without numbers, such as 'fusion:loop_add_fusion'.
-        times: how often one run of the program executes it.
-        read, written: bytes of one execution.
-        transposes: see the module.
+        times: executions per run of the program.
+        read, written: bytes per execution.
+        transposes: whether it counts as transposed, see the module.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Move(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """The moves of a program, and how many of its loops are of unknown length."""
+    """The moves of a program, and its number of loops of unknown length."""
 
     moves: list[Move]
     unknown_loops: int
@@ -75,7 +75,7 @@ class Traffic(NamedTuple):
         return sum(move.total for move in self.moves if move.transposes)
 
     def largest(self, count: int) -> list[tuple[str, int, int]]:
-        """(kind, executions, bytes) of the kinds that move the most, largest first."""
+        """Returns (kind, executions, bytes) of the kinds that move the most, largest first."""
         total: Counter[str] = Counter()
         times: Counter[str] = Counter()
         for move in self.moves:
@@ -85,10 +85,10 @@ class Traffic(NamedTuple):
 
 
 def read_traffic(hlo: str) -> Traffic:
-    """The moves of a compiled program.
+    """Reads the moves of a compiled program.
 
     Args:
-        hlo: as from `jax.stages.Compiled.as_text()`.
+        hlo: text from `jax.stages.Compiled.as_text()`.
 
     Raises:
         ValueError: the text is no HLO module.
@@ -97,16 +97,16 @@ def read_traffic(hlo: str) -> Traffic:
 
 
 def traffic_of(module: Module) -> Traffic:
-    """As `read_traffic`, of a program that has been read."""
+    """Like `read_traffic`, for a program that is already read."""
     reader = _Reader(module)
     moves = list(reader.walk(module.entry, 1))
     return Traffic(moves, len(reader.unknown_loops))
 
 
 def entry_bytes(module: Module) -> int:
-    """A rougher count, of the entry alone: every instruction's operands and results as a whole.
+    """Counts roughly, from the entry alone: all operands and results of every instruction.
 
-    Loops and branches count as one instruction, what they carry is read and written once.
+    A loop or branch counts as one instruction that reads and writes what it carries once.
     """
     entry = module.computations[module.entry]
     free = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
@@ -121,11 +121,11 @@ def entry_bytes(module: Module) -> int:
 class _Reader:
     def __init__(self, module: Module) -> None:
         self._module = module
-        self._channels: set[str | None] = set()  # of collectives met in fusions
+        self._channels: set[str | None] = set()  # channels of collectives seen in fusions
         self.unknown_loops: set[str] = set()
 
     def walk(self, name: str, times: int) -> Iterator[Move]:
-        """The moves of a computation that runs `times` times."""
+        """Yields the moves of a computation that runs `times` times."""
         computation = self._module.computations[name]
         for instruction in computation.values():
             opcode = instruction.opcode
@@ -169,7 +169,7 @@ class _Reader:
 
 
 def _plain(instruction: Instruction, computation: Computation) -> Move:
-    """Of an instruction that is no fusion."""
+    """Returns the move of an instruction that is no fusion."""
     opcode = instruction.opcode.removesuffix("-start")
     operands = [computation[name] for name in instruction.operands]
     sizes = [_in_main_memory(each.result) for each in operands]
@@ -189,7 +189,7 @@ def _plain(instruction: Instruction, computation: Computation) -> Move:
 
 
 def _results(instruction: Instruction, opcode: str) -> tuple[Array, ...]:
-    """Arrays of the result; of the start of an asynchronous pair, without operands and contexts."""
+    """Returns the result's arrays; without operands and contexts for the start of an async pair."""
     arrays, operands = instruction.result, len(instruction.operands)
     if opcode == instruction.opcode or opcode == "all-reduce":
         return arrays
@@ -205,5 +205,5 @@ def _kind(instruction: Instruction) -> str:
 
 
 def _in_main_memory(arrays: Sequence[Array]) -> int:
-    """Bytes of those of the arrays that are in the device's main memory."""
+    """Returns the bytes of those arrays that are in the device's main memory."""
     return sum(array.size for array in arrays if array.space == 0)

@@ -1,11 +1,11 @@
-"""PyTorch checkpoints in, PyTorch and safetensors files out.
+"""Imports PyTorch checkpoints, and exports PyTorch and safetensors files.
 
     nsneg convert import FILE OUT_DIR [--images N] [--batch_size N]
     nsneg convert export DIR OUT.safetensors|OUT.pth|OUT.pth.tar
 
-FILE is an official pre-training state, a linear probe's, or a torchvision ResNet
-(`nsneg_jax.pytorch.states`). The first becomes a checkpoint that pre-training goes on from, the
-others a linear probe's. DIR is a workdir or a checkpoint folder in it.
+FILE is an official pre-training state, an official linear probe, or a torchvision ResNet
+(`nsneg_jax.pytorch.states`). The first becomes a checkpoint that pre-training resumes from, the
+others a linear probe's checkpoint. DIR is a workdir or a checkpoint folder in it.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from nsneg_jax.pytorch.importing import BATCH_SIZE, IMAGES, import_file
 
 
 def program(arguments: Sequence[str]) -> int:
-    """`nsneg convert`: `main` on the CPU, since a job may hold the accelerator."""
+    """Runs `main` for `nsneg convert` on the CPU, because a job may hold the accelerator."""
     jax.config.update("jax_platforms", "cpu")
     return main(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status: 0 done, 2 a user's mistake, 1 otherwise."""
+    """Runs the command; returns the exit status: 0 done, 2 a user's mistake, 1 otherwise."""
     parser = argparse.ArgumentParser(
-        prog="nsneg convert", description="PyTorch checkpoints in and out."
+        prog="nsneg convert", description="Import and export PyTorch checkpoints."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="a PyTorch or safetensors file to a checkpoint")
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         "--images", type=int, help=f"training images of the run, by default {IMAGES}"
     )
     importing.add_argument(
-        "--batch_size", type=int, help=f"images a step of the run, by default {BATCH_SIZE}"
+        "--batch_size", type=int, help=f"images per step of the run, by default {BATCH_SIZE}"
     )
     importing.add_argument("--stem", choices=STEMS[1:], help="of a network with a 3x3 stem")
     exporting = commands.add_parser("export", help="a checkpoint to a PyTorch or safetensors file")

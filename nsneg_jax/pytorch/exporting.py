@@ -1,4 +1,4 @@
-"""PyTorch and safetensors files out of checkpoints."""
+"""Exports checkpoints to PyTorch and safetensors files."""
 
 import json
 from pathlib import Path
@@ -26,14 +26,14 @@ def export(path: Path, out: Path) -> str:
 
     Args:
         path: a workdir, for its latest checkpoint, or a checkpoint folder.
-        out: its suffix says what is written: .pth or .pth.tar, the original's dict; .safetensors,
+        out: file to write. Suffix .pth or .pth.tar writes the original's dict; .safetensors writes
             the query encoder's backbone (and a probe's fc) under torchvision's names.
 
     Returns:
-        A summary in lines.
+        A summary of several lines.
 
     Raises:
-        UsageError: the checkpoint cannot be read, or `out` has another suffix or no folder.
+        UsageError: the checkpoint cannot be read, or the suffix or folder of `out` is wrong.
     """
     if not out.name.endswith((*torch_file.TORCH_SUFFIXES, torch_file.SAFETENSORS_SUFFIX)):
         raise UsageError(f"{out} must end in .safetensors, .pth or .pth.tar.")
@@ -63,7 +63,10 @@ def export(path: Path, out: Path) -> str:
 def _pretraining_content(
     state: dict[str, Any], progress: dict[str, Any], origin: dict[str, Any] | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the original's script saves, and remarks. `origin`: of an import not trained since."""
+    """Returns what the original's script would save, and notes.
+
+    `origin` is the import's record if the state was not trained since.
+    """
     step, batch_size = int(state["step"]), progress["batch_size"]
     queue = state["queue"]
     encoders = {
@@ -88,11 +91,11 @@ def _pretraining_content(
         }
         optimizer = progress["optimizer"]
         settings = {
-            "lr": optimizer["learning_rate"],  # the original sets it anew in every epoch
+            "lr": optimizer["learning_rate"],  # the original sets it in every epoch
             "momentum": optimizer["momentum"],
             "weight_decay": optimizer["weight_decay"],
         }
-    # of optax.chain(add_decayed_weights, sgd): see optimizer.py
+    # The structure of optax.chain(add_decayed_weights, sgd), see methods/optimizer.py.
     trace = state["opt_state"][1][0]["trace"]
     content = {
         "epoch": epoch,
@@ -141,7 +144,7 @@ def _write_backbone(source: pretrained.Pretrained, out: Path) -> int:
 
 
 def _backbone(source: pretrained.Pretrained) -> official.Arrays:
-    """The backbone, and a probe's fc, under torchvision's names."""
+    """Returns the backbone, and a probe's fc, under torchvision's names."""
     arrays = to_state_dict(source.params, source.stats)
     if source.classifier is not None:
         arrays["fc.weight"] = to_torch_layout(source.classifier["kernel"])

@@ -1,6 +1,6 @@
-"""Files of PyTorch and safetensors, read and written as nested dicts of NumPy arrays.
+"""Reads and writes PyTorch and safetensors files as nested dicts of NumPy arrays.
 
-torch is imported only here, and only when one of its files is read or written.
+torch is imported only here, and only to read or write one of its files.
 """
 
 import pickle
@@ -23,17 +23,17 @@ _ZIP = b"PK\x03\x04"
 
 
 def read(path: Path) -> Any:
-    """What a file holds, tensors as NumPy arrays; nothing in it is ever executed.
+    """Reads a file, with tensors as NumPy arrays; never executes anything in it.
 
     Args:
-        path: written by `torch.save`, or a .safetensors file, which becomes a dict with
-            'state_dict' and the file's own metadata.
+        path: a file written by `torch.save`, or a .safetensors file, which becomes a dict with
+            'state_dict' and the metadata of the file.
 
     Returns:
-        Usually a dict. Tensors that NumPy cannot hold stay as they are.
+        Usually a dict. Tensors that NumPy cannot hold are returned unchanged.
 
     Raises:
-        UsageError: no such file, damaged, no checkpoint, one that would run code, or torch is not
+        UsageError: the file is missing, damaged, no checkpoint or would run code, or torch is not
             installed.
     """
     if not path.is_file():
@@ -49,15 +49,15 @@ def read(path: Path) -> Any:
 
 
 def write_torch(path: Path, content: dict[str, Any]) -> None:
-    """Writes a nested dict by `torch.save`, arrays as tensors; the file appears when whole."""
+    """Writes a nested dict by `torch.save`, arrays as tensors; the file is never partial."""
     torch = _import_torch()
-    # a copy in C order: tensors know no negative strides and torch.save would keep odd ones
+    # Copied in C order: tensors have no negative strides, and torch.save would keep odd ones.
     tensors = _map(content, np.ndarray, lambda array: torch.from_numpy(np.array(array, order="C")))
     write_whole(path, lambda partial: torch.save(tensors, partial))
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes arrays by name; the file appears when whole."""
+    """Writes arrays by name; the file is never partial."""
     from safetensors.numpy import save_file
 
     plain = {name: np.array(array, order="C") for name, array in arrays.items()}
@@ -80,26 +80,26 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             return metadata | {"state_dict": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
     except (SafetensorError, TypeError) as error:
         raise UsageError(
-            f"{path} cannot be read as safetensors: {_first_line(error)}. It is cut off, damaged, "
-            "or of another kind: get the file again."
+            f"{path} cannot be read as safetensors: {_first_line(error)}. It is incomplete, "
+            "damaged, or of another kind: get the file again."
         ) from error
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why `torch.load` refused a file, for a message that starts with the file's name."""
+    """Returns why `torch.load` refused a file, to follow the file's name in a message."""
     text = str(error)
-    # weights_only names the import that the pickle asks for
+    # weights_only names the import that the pickle asks for.
     asked = re.search(r"(?:GLOBAL|Trying to load unsupported GLOBAL)\s+([\w.]+)", text)
     if isinstance(error, pickle.UnpicklingError) and asked:
         return (
             f"asks for {asked[1]}, which is no plain data and could run code, so it was not "
-            "loaded and nothing of it ran. If you trust where it comes from, save its state_dict "
-            "alone to a new file with PyTorch and convert that."
+            "loaded and nothing of it ran. If you trust its source, save only its state_dict to a "
+            "new file with PyTorch and convert that."
         )
     with path.open("rb") as file:
         archive = file.read(4) == _ZIP
     if archive or isinstance(error, EOFError) or "EOF" in text or "truncated" in text:
-        return f"is cut off or damaged: {_first_line(error)}. Get the file again."
+        return f"is incomplete or damaged: {_first_line(error)}. Get the file again."
     return f"is no PyTorch checkpoint: {_first_line(error)}. Give a file written by torch.save."
 
 

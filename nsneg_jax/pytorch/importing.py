@@ -1,4 +1,4 @@
-"""PyTorch checkpoints in: from a file to a checkpoint that our jobs go on from."""
+"""Imports PyTorch files as checkpoints that jobs of this package can use."""
 
 import json
 from pathlib import Path
@@ -33,13 +33,13 @@ def import_file(
 
     Args:
         path: the file.
-        workdir: made if missing; must not hold checkpoints.
-        images, batch_size: of the run, to make steps of its epochs; by default what the file says
-            if it is one of ours, else IMAGES and BATCH_SIZE.
-        stem: as in `official.recognise`; by default what the file says if it is one of ours.
+        workdir: folder, made if missing; must not hold checkpoints.
+        images, batch_size: number of images and batch size of the run, to convert epochs to steps;
+            by default as recorded in a file of ours, else IMAGES and BATCH_SIZE.
+        stem: see `states.recognise`; by default as recorded in a file of ours.
 
     Returns:
-        A summary in lines.
+        A summary of several lines.
 
     Raises:
         UsageError: the file is refused, or `workdir` holds checkpoints. Nothing is written.
@@ -72,7 +72,7 @@ def import_file(
         lines += [
             f"momentum   {said_of_momentum}",
             f"step       {step:,} = {said}",
-            # recipe A's learning rate goes with its batch, recipe B's with the default's
+            # The learning rate of each recipe belongs to its own batch size.
             f"go on      python main.py --config=configs/patch.py{':paper' * (batch_size == 128)} "
             + " ".join(_flags(found, workdir, batch_size)),
         ]
@@ -89,15 +89,15 @@ def import_file(
 def recognise_file(
     path: Path, stem: str | None = None
 ) -> tuple[Found, dict[str, Any], dict[str, Any]]:
-    """What a PyTorch or safetensors file holds: see `official.recognise`.
+    """Recognises the contents of a PyTorch or safetensors file, see `states.recognise`.
 
     Args:
         path: the file.
-        stem: as in `official.recognise`; by default what the file says if it is one of ours.
+        stem: see `states.recognise`; by default as recorded in a file of ours.
 
     Returns:
-        The state dict; the dict around it, empty without one; and our own entry in that, empty
-        where it is not one of ours.
+        The state dict; the dict around it, empty without one; and our record in that, empty if the
+        file is not ours.
 
     Raises:
         UsageError: the file is refused.
@@ -138,7 +138,7 @@ def _check_free(workdir: Path) -> None:
 def _train_state(
     found: Found, momentum: official.Arrays | None, step: int, batch_size: int
 ) -> tuple[TrainState, int]:
-    """The pre-training state, and by how many rows the queue was rolled to fit our pointer."""
+    """Returns the pre-training state, and the rows by which its queue was rolled to fit ours."""
     trees = {
         part: [from_state_dict(arrays, like) for like in (found.params, found.stats)]
         for part, arrays in found.encoders.items()
@@ -184,7 +184,7 @@ def _probe_state(found: Found) -> dict[str, Any]:
 
 
 def classifier_of(arrays: official.Arrays) -> dict[str, np.ndarray] | None:
-    """'kernel' [F, C] and 'bias' [C] of a state dict's `fc`; None without one."""
+    """Returns 'kernel' [F, C] and 'bias' [C] of a state dict's `fc`; None without one."""
     if "fc.weight" not in arrays:
         return None
     kernel = np.ascontiguousarray(from_torch_layout(arrays["fc.weight"]))
@@ -200,7 +200,7 @@ def _momentum(around: dict[str, Any], found: Found, path: Path) -> official.Arra
 
 
 def _settings(around: dict[str, Any]) -> dict[str, Any]:
-    """The optimiser's plain settings."""
+    """Returns the plain settings of the optimiser."""
     group = around["optimizer"]["param_groups"][0]
     return {k: v for k, v in group.items() if isinstance(v, bool | int | float | str | None)}
 
@@ -208,7 +208,7 @@ def _settings(around: dict[str, Any]) -> dict[str, Any]:
 def _step(
     record: dict[str, Any], epoch: int, images: int | None, batch_size: int | None
 ) -> tuple[int, int, int, str]:
-    """Steps done, batch size, images, and how the first was found."""
+    """Returns steps done, batch size, images, and how the steps were found."""
     step: int | None
     size: int
     count: int
@@ -233,13 +233,13 @@ def _step(
 
 def _whole(value: Any, name: str, smallest: int) -> int:
     if type(value) is not int or not smallest <= value < 2**31:
-        raise UsageError(f"{name} is {value!r}, but must be a whole number from {smallest} on.")
+        raise UsageError(f"{name} is {value!r}, but must be a whole number, at least {smallest}.")
     return value
 
 
 def _own_record(around: dict[str, Any]) -> dict[str, Any]:
     record = around.get(RECORD)
-    if isinstance(record, str):  # safetensors' metadata are strings
+    if isinstance(record, str):  # metadata of safetensors are strings
         try:
             record = json.loads(record)
         except ValueError:
@@ -268,7 +268,7 @@ def _key_count(found: Found) -> int:
 
 
 def _flags(found: Found, workdir: Path, batch_size: int) -> list[str]:
-    """What pre-training needs on its command line to fit the checkpoint."""
+    """Returns the flags with which pre-training fits the checkpoint."""
     model = found.model
     fields = [f"model.{name}={model[name]}" for name in ("arch", "dim", "mlp", "width", "stem")]
     fields += [f"moco.queue_size={found.filled_queue()[0].shape[1]}", f"batch_size={batch_size}"]

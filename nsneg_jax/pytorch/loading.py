@@ -1,4 +1,4 @@
-"""Trained encoders straight out of PyTorch and safetensors files."""
+"""Loads trained encoders straight from PyTorch and safetensors files."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ def load_file(
     image_size: int | None = None,
     resize: int | None = None,
 ) -> Pretrained:
-    """The encoder in a file, as its import and `load_pretrained` would give it.
+    """Loads the encoder in a file, as importing it and `load_pretrained` would.
 
     Args:
-        path: the file; see `states` for the kinds that are known.
-        dtype, precision, image_size, resize: as of `load_pretrained`.
+        path: the file; see `states` for the supported kinds.
+        dtype, precision, image_size, resize: see `load_pretrained`.
 
     Raises:
         UsageError: the file is refused.

@@ -1,4 +1,4 @@
-"""Torchvision's names and layouts for the entries of a `ResNet`.
+"""Translates the entries of a `ResNet` to torchvision's names and layouts, and back.
 
 A PyTorch state dict holds convolutions as (out, in, height, width) and linear weights as
 (out, in); here they are (height, width, in, out) and (in, out).
@@ -15,7 +15,7 @@ from nsneg_jax.models.encoder import Tree
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _FIXED = {"downsample.conv": "downsample.0", "downsample.norm": "downsample.1"}
 _HEAD = {"fc.hidden": "fc.0", "fc.output": "fc.2"}
-# modules and entries in the order in which PyTorch lists them
+# Modules and entries in PyTorch's order.
 _ORDER = (
     *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"),
     *("layer1", "layer2", "layer3", "layer4", "fc"),
@@ -25,7 +25,7 @@ COUNTER = "num_batches_tracked"
 
 
 def torch_name(path: tuple[str, ...]) -> str:
-    """The torchvision name of the entry at `path`, e.g. 'layer1.0.conv1.weight'."""
+    """Returns the torchvision name of the entry at `path`, e.g. 'layer1.0.conv1.weight'."""
     *module, leaf = path
     name = re.sub(r"\bblock(\d+)\b", r"\1", ".".join(module))
     for ours, theirs in (_FIXED | _HEAD).items():
@@ -34,8 +34,11 @@ def torch_name(path: tuple[str, ...]) -> str:
 
 
 def in_torch_order(names: Iterable[str]) -> list[str]:
-    """Torchvision names as a state dict has them; without statistics and counters that is also
-    the order of `parameters()`, by which optimisers number their state."""
+    """Sorts torchvision names like a state dict.
+
+    Without statistics and counters this is also the order of `parameters()`, by which optimisers
+    number their state.
+    """
 
     def place(name: str) -> list[int]:
         return [int(part) if part.isdecimal() else _ORDER.index(part) for part in name.split(".")]
@@ -44,29 +47,29 @@ def in_torch_order(names: Iterable[str]) -> list[str]:
 
 
 def counter_names(names: Iterable[str]) -> list[str]:
-    """The `num_batches_tracked` of every batch norm among torchvision names."""
+    """Returns the `num_batches_tracked` name of every batch norm among torchvision names."""
     return [
         name.replace("running_mean", COUNTER) for name in names if name.endswith("running_mean")
     ]
 
 
 def is_parameter(name: str) -> bool:
-    """Whether a torchvision name is of a parameter, not of a statistic or counter."""
+    """Returns whether a torchvision name is a parameter, not a statistic or counter."""
     return not name.endswith(("running_mean", "running_var", COUNTER))
 
 
 def to_torch_layout(array: np.ndarray) -> np.ndarray:
-    """From (H, W, in, out) or (in, out) to PyTorch's layout; vectors stay as they are."""
+    """Converts (H, W, in, out) or (in, out) to PyTorch's layout; keeps vectors."""
     return array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
 
 
 def from_torch_layout(array: np.ndarray) -> np.ndarray:
-    """The inverse of `to_torch_layout`."""
+    """Inverts `to_torch_layout`."""
     return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
 
 
 def to_state_dict(*trees: Tree) -> dict[str, np.ndarray]:
-    """Parameters and statistics under torchvision names, in PyTorch's layout."""
+    """Returns parameters and statistics under torchvision names, in PyTorch's layout."""
     state_dict = {}
     for tree in trees:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -77,7 +80,7 @@ def to_state_dict(*trees: Tree) -> dict[str, np.ndarray]:
 
 
 def from_state_dict(state_dict: dict[str, np.ndarray], like: Tree) -> Tree:
-    """The entries of `state_dict` that belong to `like`, in its structure, layout and dtype.
+    """Returns the entries of `state_dict` for `like`, in its structure, layout and dtype.
 
     Raises:
         KeyError: an entry of `like` is missing.

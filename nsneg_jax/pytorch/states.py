@@ -1,8 +1,8 @@
-"""PyTorch state dicts of the original, of its linear probe and of torchvision: names and shapes.
+"""Names and shapes in PyTorch state dicts of the original, its linear probe and torchvision.
 
-Three kinds are recognised by their keys: a pre-training state (`encoder_q.*`, `encoder_k.*`,
-`queue` [dim, K], `queue_ptr` [1]), a linear probe's (torchvision's names with an `fc`), and a plain
-torchvision ResNet. Every key may carry DistributedDataParallel's prefix `module.`.
+Keys identify three kinds: a pre-training state (`encoder_q.*`, `encoder_k.*`, `queue` [dim, K],
+`queue_ptr` [1]), a linear probe (torchvision's names with an `fc`), and a plain torchvision ResNet.
+Every key may carry DistributedDataParallel's prefix `module.`.
 """
 
 from collections import Counter
@@ -31,24 +31,25 @@ PROBE = "linear-probe state"
 TORCHVISION = "torchvision ResNet"
 QUERY, KEY = "encoder_q.", "encoder_k."
 MODULE = "module."
-RECORD = "nsneg_jax"  # our own entry beside the state dict, in the files we write
-_LISTED = 5  # keys named in a message
+RECORD = "nsneg_jax"  # entry beside the state dict, in the files that this package writes
+_LISTED = 5  # keys to name in a message
 
 
 @dataclass(frozen=True)
 class Found:
-    """A state dict whose every key is accounted for.
+    """A state dict with every key accounted for.
 
     Attributes:
         kind: PRETRAINING, PROBE or TORCHVISION.
-        prefix: of every key, 'module.' or ''.
-        model: the `model` section of a config that it fits; dim 0 without projection head.
+        prefix: prefix of every key, 'module.' or ''.
+        model: the matching `model` section of a config; dim 0 without projection head.
         encoders: parameters and statistics under torchvision's names (with a probe's `fc`), by
-            what follows `prefix`: QUERY and KEY, or ''.
-        counters: `num_batches_tracked` by the whole key; None if the file has none, as those
-            written by PyTorch before 0.4.1.
-        queue: [dim, K] and pointer: of the next write; of a pre-training state.
-        params, stats: trees of the encoder's shapes.
+            the part of the key after `prefix`: QUERY and KEY, or ''.
+        counters: `num_batches_tracked` by the whole key; None if the file has none, as before
+            PyTorch 0.4.1.
+        queue: [dim, K], queue of a pre-training state.
+        pointer: column of the queue's next write.
+        params, stats: trees with the shapes of the encoder.
     """
 
     kind: str
@@ -76,19 +77,19 @@ def recognise(
     stem: str | None = None,
     probe: bool = False,
 ) -> Found:
-    """Says what a state dict is and checks each of its keys.
+    """Recognises a state dict and checks each of its keys.
 
     Args:
         state_dict: arrays by key.
-        origin: of it, for messages.
-        arch: as the file states it, if it does; derived from the keys otherwise.
-        stem: of a network whose first convolution is 3x3: 'small' or 'small_stride2', which no
-            shape tells apart.
-        probe: whether what surrounds the state dict is a probe's, where its keys leave it open.
+        origin: name of the file, for messages.
+        arch: arch stated in the file; None derives it from the keys.
+        stem: stem of a network with a 3x3 first convolution: 'small' or 'small_stride2', which have
+            the same shapes.
+        probe: whether the surrounding dict belongs to a probe, if the keys leave it open.
 
     Raises:
-        UsageError: it is none of the three kinds; keys are missing, surplus or of another shape
-            or dtype; `arch` is not what the keys say, or not one of ours.
+        UsageError: it is none of the three kinds; keys are missing, surplus or have another shape
+            or dtype; `arch` contradicts the keys, or is unknown.
     """
     _check_values(state_dict, origin)
     prefix = MODULE if any(name.startswith(MODULE) for name in state_dict) else ""
@@ -154,13 +155,14 @@ def assemble(
     queue: np.ndarray | None = None,
     pointer: int | None = None,
 ) -> Arrays:
-    """The inverse of `recognise`: a state dict in official names and order.
+    """Inverts `recognise`: makes a state dict with official names and order.
 
     Args:
         encoders: parameters and statistics by QUERY and KEY, or ''.
-        prefix: of every key.
+        prefix: prefix of every key.
         counters: `num_batches_tracked` by the whole key; None for none.
-        queue: [dim, K]; pointer: of the next write; None for a probe.
+        queue: [dim, K]; None for a probe.
+        pointer: column of the queue's next write; None for a probe.
     """
     state_dict = {}
     if queue is not None:
@@ -179,19 +181,19 @@ def assemble(
 
 
 def read_momentum(optimizer: Any, params: Arrays, origin: str) -> Arrays | None:
-    """The momentum buffers of the query encoder in a torch SGD's state dict, by name.
+    """Reads the query encoder's momentum buffers, by name, from the state dict of a torch SGD.
 
     Args:
-        optimizer: its state dict. It numbers the parameters of encoder_q, then of encoder_k,
-            which has no gradients and so no buffers.
-        params: the query encoder's, by torchvision name.
-        origin: of the file, for messages.
+        optimizer: state dict of the optimiser. It numbers the parameters of encoder_q, then those
+            of encoder_k, which has no gradients and so no buffers.
+        params: parameters of the query encoder by torchvision name.
+        origin: name of the file, for messages.
 
     Returns:
-        None if it holds no buffers, as before the first step.
+        The buffers by torchvision name; None if there are none, as before the first step.
 
     Raises:
-        UsageError: buffers are missing, of another shape, or of more parameters than there are.
+        UsageError: buffers are missing, have another shape, or exceed the parameters.
     """
     names = in_torch_order(params)
     try:
@@ -220,12 +222,12 @@ def read_momentum(optimizer: Any, params: Arrays, origin: str) -> Arrays | None:
 
 
 def write_momentum(buffers: Arrays, settings: Mapping[str, Any], parameters: int) -> dict[str, Any]:
-    """The inverse of `read_momentum`: a state dict for torch's SGD over `parameters` parameters.
+    """Inverts `read_momentum`: makes a state dict for torch's SGD over `parameters` parameters.
 
     Args:
-        buffers: the query encoder's, by torchvision name.
-        settings: lr, momentum, weight_decay and whatever else a parameter group has.
-        parameters: of both encoders.
+        buffers: buffers of the query encoder by torchvision name.
+        settings: lr, momentum, weight_decay and other entries of a parameter group.
+        parameters: number of parameters of both encoders.
     """
     defaults = {
         "dampening": 0, "nesterov": False, "maximize": False, "foreach": None,
@@ -241,19 +243,19 @@ def write_momentum(buffers: Arrays, settings: Mapping[str, Any], parameters: int
 
 
 def in_torchvision(model: Mapping[str, Any]) -> bool:
-    """Whether torchvision has this backbone."""
+    """Returns whether torchvision has this backbone."""
     return model["arch"] != "resnet8" and model["width"] == 64 and model["stem"] == "imagenet"
 
 
 def parameter_names(arrays: Iterable[str]) -> list[str]:
-    """Those of an encoder's names that are parameters, in the optimiser's order."""
+    """Returns an encoder's parameter names, in the optimiser's order."""
     return in_torch_order(filter(is_parameter, arrays))
 
 
 def _model(
     arrays: Arrays, origin: str, arch: str | None, stem: str | None, head: bool
 ) -> dict[str, Any]:
-    """The model section but for dim and dtype, from the keys and shapes of one encoder."""
+    """Derives the model section, without dim and dtype, from keys and shapes of one encoder."""
     mlp = head and any(name.startswith(("fc.0.", "fc.2.")) for name in arrays)
     width = _vote(_first_axis(arrays, "conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean"))
     return {
@@ -262,18 +264,18 @@ def _model(
         "mlp": mlp,
         "width": width,
         "stem": _stem(arrays, origin, stem),
-        # no trace of these is left in a state dict: the values of nsneg_jax/jobs/defaults.py
+        # A state dict does not show these; use the values of jobs/defaults.py.
         "bn_groups": 8,
         "bn_running": "first",
     }
 
 
 def _arch(arrays: Arrays, origin: str, stated: str | None) -> str:
-    """The stated arch if the keys can be its, else the one whose blocks they are nearest to."""
-    if stated is not None and stated not in tuple(ARCHS):  # it may be anything
+    """Returns the stated arch if it fits the keys, else the arch with the nearest blocks."""
+    if stated is not None and stated not in tuple(ARCHS):  # may be of any type
         raise UsageError(
-            f"{origin} states arch {stated!r}; known are {', '.join(ARCHS)}. Networks of another "
-            "kind cannot be converted."
+            f"{origin} states arch {stated!r}, but must state one of {', '.join(ARCHS)}. Other "
+            "networks cannot be converted."
         )
     blocks = {tuple(name.split(".")[:2]) for name in arrays if name.startswith("layer")}
     kind = "bottleneck" if any(".conv3." in name for name in arrays) else "basic"
@@ -303,8 +305,8 @@ def _stem(arrays: Arrays, origin: str, given: str | None) -> str:
         return "imagenet"
     if given not in STEMS[1:]:
         raise UsageError(
-            f"The first convolution in {origin} is 3x3, and no shape tells whether its stride is "
-            "1 or 2. Say so with --stem small or --stem small_stride2."
+            f"The first convolution in {origin} is 3x3, and its shape does not show whether its "
+            "stride is 1 or 2. Give --stem small or --stem small_stride2."
         )
     return given
 
@@ -320,7 +322,7 @@ def _check_dtypes(state_dict: Mapping[str, np.ndarray], common: str, origin: str
 
 
 def _shapes(params: Tree, stats: Tree) -> dict[str, np.ndarray]:
-    """Arrays of the encoder's shapes, of no size in memory, under torchvision's names in order."""
+    """Returns arrays of the encoder's shapes, without memory, by torchvision name in order."""
     empty = [_like(tree) for tree in (params, stats)]
     shapes = to_state_dict(*empty)
     return {name: shapes[name] for name in in_torch_order(shapes)}
@@ -333,7 +335,7 @@ def _like(tree: Tree) -> Tree:
 
 
 def _last_statistic(layout: Mapping[str, Any]) -> str:
-    """The batch norm that ends the last block: its channels are the features."""
+    """Returns the batch norm that ends the last block; its channels are the features."""
     blocks = [n for n in layout if n.endswith("running_mean") and "downsample" not in n]
     return blocks[-1]
 
@@ -343,7 +345,7 @@ def _first_axis(arrays: Mapping[str, np.ndarray], *names: str) -> list[int]:
 
 
 def _vote(values: list) -> Any:
-    """The most frequent value: one wrong shape must not make all the others look wrong."""
+    """Returns the most frequent value, so that one wrong shape does not make all others wrong."""
     return Counter(values).most_common(1)[0][0] if values else 0
 
 
@@ -352,14 +354,14 @@ def _check_values(arrays: Mapping[Any, Any], origin: str) -> None:
         if not isinstance(name, str) or not isinstance(array, np.ndarray):
             raise UsageError(
                 f"The entry {name!r} in {origin} is a {type(array).__name__}, not a plain tensor "
-                "under a name. Give a file with a state dict of tensors alone."
+                "under a name. Give a file with a state dict of only tensors."
             )
 
 
 def _check_keys(
     found: Mapping[str, np.ndarray], expected: Mapping[str, tuple], origin: str
 ) -> None:
-    """Raises a UsageError that names missing, surplus and wrongly shaped entries."""
+    """Raises UsageError, naming missing, surplus and wrongly shaped entries."""
     missing = [name for name in expected if name not in found]
     surplus = [name for name in found if name not in expected]
     wrong = [
@@ -376,7 +378,7 @@ def _check_keys(
     ]  # fmt: skip
     if problems:
         raise UsageError(
-            f"{origin} {'; '.join(problems)}. Nothing was written; the file is incomplete or of "
+            f"{origin} {'; '.join(problems)}. Nothing was written; the file is incomplete or holds "
             "another network."
         )
 

@@ -1,8 +1,8 @@
 """Tables of runs: nsneg report RUN... [--out TABLE.md].
 
-A run is the workdir of a job that left a results.json, or such a file. The table is made of these
-files alone, with a row a label or else an encoder; runs of one row are pooled to mean and standard
-deviation. docs/robustness.md says how to read it.
+A run is the workdir of a job that left a results.json, or such a file. The table needs only these
+files. It has a row per label, or per encoder without a label; runs of one row are pooled to mean
+and standard deviation. docs/robustness.md explains how to read it.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from nsneg_jax.training.workdir import RESULTS
 
 
 def read_results(runs: Sequence[Path]) -> list[Result]:
-    """The results.json of each run, once for a run given twice.
+    """Reads the results.json of each run, only once for a run given twice.
 
     Raises:
-        UsageError: a run has none, or one that cannot be read.
+        UsageError: a results.json is missing, or cannot be read.
     """
     results: dict[Path, Result] = {}
     for run in runs:
@@ -31,31 +31,31 @@ def read_results(runs: Sequence[Path]) -> list[Result]:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
-                f"There is no {path}. A linear, knn or evaluate job writes it into its workdir "
-                "when it has finished; give such workdirs."
+                f"There is no {path}. A linear, knn or evaluate job writes it into its workdir at "
+                "its end; give such workdirs."
             ) from None
         except (OSError, ValueError) as error:
             raise UsageError(f"{path} cannot be read: {error}. Run the job again.") from error
         if not isinstance(content, dict) or not isinstance(content.get("encoder"), str):
             raise UsageError(
-                f"{path} names no encoder, so it is not of a linear, knn or evaluate job of this "
-                "package. Give the workdirs of such jobs."
+                f"{path} names no encoder, so it does not come from a linear, knn or evaluate job "
+                "of this package. Give the workdirs of such jobs."
             )
         results.setdefault(path.resolve(), Result(str(path), content))
     return list(results.values())
 
 
 def report(results: Sequence[Result], published: str = "", baseline: str = "") -> tuple[str, str]:
-    """The report as Markdown and as CSV.
+    """Returns the report as Markdown and as CSV.
 
     Args:
-        results: of the runs, in the order of the rows.
-        published: 'A', 'B' or 'all': which recipes of the authors to show; 'none'; by default all
-            where the clean sets are ImageNet-100, else none.
-        baseline: the row that the others are compared with, seed by seed; '' for none.
+        results: results of the runs, in the order of the rows.
+        published: recipes of the authors to show: 'A', 'B', 'all' or 'none'; by default all if the
+            clean sets are ImageNet-100, else none.
+        baseline: row to compare the others with, seed by seed; '' for none.
 
     Raises:
-        UsageError: the results cannot be pooled, have no figures, or no row `baseline`.
+        UsageError: the results cannot be pooled, have no figures, or have no row `baseline`.
     """
     rows = pool(results)
     contents = [result.content for result in results]
@@ -91,13 +91,13 @@ def main(argv: Sequence[str]) -> int:
         "--published",
         choices=("A", "B", "all", "none"),
         default="",
-        help="the authors' rows to show; by default all beside evaluations on ImageNet-100",
+        help="the authors' rows to show; by default all, if the evaluations are on ImageNet-100",
     )
     parser.add_argument(
         "--baseline",
         default="",
         metavar="ROW",
-        help="the row that the others are compared with, by pairs of runs of the same seed",
+        help="row to compare the others with, by pairs of runs with the same seed",
     )
     arguments = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""Differences between rows of the report, run against run of the same seed."""
+"""Differences between rows of the report, paired by seed."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ from nsneg_jax.report.rows import Figure, Row
 
 
 class Difference(NamedTuple):
-    """Mean over `pairs` pairs of runs, and the standard error of that mean if there are two."""
+    """Mean over `pairs` pairs of runs, and its standard error if there are two or more."""
 
     mean: float
     error: float | None
@@ -18,20 +18,19 @@ class Difference(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        """Whether zero is more than two standard errors away."""
+        """Whether the mean is more than two standard errors from zero."""
         return self.error is not None and abs(self.mean) > 2 * self.error
 
 
 def differences(rows: Sequence[Row], baseline: str) -> dict[str, dict[str, Difference]]:
-    """How much better each row is than the row `baseline`, by row and column.
+    """Returns the differences of each row from the row `baseline`, by row and column.
 
-    Runs are paired by the seed of their pre-training, so that what a seed does to both (the order
-    of the images, the initial weights) is not in the difference. Columns without a pair are left
-    out.
+    Runs are paired by the seed of their pre-training, which cancels the seed's common effects (the
+    order of the images, the initial weights). Columns without a pair are left out.
 
     Args:
-        rows: as `report_rows.pool` gives them.
-        baseline: name of one of them.
+        rows: rows from `rows.pool`.
+        baseline: name of one of the rows.
 
     Raises:
         UsageError: there is no such row.
@@ -39,8 +38,8 @@ def differences(rows: Sequence[Row], baseline: str) -> dict[str, dict[str, Diffe
     named = {row.name: row for row in rows}
     if baseline not in named:
         raise UsageError(
-            f"There is no row {baseline!r} to compare with, only {', '.join(map(repr, named))}. "
-            "Give one of these, or the runs of that row too."
+            f"There is no row {baseline!r} to compare with. Give one of "
+            f"{', '.join(map(repr, named))}, or add the runs of that row."
         )
     reference = {
         column: _by_seed(figures) for column, figures in named.pop(baseline).figures.items()
@@ -57,7 +56,7 @@ def differences(rows: Sequence[Row], baseline: str) -> dict[str, dict[str, Diffe
 
 
 def _by_seed(figures: Sequence[Figure]) -> dict[int, float]:
-    """The figures of runs whose seed is known and no other's; a mean would hide their spread."""
+    """Returns figures by seed, of runs that do not share theirs; a mean would hide the spread."""
     values: dict[int, list[float]] = {}
     for figure in figures:
         seed = figure.result.content.get("encoder_seed")

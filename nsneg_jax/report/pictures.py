@@ -1,4 +1,4 @@
-"""Pictures of what a run trains on."""
+"""Pictures of the views and negatives that a run trains on."""
 
 from pathlib import Path
 
@@ -9,17 +9,17 @@ from PIL import Image, ImageDraw
 from nsneg_jax.methods.batches import Views
 from nsneg_jax.methods.views import denormalise
 
-_SMALLEST_TILE = 96  # pixels; smaller views are enlarged by a whole factor
+_SMALLEST_TILE = 96  # pixels; smaller views are enlarged by an integer factor
 _GAP = 4
 _TITLE = 16
 
 
 def save_views(views: Views, path: Path) -> None:
-    """Writes a PNG with a row a sample: query, key and its negatives.
+    """Writes a PNG with one row per sample: query, key and negatives.
 
     Args:
         views: normalised images.
-        path: of the PNG; its folder is made if missing.
+        path: path of the PNG; its folder is made if missing.
     """
     columns = {"query": views.query, "key": views.key}
     for m in range(views.negatives.shape[1]):
@@ -29,13 +29,13 @@ def save_views(views: Views, path: Path) -> None:
 
 
 def to_uint8(images: jax.Array) -> np.ndarray:
-    """Normalised views [..., 3] as uint8 pictures."""
+    """Converts normalised views [..., 3] to uint8 pictures."""
     pixels = np.asarray(denormalise(images), np.float32)
     return np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
 
 
 def grid(columns: dict[str, np.ndarray]) -> Image.Image:
-    """Pictures side by side under their titles.
+    """Arranges pictures in columns under their titles.
 
     Args:
         columns: title -> uint8 [N, S, S, 3], all of one shape.

@@ -1,4 +1,4 @@
-"""A picture of accuracy by corruption and severity. matplotlib is imported only to draw it."""
+"""Plots accuracy by corruption and severity; imports matplotlib only to draw."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,30 +10,32 @@ from nsneg_jax.extras import needed
 from nsneg_jax.files import write_whole
 from nsneg_jax.report.rows import Row, parts_of
 
-# Okabe and Ito's colours, told apart by readers with any colour vision
+# Okabe and Ito's colours, distinct for readers with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 _STYLES = ("-", "--", ":")
 
-# accuracies of the runs of a line, by corruption and severity
+# Accuracies of the runs behind a line, by corruption and severity.
 Accuracies = dict[str, dict[int, list[float]]]
 
 
 def save_corruptions(rows: Sequence[Row], path: Path) -> None:
-    """Writes a PNG: a row a group of corruptions, a panel a corruption, a line a row of the report.
+    """Plots accuracy per corruption to a PNG.
 
-    Lines of several runs are means with sample standard deviations.
+    The PNG has one row of panels per group, one panel per corruption and one line per row of the
+    report. A line over several runs is their mean with sample standard deviations.
 
     Raises:
-        UsageError: no run has such accuracies, another ending than .png, or no matplotlib.
+        UsageError: no run has such accuracies, `path` does not end in .png, or matplotlib is
+            missing.
     """
     if path.suffix.lower() != ".png":
-        raise UsageError(f"--corruptions={path} is to be a PNG. Give a name that ends in .png.")
+        raise UsageError(f"--corruptions is {path}, but must be a PNG. Give a name ending in .png.")
     lines = corruption_lines(rows)
     if not lines:
         raise UsageError(
-            "No run has accuracies by corruption to draw. Give the workdir of an evaluate job "
-            "whose set 'corruption' was there, or leave out --corruptions."
+            "No run has accuracies by corruption. Give the workdir of an evaluate job that had the "
+            "set 'corruption', or leave out --corruptions."
         )
     with needed("report", "A picture of results", "Or leave out --corruptions."):
         from matplotlib.figure import Figure
@@ -53,7 +55,7 @@ def save_corruptions(rows: Sequence[Row], path: Path) -> None:
         first = next(panel for panel in panel_row if panel.get_visible())
         first.set_ylabel(f"{group}\ntop-1 in %")
         first.tick_params(labelleft=True)
-    # a panel under which there is none has its own severities
+    # The lowest panel of each column labels its own severities.
     for column in range(widest):
         shown = [panel for panel in panels[:, column] if panel.get_visible()]
         shown[-1].set_xlabel("severity")
@@ -74,7 +76,7 @@ def save_corruptions(rows: Sequence[Row], path: Path) -> None:
 
 
 def corruption_lines(rows: Sequence[Row]) -> dict[str, Accuracies]:
-    """What to draw, by the name of the line."""
+    """Returns the accuracies to draw, by the name of the line."""
     lines: dict[str, Accuracies] = {}
     for row in rows:
         for column, figures in row.figures.items():
@@ -94,9 +96,9 @@ def corruption_lines(rows: Sequence[Row]) -> dict[str, Accuracies]:
 
 
 def _groups(lines: dict[str, Accuracies]) -> dict[str, list[str | None]]:
-    """The corruptions that any line has, by group; those that no group knows as 'other'.
+    """Returns the corruptions of all lines by group; 'other' holds those without a group.
 
-    None leaves a gap, so that the extra ones are below each other.
+    None leaves a gap, so that extra corruptions line up in a column.
     """
     from nsneg_jax import corruptions
 

@@ -6,12 +6,12 @@ of three runs, as printed by the authors. Nothing here was measured by this pack
 
 from typing import NamedTuple
 
-# names of the sets in results.json, in the paper's order
+# Names of the sets in results.json, in the paper's order.
 PAPER_SETS = ("clean", "corruption", "sketch", "stylized", "rendition_100way")
 
 RUNS = 3
 
-# the authors have published no code for four of the five columns
+# The authors published no code for four of the five columns.
 PROTOCOL_NOTE = (
     "published: the authors' figures on ImageNet-100, not measured here. Their evaluation code for "
     "the shifted sets is not published, nor whether Rendition's arg-max is over all 100 classes."
@@ -27,9 +27,9 @@ class PublishedRow(NamedTuple):
         recipe: 'A', the paper's Table 1, or 'B', "MoCo*" of the README; see docs/recipes.md.
         negatives: 'none', 'texture' or 'patch'.
         queue: K.
-        alpha: of the negatives, None without them.
-        figures: (mean, standard deviation) for each of PAPER_SETS, None for a cell left out.
-        note: on the row.
+        alpha: alpha of the negatives; None without them.
+        figures: (mean, standard deviation) in % per set of PAPER_SETS; None for a missing cell.
+        note: note on the row.
     """
 
     recipe: str
@@ -41,7 +41,7 @@ class PublishedRow(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As the table has it, e.g. 'published, recipe A: patch negatives, K 8192, alpha 2'."""
+        """Name in the table, e.g. 'published, recipe A: patch negatives, K 8192, alpha 2'."""
         negatives = "no negatives" if self.negatives == "none" else f"{self.negatives} negatives"
         alpha = "" if self.alpha is None else f", alpha {self.alpha}"
         return f"published, recipe {self.recipe}: {negatives}, K {self.queue}{alpha}"

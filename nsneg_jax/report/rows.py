@@ -1,4 +1,4 @@
-"""Rows of the report: the figures of runs that belong together, pooled to mean and deviation."""
+"""Rows of the report: pools the figures of runs that belong together to mean and deviation."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ from nsneg_jax.report import published
 
 GENERATED = "generated: made by this package or by TFDS, not the released files."
 
-# name of a set in results.json -> title of its column, in the order of the table
+# Name of a set in results.json -> title of its column, in the order of the table.
 SET_TITLES = {
     "clean": "ImageNet-100",
     "corruption": "Corruption",
@@ -22,9 +22,9 @@ SET_TITLES = {
     "v2": "V2",
     "a": "A",
 }
-# sets without a 19-way convention beside it
+# Sets that have no 19-way result share the column of their 100-way result.
 _SYNONYMS = {"rendition": "rendition_100way"}
-# figures of kNN and linear jobs: field of results.json, the field where that one is missing, title
+# Figures of kNN and linear jobs: field of results.json, its fallback, title.
 _PROBE_FIGURES = (
     ("best_accuracy_top1", "accuracy_top1", "linear probe, top-1"),
     ("accuracy_top5", None, "top-5"),
@@ -32,7 +32,7 @@ _PROBE_FIGURES = (
 
 
 class Result(NamedTuple):
-    """What the results.json of a run holds, and where it was read."""
+    """The contents of a run's results.json, and its path."""
 
     path: str
     content: dict[str, Any]
@@ -42,12 +42,12 @@ class Figure(NamedTuple):
     """A figure of one run.
 
     Attributes:
-        column: 'sets/NAME' of a set, else a name such as 'knn_20'.
-        title: of the column.
-        value: in percent.
-        entry: of results.json it comes from.
-        result: it comes from.
-        notes: for footnotes.
+        column: 'sets/NAME' for a set, else a name such as 'knn_20'.
+        title: title of the column.
+        value: value in percent.
+        entry: entry of results.json that holds the figure.
+        result: result that holds the entry.
+        notes: texts of footnotes.
     """
 
     column: str
@@ -59,7 +59,7 @@ class Figure(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A figure of a row: `mean` over `runs` runs, sample deviation `std` of more than one."""
+    """A figure of a row: `mean` over `runs` runs; `std`, the sample deviation, if more than one."""
 
     mean: float
     std: float | None
@@ -69,7 +69,7 @@ class Cell(NamedTuple):
 
 @dataclass
 class Row:
-    """A row of the table: what there is by column; published rows have cells only."""
+    """A row of the table: figures and cells by column; published rows have only cells."""
 
     name: str
     figures: dict[str, list[Figure]] = field(default_factory=dict)
@@ -84,27 +84,27 @@ class Row:
 
 
 def number(value: Any) -> float | None:
-    """`value` if it is a finite number, else None."""
+    """Returns `value` if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def sets_of(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The sets that a results.json has figures of, by the column they make."""
+    """Returns the sets with figures in a results.json, by their column."""
     sets = content.get("sets")
     entries: Iterable[tuple[str, Any]] = sets.items() if isinstance(sets, dict) else ()
     return {_SYNONYMS.get(name, name): entry for name, entry in entries if isinstance(entry, dict)}
 
 
 def pool(results: Sequence[Result]) -> list[Row]:
-    """Rows by label, or by encoder where there is no label, in the order they come.
+    """Pools results to rows by label, or by encoder without a label, in the order of results.
 
-    A kNN or linear job knows no label: its figures go to the row of the label that other results
-    give its encoder, if it is only one.
+    A kNN or linear job has no label. Its figures join the row of the label that other results give
+    its encoder, if there is exactly one.
 
     Raises:
-        UsageError: figures of one row and column are of different data.
+        UsageError: figures of one row and column come from different data.
     """
     labels: dict[str, set[str]] = {}
     for result in results:
@@ -130,7 +130,7 @@ def pool(results: Sequence[Result]) -> list[Row]:
 
 
 def published_rows(recipes: str) -> list[Row]:
-    """Rows of the authors' tables for the recipes in `recipes`, e.g. 'AB'."""
+    """Returns the rows of the authors' tables for `recipes`, e.g. 'AB'."""
     rows = []
     for row in published.ROWS:
         if row.recipe not in recipes:
@@ -149,7 +149,7 @@ def published_rows(recipes: str) -> list[Row]:
 
 
 def is_imagenet100(rows: Sequence[Row]) -> bool:
-    """Whether every clean set is of 100 classes and of files."""
+    """Returns whether every clean set has 100 classes and consists of files."""
     entries = [figure.entry for row in rows for figure in row.figures.get("sets/clean", ())]
     return bool(entries) and all(
         entry.get("classes") == 100
@@ -160,13 +160,14 @@ def is_imagenet100(rows: Sequence[Row]) -> bool:
 
 
 def columns(rows: Sequence[Row], paper_sets: bool) -> dict[str, str]:
-    """Titles by column, in the order of the table.
+    """Returns titles by column, in the order of the table.
 
-    The paper's sets, its neighbours, other sets as they come, shape bias, kNN, linear probe.
+    The order is: the paper's sets, related sets, other sets as they come, shape bias, kNN, linear
+    probe.
 
     Args:
-        rows: ours.
-        paper_sets: whether the paper's five are there in any case.
+        rows: our own rows.
+        paper_sets: whether to include the paper's five sets even if no row has them.
     """
     titles = {
         figure.column: figure.title
@@ -240,14 +241,14 @@ def _notes(entry: dict[str, Any]) -> tuple[str, ...]:
         notes.append(f"restricted to {len(categories)} categories: {', '.join(categories)}.")
     unreadable = number(entry.get("unreadable"))
     if unreadable:
-        notes.append(f"{unreadable:,.0f} images that cannot be read are left out.")
+        notes.append(f"{unreadable:,.0f} unreadable images are left out.")
     return tuple(notes)
 
 
 def _missing_settings(parts: dict[str, dict[int, float]]) -> list[str]:
     if not parts:
         return []
-    # only here, because it imports JAX, which the tables need for nothing else
+    # Imported here, because only this needs JAX.
     from nsneg_jax.corruptions import registry, settings_of
 
     tested = settings_of(registry.TEST)
@@ -258,7 +259,7 @@ def _missing_settings(parts: dict[str, dict[int, float]]) -> list[str]:
 
 
 def parts_of(entry: dict[str, Any]) -> dict[str, dict[int, float]]:
-    """Accuracy by corruption and severity, from 1, of what there is."""
+    """Returns the available accuracies by corruption and severity, from 1."""
     parts = entry.get("parts")
     accuracies = {}
     for name, by_severity in parts.items() if isinstance(parts, dict) else ():
@@ -269,7 +270,7 @@ def parts_of(entry: dict[str, Any]) -> dict[str, dict[int, float]]:
 
 
 def _same_evaluation(figure: Figure, other: Figure) -> bool:
-    """Whether one classifier was evaluated twice on the same: that is no second run."""
+    """Returns whether both come from one classifier on the same data, so are no separate runs."""
     one, two = figure.result.content, other.result.content
     return (
         "classifier" in one
@@ -293,7 +294,7 @@ def _check_same_data(row: str, figures: Sequence[Figure]) -> None:
 
 
 def _note_classes(rows: Sequence[Row]) -> None:
-    """Says among how many classes the answer was where a column's rows differ in that."""
+    """Adds notes on the number of possible classes where the rows of a column differ in it."""
     for column in dict.fromkeys(column for row in rows for column in row.figures):
         having = [row for row in rows if column in row.figures]
         ways = [row.figures[column][0].entry.get("ways") for row in having]

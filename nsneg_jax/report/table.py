@@ -13,31 +13,31 @@ DASH = "-"
 
 
 class Footnotes:
-    """Numbers notes as they come."""
+    """Numbers notes in the order of their first use."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
     def marked(self, text: str, notes: Iterable[str]) -> str:
-        """`text` with the marks of `notes` behind it."""
+        """Returns `text` followed by the marks of `notes`."""
         marks = [f"({self._numbers.setdefault(note, len(self._numbers) + 1)})" for note in notes]
         return " ".join([text, *marks])
 
     def lines(self) -> list[str]:
-        """The notes as a list."""
+        """Returns the notes as a Markdown list."""
         return [f"* ({number}) {note}" for note, number in self._numbers.items()]
 
 
 def main_table(ours: Sequence[Row], published: Sequence[Row], paper_sets: bool) -> str:
-    """A row a label or encoder, a column a figure, and what there is to say about them.
+    """Returns the main table: one row per label or encoder, one column per figure, with footnotes.
 
-    Marks that hold for a whole column are in its header. The best of ours is in bold where two or
-    more have the figure and no mark tells them apart.
+    A mark in a header holds for its whole column. The best of our rows is bold if two or more have
+    the figure and their marks are equal.
 
     Args:
-        ours: what was evaluated.
-        published: the authors' rows, never in bold.
-        paper_sets: whether the paper's five columns are there in any case.
+        ours: our own rows.
+        published: the authors' rows, never bold.
+        paper_sets: whether to include the paper's five columns even if no row has them.
     """
     titles = columns(ours, paper_sets or bool(published))
     rows = [*ours, *published]
@@ -76,7 +76,7 @@ def main_table(ours: Sequence[Row], published: Sequence[Row], paper_sets: bool) 
 
 
 def difference_table(ours: Sequence[Row], baseline: str) -> str:
-    """How much better each row is than the row `baseline`; '' if no runs can be paired.
+    """Returns the table of differences from the row `baseline`; '' if no runs can be paired.
 
     Raises:
         UsageError: there is no such row.
@@ -107,7 +107,7 @@ def difference_table(ours: Sequence[Row], baseline: str) -> str:
 
 
 def sets_table(ours: Sequence[Row]) -> str:
-    """What single runs got on each set, with bootstrap intervals; '' if there is none."""
+    """Returns the table of single runs by set, with bootstrap intervals; '' if there are none."""
     lines = []
     for row, title, figure in _single(ours, shape_bias=False):
         entry = figure.entry
@@ -133,7 +133,7 @@ def sets_table(ours: Sequence[Row]) -> str:
 
 
 def shape_table(ours: Sequence[Row]) -> str:
-    """Decisions of single runs on cue conflicts; '' if there are none."""
+    """Returns the table of single runs' decisions on cue conflicts; '' if there are none."""
     lines = [
         [
             _escaped(row.name),
@@ -152,7 +152,7 @@ def shape_table(ours: Sequence[Row]) -> str:
 
 
 def missing_list(contents: Iterable[dict[str, Any]]) -> str:
-    """The sets that evaluations did not find, with where to get them; '' if there are none."""
+    """Lists the sets that evaluations did not find, and where to get them; '' if none."""
     lines = dict.fromkeys(
         f"* {name}: {' '.join(str(where).split())}"
         for content in contents
@@ -163,7 +163,7 @@ def missing_list(contents: Iterable[dict[str, Any]]) -> str:
 
 
 def csv_text(ours: Sequence[Row], published: Sequence[Row], paper_sets: bool) -> str:
-    """A line a row and column: row, origin, column, mean, std, runs, notes."""
+    """Returns CSV with a line per row and column: row, origin, column, mean, std, runs, notes."""
     titles = columns(ours, paper_sets or bool(published))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -181,12 +181,12 @@ def csv_text(ours: Sequence[Row], published: Sequence[Row], paper_sets: bool) ->
 
 
 def _shared(cells: Sequence[Cell]) -> list[str]:
-    """Notes that hold for every cell."""
+    """Returns the notes that hold for every cell."""
     return [note for note in cells[0].notes if all(note in cell.notes for cell in cells)]
 
 
 def _best(ours: Sequence[Row], column: str) -> str | None:
-    """The highest mean as shown, None where the cells cannot be compared."""
+    """Returns the highest mean as shown; None if the cells cannot be compared."""
     cells = [row.cells[column] for row in ours if column in row.cells]
     if len(cells) < 2 or len({cell.notes for cell in cells}) > 1:
         return None

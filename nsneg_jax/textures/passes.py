@@ -1,6 +1,6 @@
 """One level of a texture's synthesis: describe neighbourhoods, find similar ones, correct the map.
 
-See `nsneg_jax.textures.synthesis` for the method and the words.
+See `nsneg_jax.textures.synthesis` for the method and its terms.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ import numpy as np
 
 from nsneg_jax.textures.recipe import Shape, TextureRecipe, ravel, shape_at, unravel
 
-# Entries of the patterns that neighbourhoods are projected on, in this unit.
+# Unit of the entries of the patterns that neighbourhoods are projected on.
 _UNIT = 1024
-# Use of a place, in this part of the mean use; it costs no more from this many times the mean.
+# Use of a place is counted in 1/16 of the mean use; its cost grows up to _MOST_USED times the mean.
 _USE_UNIT = 16
 _MOST_USED = 5
-# Rows and columns of squares in which the use of an exemplar is counted.
+# Rows and columns of squares for counting the use of an exemplar.
 _SQUARES = 8
 # More than any cost, and no overflow when costs are added.
 _IMPOSSIBLE = 2**30
-# In the search for similar places: bounds the memory.
+# Bounds the memory of the search for similar places.
 _DISTANCES_AT_ONCE = 2**22
 
 # A pixel and its eight neighbours: (down, right).
@@ -33,24 +33,24 @@ _Map = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class Level(NamedTuple):
-    """A level of the exemplars' pyramid: M places, D numbers about the neighbourhood of each."""
+    """A level of the exemplars' pyramid: M places, D numbers per neighbourhood."""
 
     shape: Shape
-    inside: np.ndarray  # int32: the places whose neighbourhoods do not stick out
+    inside: np.ndarray  # int32: places whose neighbourhoods lie within the exemplar
     colours: jax.Array  # float32 [N, M, 3]: whole numbers, -128..127
-    described: jax.Array  # float32 [N, M, D]: whole numbers; no matter outside
-    similar: jax.Array  # int32 [N, M, similar]: places; no matter outside
+    described: jax.Array  # float32 [N, M, D]: whole numbers; unused outside
+    similar: jax.Array  # int32 [N, M, similar]: places; unused outside
 
 
 def take(table: jax.Array, places: jax.Array) -> jax.Array:
-    """Rows of each image's table: [N, M, C] at [N, ...] -> [N, ..., C]."""
+    """Takes rows of a table per image: [N, M, C] at [N, ...] -> [N, ..., C]."""
     n, m = table.shape[:2]
     first = np.arange(n, dtype=np.int32).reshape(n, *[1] * (places.ndim - 1)) * m
     return table.reshape(n * m, *table.shape[2:]).at[places + first].get(mode="promise_in_bounds")
 
 
 def halved(pictures: jax.Array) -> jax.Array:
-    """Whole numbers [..., H, W, 3] at half the size: binomial filter, rounded."""
+    """Halves pictures of whole numbers [..., H, W, 3] by a binomial filter, rounded."""
     for axis in (-3, -2):
         axis += pictures.ndim
         size = pictures.shape[axis]
@@ -63,11 +63,11 @@ def halved(pictures: jax.Array) -> jax.Array:
 
 
 def _patterns(recipe: TextureRecipe) -> np.ndarray:
-    """Cosine patterns in luminance and two opponent colours, float32 [side * side * 3, D].
+    """Returns cosine patterns in luminance and two opponent colours, float32 [side * side * 3, D].
 
-    They stand in for the principal components of an exemplar's neighbourhoods, which they are
-    close to in natural images (and would be exactly for a first-order Markov process of high
-    correlation), and need no eigenvectors, which devices compute differently.
+    They replace the principal components of an exemplar's neighbourhoods. In natural images they
+    are close to them (for a highly correlated first-order Markov process, equal), and they need no
+    eigenvectors, which devices compute differently.
     """
     at = np.arange(recipe.neighbourhood)
     cosines = np.cos(np.pi * (at + 0.5) * at[:, None] / len(at))
@@ -85,7 +85,7 @@ def _patterns(recipe: TextureRecipe) -> np.ndarray:
 
 
 def _describe(pictures: jax.Array, recipe: TextureRecipe, stride: int = 1) -> jax.Array:
-    """What is compared of the windows of [N, H, W, 3]: [N, H', W', D]."""
+    """Describes the windows of [N, H, W, 3] for comparison, [N, H', W', D]."""
     side = recipe.neighbourhood
     for axis in (1, 2):
         end = pictures.shape[axis] - side + 1
@@ -96,7 +96,7 @@ def _describe(pictures: jax.Array, recipe: TextureRecipe, stride: int = 1) -> ja
 
 
 def describe_exemplars(pictures: jax.Array, recipe: TextureRecipe) -> jax.Array:
-    """Of [N, E, h, w, 3], for every place: [N, M, D]."""
+    """Describes every place of exemplars [N, E, h, w, 3], [N, M, D]."""
     n, e, h, w, _ = pictures.shape
     r = recipe.neighbourhood // 2
     described = _describe(pictures.reshape(n * e, h, w, 3), recipe)
@@ -105,23 +105,23 @@ def describe_exemplars(pictures: jax.Array, recipe: TextureRecipe) -> jax.Array:
 
 
 def _distances(described: jax.Array, places: jax.Array, own: jax.Array) -> jax.Array:
-    """Squared, of places [N, ..., C] to descriptions [N, ..., D]: int32 [N, ..., C]."""
+    """Returns squared distances of places [N, ..., C] to `own` [N, ..., D], int32 [N, ..., C]."""
     gap = take(described, places) - own[..., None, :]
     return jnp.sum(gap * gap, axis=-1).astype(jnp.int32)
 
 
 def _nearest(distances: jax.Array) -> jax.Array:
-    """Index of the least along the last axis, the first of equals: int32 also in 64-bit mode."""
+    """Returns the first index of the minimum along the last axis, int32 even in 64-bit mode."""
     return jax.lax.argmin(distances, distances.ndim - 1, jnp.int32)
 
 
 def most_similar(
     described: jax.Array, shape: Shape, inside: np.ndarray, recipe: TextureRecipe
 ) -> jax.Array:
-    """For every place the nearest in each of `recipe.similar` equal shares of all places.
+    """Finds, per place, the most similar place in each of `recipe.similar` equal shares.
 
-    Shares are bands of the exemplars, so that the places found differ. Places that overlap half
-    of the neighbourhood are left out: they are found by their neighbours anyway.
+    Shares are bands of the exemplars, so that the results differ. Places that overlap half of the
+    neighbourhood are left out, because neighbours propose them anyway.
 
     Returns:
         int32 [N, M, similar]; 0 for places that are not inside.
@@ -143,7 +143,7 @@ def most_similar(
         own_e, own_y, own_x = (at[:, None] for at in unravel(shape, places))
         r = recipe.neighbourhood // 2
         near = (own_e == e) & (jnp.abs(own_y - y) <= r) & (jnp.abs(own_x - x) <= r)
-        # without the square of the place's own description, which is the same for all
+        # Omits the square of the place's own description, which is constant.
         distances = jnp.where(near, jnp.inf, norms[image] - 2 * products)
         best = _nearest(distances.reshape(rows, recipe.similar, share))
         return jnp.asarray(pool)[best + share * np.arange(recipe.similar, dtype=np.int32)]
@@ -157,9 +157,10 @@ def most_similar(
 def inherited(
     similar: jax.Array, described: jax.Array, shape: Shape, inside: np.ndarray
 ) -> jax.Array:
-    """Similar places at the level of `shape` from those of the next coarser one.
+    """Derives similar places at the level of `shape` from the next coarser level.
 
-    The places below what is similar to the place above, or the best of their eight neighbours.
+    Takes the places below those that are similar to the place above, or the best of their eight
+    neighbours.
     """
     n, m, _ = described.shape
     above = shape_at(shape, 1)
@@ -179,28 +180,28 @@ def inherited(
 
 
 def _below(places: jax.Array, shape: Shape, down: np.ndarray, right: np.ndarray) -> jax.Array:
-    """Of the four places below each place of the level of `shape`, that at (down, right)."""
+    """Returns the (down, right) one of the four places below each place of the level of `shape`."""
     e, y, x = unravel(shape, places)
     finer = (shape[0], 2 * shape[1], 2 * shape[2])
     return ravel(finer, e, 2 * y + down, 2 * x + right)
 
 
 def doubled(source: jax.Array, shape: Shape) -> jax.Array:
-    """A map [N, side, side] for the next finer level, the one of `shape`."""
+    """Doubles a map [N, side, side] for the next finer level, the level of `shape`."""
     parity = np.arange(2 * source.shape[1]) % 2
     source = jnp.repeat(jnp.repeat(source, 2, axis=1), 2, axis=2)
     return _below(source, shape_at(shape, 1), parity[:, None], parity)
 
 
 def _moves(shape: Shape) -> list[int]:
-    """What added to a place gives it and its eight neighbours."""
+    """Returns the offsets from a place to itself and its eight neighbours."""
     return [dy * shape[2] + dx for dy, dx in _AROUND]
 
 
 def corrected(source: jax.Array, level: Level, passes: int, recipe: TextureRecipe) -> jax.Array:
-    """The map [N, side, side] after `passes` passes of correction.
+    """Corrects a map [N, side, side], a torus, in `passes` passes.
 
-    It is a torus. A pass has four parts, one for each quarter of the pixels.
+    A pass has four parts, one per quarter of the pixels.
     """
     side = source.shape[1]
     marked = np.zeros(np.prod(level.shape), bool)
@@ -232,7 +233,7 @@ def corrected(source: jax.Array, level: Level, passes: int, recipe: TextureRecip
 
 
 def _looked_up(source: jax.Array, level: Level) -> _Map:
-    """A map, its colours [..., 3], and itself with similar places [..., 1 + similar]."""
+    """Returns a map, its colours [..., 3], and its places with similar ones [..., 1 + similar]."""
     known = jnp.concatenate([source[..., None], take(level.similar, source)], axis=-1)
     return source, take(level.colours, source), known
 
@@ -240,10 +241,9 @@ def _looked_up(source: jax.Array, level: Level) -> _Map:
 def _use_costs(
     level: Level, pixels: int, recipe: TextureRecipe
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """What places cost by their use: the function of a map and places tried, int32.
+    """Makes the function from a map and candidate places to their cost of use, int32.
 
-    Use is counted in squares of the exemplars, and compared with what each would have if all
-    places were used alike.
+    Use is counted per square of the exemplars, relative to equal use of all places.
     """
     e, y, x = unravel(level.shape, np.arange(np.prod(level.shape)))
     rows, columns = (min(_SQUARES, size // 3) for size in level.shape[1:])
@@ -269,6 +269,6 @@ def _use_costs(
 
 
 def _wrapped(array: jax.Array, r: int) -> jax.Array:
-    """[N, H, W, C] with r rows and columns from the other side on each side."""
+    """Pads [N, H, W, C] with r rows and columns from the opposite side."""
     array = jnp.concatenate([array[:, -r:], array, array[:, :r]], axis=1)
     return jnp.concatenate([array[:, :, -r:], array, array[:, :, :r]], axis=2)

@@ -18,17 +18,17 @@ class TextureRecipe:
 
     Attributes:
         output_size: side S of the square textures in pixels.
-        passes: of correction at each level of the pyramid, from coarse to fine; a pass visits each
-            pixel once. Levels differ by a factor of two; the more, the larger the structures kept.
-        neighbourhood: side of what is compared, in pixels of the level: odd, 3 to 9.
-        frequencies: (of luminance, of colours): neighbourhoods are compared by the coefficients
-            (u, v) of their cosine transforms with u + v below these.
-        similar: places remembered for each place as looking like it.
-        jump_cost: a place that continues no neighbour's costs 1 + this times its distance. The
-            higher, the larger the pieces copied from an exemplar. 0 to 16.
-        use_cost: cost of a place used as often as the mean, in quarters of a distance: that to the
-            most similar place which only a twentieth of the exemplars' places exceeds. 0 to 16.
-        cell: side of the mosaic's cells, about, in pixels of the coarsest level.
+        passes: passes of correction per level of the pyramid, from coarse to fine; a pass visits
+            each pixel once. Levels differ by a factor of two; more levels keep larger structures.
+        neighbourhood: side of a neighbourhood in pixels of the level: 3, 5, 7 or 9.
+        frequencies: bounds for luminance and colours: neighbourhoods are compared by the
+            coefficients (u, v) of their cosine transforms with u + v below these.
+        similar: number of similar places to keep per place.
+        jump_cost: a place that continues no neighbour's place costs 1 + this times its distance. A
+            higher cost copies larger pieces of an exemplar. 0 to 16.
+        use_cost: cost of a place with mean use, in quarters of the 95th percentile of distances to
+            the most similar place. 0 to 16.
+        cell: approximate side of the mosaic's cells, in pixels of the coarsest level.
     """
 
     output_size: int = 224
@@ -45,7 +45,7 @@ def validate(recipe: TextureRecipe, exemplars: Shape) -> None:
     """Checks a recipe, and that exemplars (E, h, w) suit it.
 
     Raises:
-        UsageError: they do not.
+        UsageError: a field is wrong, or the exemplars do not suit; the message names it.
     """
 
     def expect(holds: bool, what: str, value: object, expected: str) -> None:
@@ -61,7 +61,7 @@ def validate(recipe: TextureRecipe, exemplars: Shape) -> None:
         "a number of passes, 0 or more, for each level of the pyramid, from coarse to fine",
     )
     side = recipe.neighbourhood
-    # at 11 distances would exceed 2^24, which float32 holds no longer exactly
+    # With 11, distances would exceed 2^24, beyond which float32 is not exact.
     expect(side in (3, 5, 7, 9), "neighbourhood", side, "3, 5, 7 or 9 pixels")
     expect(
         len(recipe.frequencies) == 2 and min(recipe.frequencies) >= 1,
@@ -84,7 +84,7 @@ def validate(recipe: TextureRecipe, exemplars: Shape) -> None:
         f"a multiple of {factor} and at least {least} in both directions, for {levels} levels of "
         f"neighbourhoods of {side} pixels; take larger exemplars or fewer levels",
     )
-    # the nearest of each share must not all be neighbours of the place itself
+    # A share must not consist only of neighbours of the place itself.
     room = count * ((height >> levels - 1) - side + 1) * ((width >> levels - 1) - side + 1)
     most = max(1, room // (2 * side * side))
     expect(
@@ -96,31 +96,31 @@ def validate(recipe: TextureRecipe, exemplars: Shape) -> None:
 
 
 def shape_at(shape: Shape, depth: int) -> Shape:
-    """(E, h, w) of exemplars `depth` levels above the level of `shape`."""
+    """Returns (E, h, w) of exemplars `depth` levels above the level of `shape`."""
     count, height, width = shape
     return count, height >> depth, width >> depth
 
 
 def canvas_side(recipe: TextureRecipe) -> int:
-    """Side of what is synthesised: `output_size`, or more for all levels to have an even side."""
+    """Returns the side of the canvas: `output_size`, or more so that all levels have even sides."""
     factor = 2 ** len(recipe.passes)
     return -(-recipe.output_size // factor) * factor
 
 
 def inner_places(shape: Shape, recipe: TextureRecipe) -> np.ndarray:
-    """int32: the places whose neighbourhoods do not stick out of their exemplar."""
+    """Returns the places whose neighbourhoods lie within their exemplar, int32."""
     r = recipe.neighbourhood // 2
     places = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
     return places[:, r : shape[1] - r, r : shape[2] - r].ravel()
 
 
 def unravel(shape: Shape, places: Array) -> tuple[Array, Array, Array]:
-    """Exemplar, row and column of places, whose numbers `ravel` gives."""
+    """Returns exemplar, row and column of places; inverts `ravel`."""
     _, height, width = shape
     return places // (height * width), places // width % height, places % width
 
 
 def ravel(shape: Shape, e: Array, y: Array, x: Array) -> Array:
-    """Places, int32, in row y and column x of exemplar e."""
+    """Returns the places, int32, in row y and column x of exemplar e."""
     _, height, width = shape
     return ((e * height + y) * width + x).astype(np.int32)

@@ -1,18 +1,17 @@
 """Textures from exemplars: a picture's local look without its content (Ge et al. 2021, section 3).
 
-The synthesis is non-parametric, as in the paper's tool, and goes from coarse to fine after Lefebvre
-and Hoppe (2005). What is synthesised is a map of *places* in the exemplars, so every colour is an
-exemplar's and nothing is blurred. Passes of correction replace a pixel's place by the one whose
-neighbourhood is most like the pixel's, among places that its neighbours propose: those that
-continue theirs, and those that look like these (k-coherence, Tong et al. 2002). A quarter of the
-pixels is corrected at once. Two things are not in that paper: the first map is a mosaic of pieces
-in random order, which leaves nothing of an exemplar's layout, and a place costs more the more it is
-in use (after Kaspar et al. 2015), because passes of best matches alone end in the plainest part of
-the exemplars.
+The synthesis is non-parametric, as in the paper's tool, and goes from coarse to fine (Lefebvre and
+Hoppe 2005). It makes a map of *places* in the exemplars, so every colour comes from an exemplar and
+nothing is blurred. Passes of correction replace the place of a pixel by the one with the most
+similar neighbourhood, among places that its neighbours propose: those that continue theirs, and
+those similar to these (k-coherence, Tong et al. 2002). A quarter of the pixels is corrected at
+once. Two things differ from that paper: the first map is a mosaic of pieces in random order, which
+keeps nothing of an exemplar's layout, and a place costs more the more it is used (after Kaspar et
+al. 2015), because best matches alone converge to the plainest part of the exemplars.
 
-Chance decides about exemplars and mosaics, on the host. The rest is exact arithmetic: colours,
-neighbourhoods and distances are whole numbers below 2^24, in float32 where matrices are multiplied.
-So a texture is the same to the bit on every device and in every batch.
+Exemplars and mosaics are random, drawn on the host. The rest is exact: colours, neighbourhoods and
+distances are whole numbers below 2^24, in float32 where matrices are multiplied. So a texture is
+the same to the bit on every device and in every batch.
 
 A *place* is a number, (e * h + y) * w + x for row y and column x of exemplar e of E.
 """
@@ -47,7 +46,7 @@ from nsneg_jax.textures.recipe import (
     validate,
 )
 
-# Parts of a pixel in which the mosaic's cells are laid out.
+# Subdivisions of a pixel for the layout of the mosaic's cells.
 _SUBPIXEL = 16
 
 
@@ -64,7 +63,7 @@ class Texture(NamedTuple):
 
 
 def random_generator(seed: int, name: str) -> np.random.Generator:
-    """The generator that decides about the exemplars and the mosaic of one image."""
+    """Makes the generator of one image's exemplars and mosaic."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
@@ -72,16 +71,16 @@ def random_generator(seed: int, name: str) -> np.random.Generator:
 def cut_exemplars(
     rng: np.random.Generator, image: np.ndarray, count: int = 2, size: int = 96
 ) -> np.ndarray:
-    """The central square of an image and random ones, as the authors cut them.
+    """Cuts the central square of an image and random ones, as the authors do.
 
-    A side shorter than `size` is continued by reflection, which keeps the local look, where
-    enlarging the image would blur it.
+    Reflection extends a side shorter than `size`; it keeps the local look, while enlarging the
+    image would blur it.
 
     Args:
-        rng: is advanced by two numbers for each random square.
+        rng: generator, advanced by two numbers per random square.
         image: uint8 [H, W, 3], H and W at least 1.
-        count: E, squares in all.
-        size: their side in pixels.
+        count: E, number of squares.
+        size: side of the squares in pixels.
 
     Returns:
         uint8 [E, size, size, 3].
@@ -98,14 +97,14 @@ def cut_exemplars(
 
 
 def mosaic(rng: np.random.Generator, exemplars: Shape, recipe: TextureRecipe) -> np.ndarray:
-    """The first map: Voronoi cells of random points, each a piece of an exemplar.
+    """Makes the first map: Voronoi cells of random points, each a piece of an exemplar.
 
-    The pieces are spread evenly over the exemplars and then shuffled.
+    The pieces are spread evenly over the exemplars, then shuffled.
 
     Args:
-        rng: of the image.
+        rng: generator of the image.
         exemplars: (E, h, w), number and size of the exemplars.
-        recipe: of the texture.
+        recipe: recipe of the texture.
 
     Returns:
         int32 [side, side], places in the exemplars at the coarsest level.
@@ -126,7 +125,7 @@ def mosaic(rng: np.random.Generator, exemplars: Shape, recipe: TextureRecipe) ->
     centres = rng.permutation(inside[even.astype(int)])
 
     at = np.arange(side)[:, None] * _SUBPIXEL + _SUBPIXEL // 2
-    # from the cells' points, on a torus: row or column, then cell
+    # Offsets from the points of cells, on a torus; axes: row or column, then cell.
     down, right = ((at - p + around // 2) % around - around // 2 for p in points.T)
     cell = np.argmin(down[:, None] ** 2 + right**2, axis=-1)
     e, y, x = unravel(shape, centres[cell])
@@ -138,21 +137,21 @@ def mosaic(rng: np.random.Generator, exemplars: Shape, recipe: TextureRecipe) ->
 
 
 def _reflected(at: np.ndarray, margin: int, size: int) -> np.ndarray:
-    """Row or column numbers of any size, reflected into margin .. size - margin - 1."""
+    """Reflects row or column numbers into margin .. size - margin - 1."""
     room = size - 2 * margin
     at = (at - margin) % (2 * room)
     return np.minimum(at, 2 * room - 1 - at) + margin
 
 
 def photographs_at_once(platform: str) -> int:
-    """Textures of photographs that a device makes in a call, by the name of JAX's platform."""
+    """Returns how many textures of photographs a device makes per call, by JAX platform."""
     return 4 if platform == "cpu" else 32
 
 
 def compiled_synthesis(recipe: TextureRecipe, devices: Mesh) -> jax.stages.Wrapped:
-    """`synthesise` with a fixed recipe for batches that the devices divide among them."""
+    """Compiles `synthesise` with a fixed recipe for batches that are split over the devices."""
     split = PartitionSpec("data")
-    # by hand, because the loop over pieces of all images' distances would not be split by itself
+    # Split by hand, because the compiler would not split the loop over chunks of distances.
     parted = jax.shard_map(
         partial(synthesise, recipe=recipe), mesh=devices, in_specs=split, out_specs=split
     )
@@ -186,7 +185,7 @@ def synthesise(exemplars: jax.Array, mosaics: jax.Array, recipe: TextureRecipe) 
         if similar is None or pictures:
             similar = most_similar(described, level_shape, inside, recipe)
         else:
-            # at the finest level all pairs would take more time than the rest of the work
+            # At the finest level, comparing all pairs would take longer than all other work.
             similar = inherited(similar, described, level_shape, inside)
         source = doubled(source, level_shape) if step else source
         colours = picture.reshape(n, -1, 3)

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: save them, and restore them on any number of devices."""
+"""Saves Orbax checkpoints of a run, and restores them on any number of devices."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ _STATE, _PROGRESS = "state", "progress"
 
 
 class Checkpoints:
-    """The checkpoints in WORKDIR/checkpoints, one folder a step, written in the background.
+    """The checkpoints in WORKDIR/checkpoints, one folder per step, written in the background.
 
     Each holds `state`, a pytree of arrays, and `progress`, plain values of the loop. A checkpoint
-    appears under its step only when it is whole, so a killed run leaves no half of one.
+    appears under its step only when it is complete, so a killed run leaves no partial one.
 
     Args:
-        workdir: of the run.
-        keep: how many of the latest stay.
+        workdir: workdir of the run.
+        keep: number of latest checkpoints to keep.
     """
 
     def __init__(self, workdir: Path, keep: int):
@@ -42,11 +42,11 @@ class Checkpoints:
         self._manager.close()
 
     def latest_step(self) -> int | None:
-        """Steps done in the latest whole checkpoint; None without one."""
+        """Returns the steps done in the latest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
-        """Starts to write the checkpoint of `step` steps done; `state` may be donated after."""
+        """Starts writing a checkpoint after `step` steps; `state` may be donated afterwards."""
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -56,16 +56,16 @@ class Checkpoints:
         )
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The state and progress of `step`.
+        """Returns the state and progress of `step`.
 
         Args:
             step: a step that has a checkpoint.
-            like: a state whose structure, shapes, dtypes and shardings the result takes, whatever
-                number of devices wrote it.
+            like: a state with the structure, shapes, dtypes and shardings of the result; any number
+                of devices may have written the checkpoint.
 
         Raises:
             RunError: the checkpoint cannot be read.
-            UsageError: it is of another structure; names the first entry that differs.
+            UsageError: its structure differs; the message names the first entry that does.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
@@ -87,7 +87,7 @@ class Checkpoints:
         return restored["state"], restored["progress"]
 
     def progress(self, step: int) -> dict[str, Any]:
-        """The progress of `step` alone.
+        """Returns only the progress of `step`.
 
         Raises:
             RunError: the checkpoint cannot be read.
@@ -100,18 +100,18 @@ class Checkpoints:
     def _unreadable(self, step: int, error: Exception) -> RunError:
         return RunError(
             f"The checkpoint {self.folder / str(step)} cannot be restored: {error}. If its "
-            "files are damaged, move that folder away to go on from the checkpoint before it."
+            "files are damaged, move that folder away to resume from the checkpoint before it."
         )
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk."""
+        """Waits until everything saved is on disk."""
         self._manager.wait_until_finished()
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint folder that `path` means: itself, or the latest one of a workdir.
+    """Finds the checkpoint folder at `path`: `path` itself, or the latest one in a workdir.
 
-    A '~' at its beginning is the user's home.
+    A leading '~' is the user's home.
 
     Raises:
         UsageError: there is no such folder, or it holds no checkpoint.
@@ -135,17 +135,17 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_checkpoint(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """State and progress of a checkpoint without the run's config, on any devices.
+    """Reads a checkpoint without the run's config, on any devices.
 
     Args:
-        folder: as from `find_checkpoint`.
-        entries: of the state, those of them that it has; all of it without any.
+        folder: a checkpoint folder, see `find_checkpoint`.
+        entries: entries of the state to read, if it has them; all of it if none are given.
 
     Returns:
         The state as nested dicts and lists of NumPy arrays, and the progress.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the checkpoint cannot be read.
     """
     folder = folder.resolve()
     try:
@@ -165,13 +165,13 @@ def read_checkpoint(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[s
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         reason = reason.partition(" [tensorstore_spec")[0]  # a long description of the driver
         raise UsageError(
-            f"The checkpoint {folder} cannot be read: {reason}. Its files are damaged or not all "
-            "there: copy it again, or give another checkpoint."
+            f"The checkpoint {folder} cannot be read: {reason}. Its files are damaged or "
+            "incomplete: copy it again, or give another checkpoint."
         ) from error
 
 
 def _structure(folder: Path) -> Any:
-    """The state's tree with metadata (shape, dtype) as leaves."""
+    """Returns the tree of the state with metadata (shape, dtype) as leaves."""
     tree = ocp.PyTreeCheckpointHandler().metadata(folder / _STATE).tree
     if not tree:
         raise ValueError(f"{folder / _STATE} has no entries")
@@ -185,9 +185,9 @@ def _read_progress(folder: Path) -> dict[str, Any]:
 def first_difference(
     stored: Any, like: Any, qualities: tuple[str, ...] = ("shape", "dtype")
 ) -> str | None:
-    """The first entry, in words, that the tree of a checkpoint and `like` do not share.
+    """Describes the first entry that differs between the tree of a checkpoint and `like`.
 
-    Leaves are compared in `qualities`; None if all is the same.
+    Leaves are compared in `qualities`. Returns None if there is no difference.
     """
 
     def by_name(tree: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A run's figures: their means over steps, and the files that they go to."""
+"""Averages the metrics of a run over steps, and writes them to files."""
 
 import json
 import math
@@ -13,9 +13,9 @@ from nsneg_jax.training.workdir import METRICS, TENSORBOARD
 
 
 class Window:
-    """Means of the steps' metrics since they were last taken; part of a checkpoint's progress.
+    """Averages the metrics of steps until `take`; checkpoints store it in their progress.
 
-    Metrics come from the devices one step late, so that these always have work queued.
+    Metrics are fetched one step late, so that the devices always have work queued.
     """
 
     def __init__(self, sums: Mapping[str, float] | None = None, steps: int = 0):
@@ -27,25 +27,25 @@ class Window:
         """Adds the metrics of `step`, scalars on the devices.
 
         Raises:
-            FloatingPointError: a loss is not finite (that of the step before, or, from the other
-                methods, of this one).
+            FloatingPointError: the loss of the previous step is not finite. The other methods raise
+                it for this step.
         """
         self._settle()
         self._pending = (step, metrics)
 
     def take(self) -> dict[str, float]:
-        """The means; the window is empty after."""
+        """Returns the means and empties the window."""
         means = self.means()
         self._sums, self._steps = {}, 0
         return means
 
     def means(self) -> dict[str, float]:
-        """The means so far."""
+        """Returns the means so far."""
         self._settle()
         return {name: total / self._steps for name, total in self._sums.items()}
 
     def totals(self) -> dict:
-        """What `Window(**totals)` goes on from."""
+        """Returns arguments with which `Window(**totals)` continues this one."""
         self._settle()
         return {"sums": dict(self._sums), "steps": self._steps}
 
@@ -63,15 +63,15 @@ class Window:
 
 
 class MetricWriter:
-    """Writes figures of a step to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
+    """Writes metrics of a step to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
 
-    metrics.jsonl has one object a line: `step`, `split`, then names and plain numbers. Of several
-    processes the first writes for all.
+    metrics.jsonl has one object per line: `step`, `split`, then names and plain numbers. Only
+    process 0 writes.
 
     Args:
-        workdir: of the run.
-        step: steps done so far. Lines past it, left by a run that was killed after its last
-            checkpoint, are dropped; so is a line that was cut off.
+        workdir: workdir of the run.
+        step: steps done so far. Later lines, left by a run that was killed after its last
+            checkpoint, are dropped; so is an incomplete line.
     """
 
     def __init__(self, workdir: Path, step: int):
@@ -92,7 +92,7 @@ class MetricWriter:
             self._board.close()
 
     def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
-        """Adds the figures of `step`, which are plain numbers."""
+        """Adds the figures of `step`, plain numbers by name."""
         if not self._writes:
             return
         self._file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
@@ -114,7 +114,7 @@ class MetricWriter:
 
 
 def _summary_writer() -> type:
-    """tensorboardX's writer, without PyTorch, which it would import where it is installed."""
+    """Imports tensorboardX's writer, and keeps it from importing PyTorch."""
     # None makes the import fail; one that is there stays
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     try:

@@ -1,4 +1,4 @@
-"""How far a run is and how fast: the line on the terminal, and a stopwatch of its steps."""
+"""Shows how far and how fast a run is: a line on the terminal, and a stopwatch for its steps."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ _SILENCE = 60.0  # seconds at most without a line
 
 
 class Stopwatch:
-    """The speed of the steps since it was last read, and the part of the time without input."""
+    """Measures the speed of steps since the last `take`, and the fraction of time without input."""
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
@@ -25,14 +25,14 @@ class Stopwatch:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Encloses the wait for a batch."""
+        """Counts the enclosed time as waiting for a batch."""
         start = time.monotonic()
         yield
         self._waited += time.monotonic() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Encloses work that is none of the steps'."""
+        """Leaves the enclosed work out of the time of the steps."""
         start = time.monotonic()
         yield
         self._start += time.monotonic() - start
@@ -41,13 +41,13 @@ class Stopwatch:
         self._steps += 1
 
     def take(self) -> dict[str, float]:
-        """As `figures`; starts anew."""
+        """Returns `figures` and restarts."""
         figures = self.figures()
         self.restart()
         return figures
 
     def figures(self) -> dict[str, float]:
-        """images_per_second and input_wait_fraction so far; nothing if no step was counted."""
+        """Returns images_per_second and input_wait_fraction (0..1) so far; {} before any step."""
         if not self._steps:
             return {}
         elapsed = time.monotonic() - self._start
@@ -58,14 +58,14 @@ class Stopwatch:
 
 
 class Progress:
-    """A progress bar on a terminal; elsewhere (a log file) a line each time figures come.
+    """A progress bar on a terminal; elsewhere (a log file) one line per `show`.
 
-    A loop that asks `is_due` in each turn is never silent for longer than a minute and a turn.
+    A loop that checks `is_due` per step is silent for at most a minute and one step.
 
     Args:
         total: steps of the whole run.
         done: steps done before this start.
-        unit: what a step is called.
+        unit: name of a step.
     """
 
     def __init__(self, total: int, done: int, unit: str = "step"):
@@ -75,7 +75,7 @@ class Progress:
         self._said = self._begun = time.monotonic()
         self._bar = None
         if sys.stderr.isatty() and jax.process_index() == 0:
-            # of a bar within another nothing is left
+            # leave=None clears a bar nested in another.
             options = {"dynamic_ncols": True, "leave": None}
             self._bar = tqdm(total=total, initial=done, unit=unit, **options)
 
@@ -87,28 +87,28 @@ class Progress:
             self._bar.close()
 
     def advance(self, step: int) -> None:
-        """Step `step` is done."""
-        # the first step is mostly compilation and says nothing of the time left
+        """Reports that step `step` is done."""
+        # The first step is mostly compilation, so it does not count towards the time left.
         self._first = self._first or (step, time.monotonic())
         if self._bar is not None:
             self._bar.update()
 
     def compiling(self, what: str) -> None:
-        """Says why nothing will be seen for a while; `first` ends it."""
+        """Reports a compilation, during which nothing else is shown; `first` ends it."""
         self.note(f"compiling {what} ...")
         self._begun = time.monotonic()
 
     def first(self, what: str, figures: str = "") -> None:
-        """Says that the first `what` since `compiling` is done, and its figures."""
+        """Reports that the first `what` since `compiling` is done, with its time and figures."""
         seconds = time.monotonic() - self._begun
         self.note(f"first {what} after {seconds:.1f} s" + (f": {figures}" if figures else ""))
 
     def is_due(self) -> bool:
-        """Whether nothing was said for a minute."""
+        """Returns whether nothing was shown for a minute."""
         return time.monotonic() - self._said >= _SILENCE
 
     def note(self, text: str) -> None:
-        """Says something that belongs to no step."""
+        """Shows a line that belongs to no step."""
         self._said = time.monotonic()
         if self._bar is not None:
             self._bar.write(text)
@@ -129,6 +129,6 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Formats seconds as H:MM:SS."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}"

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes its step, saves, and ends."""
+"""Catches signals that ask a run to stop; it then finishes its step, saves and exits."""
 
 import os
 import signal
@@ -10,11 +10,11 @@ from jax.experimental import multihost_utils
 
 
 class StopSignals:
-    """While entered, SIGTERM and the first SIGINT set `received` instead of ending the process.
+    """Makes SIGTERM and the first SIGINT set `received` instead of ending the process.
 
-    Without `jax.distributed` JAX does not see SIGTERM, which is how schedulers announce a
-    preemption; with several processes JAX takes it, has all of them stop at the same step, and
-    `received` says only what came to this one, SIGTERM excepted.
+    Schedulers announce a preemption by SIGTERM, which JAX ignores without `jax.distributed`. With
+    several processes JAX handles SIGTERM and stops all of them at the same step; `received` then
+    holds only another signal sent to this process.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def stop_after(self, step: int) -> bool:
-        """Whether to stop; to be asked after every step, by every process alike."""
+        """Returns whether to stop; every process must call it after every step."""
         if jax.process_count() == 1:
             return bool(self.received)
         return multihost_utils.reached_preemption_sync_point(step)
@@ -43,12 +43,12 @@ class StopSignals:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
         if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells the other processes of
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX passes it on to the other processes
 
 
 def stopped(received: str | None, done: int, total: int, unit: str = "step") -> str:
-    """What a run says that stopped before its end; `received` as of `StopSignals`."""
+    """Returns the message of a run that stopped early; `received` comes from `StopSignals`."""
     return (
         f"stopped by {received or 'a signal'} after {unit} {done} of {total}, with everything "
-        "saved; the same command goes on from there"
+        "saved; run the same command to resume"
     )

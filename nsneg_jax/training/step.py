@@ -1,4 +1,4 @@
-"""A method's step as one program over the devices, and what that program takes."""
+"""Compiles a method's step into one program over the devices, and describes its inputs."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from nsneg_jax.parallel import mesh
 
 @dataclass(frozen=True)
 class Placement:
-    """How a run places its arrays; it changes no result, so a resumed run may change it.
+    """How a run places its arrays. It changes no result, so a resumed run may change it.
 
     Attributes:
-        share_queue: each device holds a part of the queue's rows, and not the whole.
-        arranged: each process loads its key crops and what negatives are made from in the orders
-            of shuffling BN, so that the devices need not exchange them.
+        share_queue: whether the rows of the queue are split over the devices, not replicated.
+        arranged: whether each process loads key crops and the sources of negatives in the orders of
+            shuffling BN, so that the devices need not exchange them.
     """
 
     share_queue: bool = False
@@ -32,7 +32,12 @@ class Placement:
 def compile_step(
     method: Method, devices: Mesh, placement: Placement = Placement()
 ) -> jax.stages.Wrapped:
-    """`method.step` as one program over the devices; it takes over the state's memory."""
+    """Compiles `method.step` into one program over the devices.
+
+    Returns:
+        A function of state and batch that returns the next state and scalar metrics. It donates
+        the state, so the caller must not use that state again.
+    """
     state = state_sharding(method, devices, placement)
 
     def train_step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
@@ -48,7 +53,7 @@ def compile_step(
 
 
 def state_sharding(method: Method, devices: Mesh, placement: Placement = Placement()) -> Any:
-    """Where the state lives: its dataclass with a sharding for each field."""
+    """Returns the sharding of the state: its dataclass with one sharding per field."""
     whole, split = mesh.replicated(devices), mesh.split_batch(devices)
     shared = method.queue_fields if placement.share_queue else ()
     names = [field.name for field in dataclasses.fields(method.state_type)]
@@ -58,7 +63,7 @@ def state_sharding(method: Method, devices: Mesh, placement: Placement = Placeme
 def abstract_batch(
     views: ViewMaker, batch_size: int, size: int, placement: Placement = Placement()
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of the batch that a step takes, for crops of `size` pixels."""
+    """Returns shapes and dtypes of a step's batch: uint8 crops of `size` pixels, by entry."""
     batch = {}
     for name in crop_fields(views, placement):
         negatives = (views.num_negatives,) if name == "negatives" else ()
@@ -67,19 +72,19 @@ def abstract_batch(
 
 
 def crop_fields(views: ViewMaker, placement: Placement = Placement()) -> tuple[str, ...]:
-    """The entries of a batch that a step takes."""
+    """Returns the names of the entries in a step's batch."""
     if placement.arranged:
         return ("query", "key", "negatives") if views.num_negatives else ("query", "key")
     return ("query", "key", "texture") if views.texture else ("query", "key")
 
 
 def shuffle_orders(views: ViewMaker, batch_size: int) -> ShuffleOrders:
-    """The orders that `ViewMaker.draw_orders` draws, for the host."""
+    """Makes the host's version of `ViewMaker.draw_orders`; both draw the same orders."""
     root = jax.random.key_data(jax.random.key(views.seed))
     high, low = (int(word) for word in root)
     return ShuffleOrders((high, low), SHUFFLE, 1 + views.num_negatives, batch_size)
 
 
 def is_finite(state: Any) -> jax.Array:
-    """Whether every parameter of the trained encoder is a number, bool []."""
+    """Returns whether every parameter of the trained encoder is finite, bool []."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params_q)]).all()

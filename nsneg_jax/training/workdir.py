@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, and the config that it belongs to."""
+"""The workdir of a run: the names of its files, and the check of its config."""
 
 import json
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ TENSORBOARD = "tensorboard"  # a folder of event files
 RESULTS = "results.json"
 PARTS = "parts"  # a folder of npz files, one per part of an evaluation
 VIEWS = "pictures/views.png"
-FEATURES = "features"  # the name's end says the format
+FEATURES = "features"  # the ending depends on the format
 
-# what may change when a run goes on: it alters how the work is done or when it ends, and nothing
-# of what a step does (the schedule follows `epochs`)
+# Fields that may change on resume: they alter how the work is done or when it ends, but not what a
+# step computes (the schedule follows `epochs`).
 _FREE_TO_CHANGE = (
     "total_steps",
     "data.tfds_dir",
@@ -36,7 +36,7 @@ _FREE_IN_PRETRAINING = (
     "moco.shuffle",
     "moco.shard_queue",
 )
-# fields that config.json of an earlier version does not have, and what such a run did
+# Fields missing in config.json of earlier versions, with the values that such runs used.
 _ADDED = {
     "method": "moco",
     "model.precision": "tensorfloat32",
@@ -47,7 +47,7 @@ _ADDED = {
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of nested dicts by dotted name, sorted within each section."""
+    """Flattens nested dicts to fields by dotted name, sorted within each section."""
     fields: dict[str, Any] = {}
     for name, value in sorted(config.items()):
         if isinstance(value, Mapping):
@@ -58,14 +58,14 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
-    """Checks that the run in `workdir`, if it left a config.json, has the same config.
+    """Checks that config.json in `workdir`, if there is one, agrees with `config`.
 
     Args:
-        config: of this run, nested dicts of what JSON has.
-        workdir: of the run.
+        config: config of this run, nested dicts of JSON values.
+        workdir: workdir of the run.
 
     Raises:
-        UsageError: it has other values, which the message lists.
+        UsageError: some values differ; the message lists them.
     """
     path = workdir / CONFIG
     if not path.exists():
@@ -74,7 +74,7 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
     now = flatten(config)
     free = _FREE_TO_CHANGE + (_FREE_IN_PRETRAINING if config["job"] == "pretrain" else ())
     if "texture" not in now.get("negatives.kind", "texture"):
-        free += ("negatives.texture_source",)  # not read; its default follows $NSNEG_DATA
+        free += ("negatives.texture_source",)  # unused here, and its default follows $NSNEG_DATA
     differences = [
         f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
         for name in sorted(before.keys() | now.keys())
@@ -84,23 +84,23 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
         raise UsageError(
             f"The run in {workdir} was started with another config: "
             + "; ".join(differences)
-            + ". Give the same values to go on with it, or another --workdir for a new run."
+            + ". Give the same values to resume it, or another --workdir for a new run."
         )
 
 
 def claim_workdir(
     config: Mapping[str, Any], workdir: Path, resuming: bool, *, write: bool = True
 ) -> None:
-    """Writes config.json into `workdir`, or checks that the run there has the same config.
+    """Checks the run in `workdir` against `config`, then writes config.json.
 
     Args:
-        config: of this run, nested dicts of what JSON has.
-        workdir: made if missing.
-        resuming: whether there is a checkpoint to go on from.
-        write: False for a process that is not the first of its run, and only checks.
+        config: config of this run, nested dicts of JSON values.
+        workdir: folder, made if missing.
+        resuming: whether there is a checkpoint to resume from.
+        write: False in all processes but the first, which only check.
 
     Raises:
-        UsageError: the run there has other values, which the message lists, or did another job.
+        UsageError: the run there has other values, which the message lists, or another job.
     """
     if resuming:
         check_workdir(config, workdir)
@@ -121,7 +121,7 @@ def _check_same_job(config: Mapping[str, Any], workdir: Path) -> None:
     )
     if job != now:
         raise UsageError(
-            f"{workdir} holds a {job} run, whose files this {now} run would write over. Give "
+            f"{workdir} holds a {job} run, whose files this {now} run would overwrite. Give "
             "another --workdir."
         )
 

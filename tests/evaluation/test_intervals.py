@@ -103,7 +103,7 @@ def test_interval_of_many_different_values_in_chunks(monkeypatch):
 
 @pytest.mark.parametrize("values", [[], [0.5, np.nan], [[0, 1]]])
 def test_no_interval_of_nothing(values):
-    with pytest.raises(ValueError, match="one finite number an image"):
+    with pytest.raises(ValueError, match="one finite number"):
         bootstrap_interval(np.array(values))
 
 

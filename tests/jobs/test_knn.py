@@ -41,7 +41,7 @@ def test_splits_with_other_classes_are_refused(pretrained, tmp_path):
             path.parent.mkdir(parents=True)
             Image.new("RGB", (20, 20)).save(path)
     config = tiny_linear_config(pretrained, **{"data.source": f"folder:{tmp_path / 'data'}"})
-    with pytest.raises(UsageError, match="have not the same classes: b"):
+    with pytest.raises(UsageError, match=r"classes: b\b"):
         knn(config, tmp_path / "out")
 
 
@@ -49,7 +49,7 @@ def test_the_files_of_another_job_are_not_written_over(pretrained, tmp_path):
     config = tiny_linear_config(pretrained, job="knn")
     knn(config, tmp_path)
     config = tiny_linear_config(pretrained, job="features")
-    with pytest.raises(UsageError, match="holds a knn run, whose files this features run would"):
+    with pytest.raises(UsageError, match=r"\bknn run\b.*\bfeatures run\b"):
         write_features(config, tmp_path)
 
 

@@ -168,7 +168,7 @@ def test_damaged_files(content, tmp_path):
         whole = path.read_bytes()
         for part in (0.1, 0.9):
             path.write_bytes(whole[: int(part * len(whole))])
-            refused(path, "cut off or damaged")
+            refused(path, "damaged")
     text = tmp_path / "text.pth"
     text.write_text("<html>404</html>")
     refused(text, "no PyTorch checkpoint")
@@ -176,7 +176,7 @@ def test_damaged_files(content, tmp_path):
         pickle.dump([1, 2, 3], file, protocol=2)
     refused(tmp_path / "plain.pth", "plain.pth")
     (tmp_path / "empty.pth").touch()
-    refused(tmp_path / "empty.pth", "cut off or damaged")
+    refused(tmp_path / "empty.pth", "damaged")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")
     refused(tmp_path / "cut.safetensors", "cannot be read as safetensors")
     refused(tmp_path / "nowhere.pth", "There is no file")

@@ -101,7 +101,7 @@ def test_single_row_without_bold_and_with_footnotes(tables):
         "\n"
         "All figures in %.\n"
         "\n"
-        "* (1) 2 images that cannot be read are left out.\n"
+        "* (1) 2 unreadable images are left out.\n"
         f"* (2) {GENERATED}\n"
         "* (3) 3,000 of 375,000 files.\n"
         "* (4) mean over 60 of the 75 settings (corruption and severity).\n"

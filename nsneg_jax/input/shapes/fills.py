@@ -19,7 +19,7 @@ with needed("shapes", "Drawing the built-in pictures"):
 
 Texture = Callable[[np.random.Generator, int], np.ndarray]
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, what the views' grayscale keeps
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in the grayscale of views
 
 
 def stripes(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -29,7 +29,7 @@ def stripes(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def plaid(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Two sets of bands that cross, half mixed where only one of them runs."""
+    """Two crossing sets of bands, half mixed where there is only one of them."""
     angle = rng.uniform(0, pi)
     first, second = (
         _bands(_along(angle + turn, size), *draw(rng, (0.12, 0.25), (0.3, 0.6)))
@@ -118,10 +118,10 @@ UNSEEN: dict[str, Texture] = {f.__name__: f for f in (rings, bricks, cells, marb
 
 
 def tile(rng: np.random.Generator, silhouette: np.ndarray) -> list[np.ndarray]:
-    """Corners of small copies of a silhouette, [P, 2] each, that tile the picture without overlap.
+    """Tiles the picture with small copies of a silhouette; returns their corners, [P, 2] each.
 
-    All are turned alike. A cell of the lattice has the proportions of the silhouette's bounding box
-    and the same area whatever the silhouette.
+    The copies do not overlap and share one rotation. A cell of the lattice has the proportions of
+    the silhouette's bounding box and the same area for every silhouette.
     """
     turn, period, mirror, *shifts = draw(rng, (0, tau), (0.2, 0.25), (-1, 1), (0, 1), (0, 1))
     low, high = silhouette.min(axis=0), silhouette.max(axis=0)
@@ -129,7 +129,7 @@ def tile(rng: np.random.Generator, silhouette: np.ndarray) -> list[np.ndarray]:
     corners = (silhouette - (low + high) / 2) * (copysign(1, mirror), 1)
     scale = period / sqrt(cell[0] * cell[1])
     cell, corners = cell * scale, corners * scale
-    # Enough of them to reach the picture's corners at any angle.
+    # Enough cells to reach the picture's corners at any angle.
     columns, rows = (np.arange(-n, n + 1) for n in np.ceil(1 / cell).astype(int))
     rotate = np.array([[cos(turn), sin(turn)], [-sin(turn), cos(turn)]])
     return [
@@ -140,20 +140,20 @@ def tile(rng: np.random.Generator, silhouette: np.ndarray) -> list[np.ndarray]:
 
 
 def pick(rng: np.random.Generator, families: dict[str, Texture], count: int) -> list[Texture]:
-    """`count` different families, all equally likely."""
+    """Picks `count` different families, all equally likely."""
     order = rng.permutation(len(families))[:count]
     return [tuple(families.values())[i] for i in order]
 
 
 def colours(rng: np.random.Generator) -> tuple[list[float], list[float], list[float]]:
-    """A ground colour and two others that stand out from it; red, green, blue in [0, 1] each.
+    """Draws a ground colour and two that stand out from it; red, green, blue in [0, 1] each.
 
-    Both are lighter than the ground or both darker, by a luma of 0.3 at least, so that any
-    mixture of them, and the picture in grayscale too, shows the shape.
+    Both are lighter than the ground or both darker, by a luma of at least 0.3, so that the shape
+    shows in any mixture of them, and in grayscale.
     """
     ground = rng.uniform(0.05, 0.4)
     near, far = ground + 0.3, 0.97
-    # From the two outer thirds of what is left, so that the texture shows as well.
+    # From the two outer thirds of the remaining range, so that the texture shows too.
     thirds = draw(rng, (0, 1 / 3), (2 / 3, 1))
     lumas = [near + (far - near) * place for place in rng.permutation(thirds).tolist()]
     if rng.random() < 0.5:
@@ -162,7 +162,7 @@ def colours(rng: np.random.Generator) -> tuple[list[float], list[float], list[fl
 
 
 def two_pairs(rng: np.random.Generator) -> tuple[list[list[float]], list[list[float]]]:
-    """Two colours and two others: one pair dark, the other light, by a luma of 0.3 at least."""
+    """Draws two pairs of colours, one dark and one light, at least 0.3 apart in luma."""
     dark = [_colour(rng, luma) for luma in draw(rng, (0.03, 0.12), (0.25, 0.34))]
     light = [_colour(rng, luma) for luma in draw(rng, (0.64, 0.74), (0.86, 0.97))]
     for pair in (dark, light):
@@ -171,7 +171,7 @@ def two_pairs(rng: np.random.Generator) -> tuple[list[list[float]], list[list[fl
 
 
 def draw(rng: np.random.Generator, *ranges: tuple[float, float]) -> list[float]:
-    """One uniform number from each range."""
+    """Draws one uniform number per range."""
     # Plain floats, because NumPy's own would turn float32 arrays into float64.
     places = rng.random(len(ranges)).tolist()
     return [a + (b - a) * place for (a, b), place in zip(ranges, places, strict=True)]
@@ -188,7 +188,7 @@ def _colour(rng: np.random.Generator, luma: float) -> list[float]:
 
 
 def _along(angle: float, size: int) -> np.ndarray:
-    """How far each pixel's centre lies from the top-left corner in a direction, [S, S]."""
+    """Returns each pixel's distance from the top-left corner along `angle`, [S, S]."""
     axis = _axis(size)
     return axis * cos(angle) + (axis * sin(angle))[:, None]
 
@@ -207,7 +207,7 @@ def _fraction(values: np.ndarray) -> np.ndarray:
 
 
 def _bands(position: np.ndarray, period: float, duty: float) -> np.ndarray:
-    """Bands of width `duty * period`, one a period."""
+    """Bands of width `duty * period`, one per period."""
     off_centre = np.abs(_fraction(position / period) - 0.5)
     return _covered((duty / 2 - off_centre) * period)
 
@@ -223,6 +223,6 @@ def _either(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _random_field(rng: np.random.Generator, side: int, size: int) -> np.ndarray:
-    """Smooth noise in [0, 1], [S, S], of `side` independent values a side."""
+    """Smooth noise in [0, 1], [S, S], from `side` x `side` independent values."""
     grid = rng.random((side, side), np.float32)
     return np.clip(cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)

@@ -1,7 +1,7 @@
 """`shapes`, the built-in data set: ten silhouettes, made on the fly, nothing to download.
 
-The label is the silhouette; texture and colour carry nothing. It exists so that the whole path,
-and the claim that texture should not be trusted, can be tried on a laptop. It is no benchmark.
+The label is the silhouette; texture and colour say nothing about it. The data set lets you try the
+whole program, and the claim that texture should not be trusted, on a laptop. It is no benchmark.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,13 +40,13 @@ _SCALE = (0.5, 0.54)
 _MARGIN = 0.02
 _SUPERSAMPLING = 4
 _PEN = 0.03  # width of a sketch's line, as a fraction of the picture's side
-# Of 'clean'. An encoder that has only seen filled silhouettes knows regions and no lines: without
-# contours all that it learns, with or without negatives, is at chance on sketches.
+# Probabilities in 'clean'. An encoder that has seen only filled silhouettes knows regions but no
+# lines: without contours it is at chance on sketches, with or without negatives.
 _PLAIN, _CONTOURED, _HOLLOW = 0.75, 0.5, 0.3
 _CONTOUR_WIDTH = (0.04, 0.1)
 _SHIFT_BITS = 6  # fixed point of the corners given to OpenCV
 
-# Number of the random stream a picture's parts are drawn from, under its split, seed and index.
+# Random streams for the parts of a picture, under its split, seed and index.
 _GEOMETRY, _CLEAN, _STYLIZED, _RENDITION, _CONFLICT = range(5)
 
 # of a picture: seed, split, version, side, index
@@ -54,10 +54,10 @@ _Key = tuple[int, str, str, int, int]
 
 
 class PictureCache:
-    """Remembers what was rendered until it holds `limit` bytes; later pictures are not kept.
+    """Keeps rendered pictures up to `limit` bytes; later pictures are not kept. Thread-safe.
 
-    Nothing is ever thrown out: an epoch visits every picture once, and any rule of replacement
-    would then throw out just what the next epoch asks for first. Threadsafe.
+    It never evicts: an epoch visits every picture once, so eviction would remove just those that
+    the next epoch needs first.
     """
 
     def __init__(self, limit: int) -> None:
@@ -67,7 +67,7 @@ class PictureCache:
         self._lock = Lock()
 
     def get(self, key: _Key, render: Callable[[], np.ndarray]) -> np.ndarray:
-        """The picture under `key`, uint8 [S, S, 3]: a copy that is the caller's to change."""
+        """Returns the picture under `key`, uint8 [S, S, 3], a copy that the caller may change."""
         kept = self._pictures.get(key)
         if kept is not None:
             return kept.copy()
@@ -79,35 +79,43 @@ class PictureCache:
         return picture
 
 
-# One for the process, so that several data sets together stay within the limit and two of the
-# same pictures share them. A module's variable is not pickled along to worker processes.
+# One per process, so that all data sets together stay within the limit and share equal pictures. A
+# module's variable is not pickled for worker processes.
 _CACHE = PictureCache(512 * 2**20)
 
 
 class Shapes:
     """A split of the data set in one version.
 
-    split: 'train', 'val' or 'test', three streams of pictures with none in common.
-    image_size: side in pixels, 16 to 512. The same picture is drawn at every size.
-    size: number of pictures; a longer set begins with the pictures of a shorter one.
-    seed: 0 to 2**64 - 1; another seed gives other pictures.
-    version: 'clean': a random texture (shape_textures.SEEN) in random colours, the ground plain or
-        faintly mottled; every second picture has a contour in the first of the two colours, and
-        three in ten of these nothing but that; 'sketch': a thin black outline on white, which
-        'clean' never shows; 'stylized': textures of families that
-        'clean' never shows, inside and outside the silhouette; 'rendition': flat colours;
-        'conflict': as 'clean' on a plain ground, but the texture is made of small copies of another
-        class's silhouette. The versions of a picture show the same silhouette in the same place.
+    Pictures depend only on seed, split, index, version and image size, to the bit on one machine;
+    on another the last bit of a sine may differ, and a grey level with it. All versions of a
+    picture show the same silhouette in the same place:
 
-    name: 'shapes/VERSION/SPLIT', with '@SEED' after the version if the seed is not 0.
-    classes: names of the ten silhouettes.
-    labels: int32 [size]; label i is i modulo 10, so any run of tens is balanced.
-    texture_labels: int32 [size], of 'conflict': the class of the small silhouettes, never that of
-        the label; each run of tens has every class once, each run of 90 every pair. Otherwise None.
+    * 'clean': a random texture (`fills.SEEN`) in random colours on a plain or faintly mottled
+      ground; every second picture has a contour in the first of the two colours, and three in ten
+      of these have only the contour;
+    * 'sketch': a thin black outline on white, which 'clean' never shows;
+    * 'stylized': textures from families that 'clean' never shows, inside and outside;
+    * 'rendition': flat colours;
+    * 'conflict': like 'clean' on a plain ground, but the texture consists of small copies of
+      another class's silhouette.
 
-    The pictures depend on seed, split, index, version and image size alone, to the bit on one
-    machine; elsewhere the last bit of a sine may differ, and a grey level with it.
-    Raises UsageError for an unknown split or version and for sizes and seeds out of range.
+    Args:
+        split: 'train', 'val' or 'test', which share no pictures.
+        image_size: side in pixels, 16 to 512. The same picture is drawn at every size.
+        size: number of pictures; a longer set begins with the pictures of a shorter one.
+        seed: 0 to 2**64 - 1; another seed gives other pictures.
+        version: one of the above.
+
+    Attributes:
+        name: 'shapes/VERSION/SPLIT', with '@SEED' after the version if the seed is not 0.
+        classes: names of the ten silhouettes.
+        labels: int32 [size]; label i is i modulo 10, so every ten in a row are balanced.
+        texture_labels: int32 [size], class of the small silhouettes in 'conflict', never the label;
+            every ten in a row have each class once, every 90 each pair. None in other versions.
+
+    Raises:
+        UsageError: the split or version is unknown, or a size or the seed is out of range.
     """
 
     def __init__(
@@ -121,13 +129,13 @@ class Shapes:
     ) -> None:
         if split not in SPLITS:
             raise UsageError(
-                f"The shapes data set has no split {split!r}, only {', '.join(SPLITS)}. "
-                "Set the split to one of these."
+                f"The shapes data set has no split {split!r}. "
+                f"Set the split to one of {', '.join(SPLITS)}."
             )
         if version not in VERSIONS:
             raise UsageError(
-                f"The shapes data set has no version {version!r}, only {', '.join(VERSIONS)}. "
-                "Choose one of these (corruptions are applied to clean pictures afterwards)."
+                f"The shapes data set has no version {version!r}. Choose one of "
+                f"{', '.join(VERSIONS)} (corruptions are applied to clean pictures afterwards)."
             )
         if not SMALLEST <= image_size <= LARGEST:
             raise UsageError(
@@ -136,8 +144,8 @@ class Shapes:
             )
         if size < 1:
             raise UsageError(
-                f"The shapes data set was asked for {size} pictures, but needs one at least. "
-                "Ask for a positive number, best a multiple of 10 to have the classes balanced."
+                f"The size of the shapes data set is {size}, but must be at least 1. "
+                "Give a positive number, best a multiple of 10 for balanced classes."
             )
         if not 0 <= seed < 2**64:
             raise UsageError(
@@ -160,9 +168,12 @@ class Shapes:
         return len(self.labels)
 
     def image(self, index: int) -> np.ndarray:
-        """Picture `index`: uint8 [image_size, image_size, 3], RGB, the caller's to change.
+        """Draws picture `index` in RGB, uint8 [image_size, image_size, 3]. Thread-safe.
 
-        Threadsafe. Raises IndexError unless 0 <= index < len(self).
+        The caller may change it.
+
+        Raises:
+            IndexError: `index` is not in 0 .. len(self) - 1.
         """
         index = as_index(index)
         if not 0 <= index < len(self):
@@ -197,7 +208,7 @@ class Shapes:
         return corners - low + _MARGIN + room * rng.random(2)
 
     def _stream(self, purpose: int, index: int) -> np.random.Generator:
-        # The key and the upper half of the counter say what is drawn; the lower half counts.
+        # Key and upper half of the counter select the stream; the lower half counts.
         counter = (0, 0, purpose, SPLITS.index(self.split))
         key = np.array((self.seed, index), np.uint64)
         return np.random.Generator(np.random.Philox(counter=np.array(counter, np.uint64), key=key))
@@ -244,14 +255,14 @@ def _paint_conflict(
 
 
 def _blend(pair: list[list[float]], share: np.ndarray) -> list[np.ndarray]:
-    """Red, green and blue, [S, S] each, of a texture in two colours."""
+    """Mixes two colours by a texture; returns red, green and blue, [S, S] each."""
     return [first + share * (second - first) for first, second in zip(*pair, strict=True)]
 
 
 def _compose(
     mask: np.ndarray, inside: Sequence[np.ndarray | float], outside: Sequence[np.ndarray | float]
 ) -> np.ndarray:
-    """Two paintings, red, green and blue in [0, 1] each, to one picture, uint8 [S, S, 3]."""
+    """Combines two paintings, red, green, blue in [0, 1] each, to one picture, uint8 [S, S, 3]."""
     picture = np.empty((*mask.shape, 3), np.uint8)
     for channel, (figure, ground) in enumerate(zip(inside, outside, strict=True)):
         plane = ground + mask * (figure - ground)
@@ -271,7 +282,7 @@ def _fill(outlines: Sequence[np.ndarray], size: int) -> np.ndarray:
 def _stroke(outline: np.ndarray, size: int, pen: float) -> np.ndarray:
     """Coverage of each pixel by a pen that follows the silhouette's edge, uint8 [S, S].
 
-    The pen is `pen` of the picture's side wide, but a pixel at least.
+    The pen's width is `pen` times the picture's side, but at least a pixel.
     """
     canvas = np.zeros((size * _SUPERSAMPLING,) * 2, np.uint8)
     width = max(_SUPERSAMPLING, round(pen * len(canvas)))

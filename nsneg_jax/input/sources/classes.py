@@ -1,4 +1,4 @@
-"""Which classes of a data set are taken, and how its images are numbered by them."""
+"""Selects the classes of a data set, and numbers its images by them."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from nsneg_jax.errors import UsageError
 def wanted(
     where: str, found: Sequence[str], classes: Sequence[str] | None, partial: bool
 ) -> tuple[str, ...]:
-    """The classes that a source's labels are indices into.
+    """Returns the classes that the labels of a source index.
 
     Args:
-        where: the place that has the classes, for the message.
+        where: place of the classes, for the message.
         found: names of the classes there, sorted.
-        classes, partial: as of `Folder`.
+        classes, partial: see `Folder`.
 
     Raises:
-        UsageError: some of `classes` are not there, unless `partial`, or none is asked for.
+        UsageError: some of `classes` are missing, unless `partial`, or `classes` is empty.
     """
     if partial:
         return _of_classifier(classes)
@@ -26,15 +26,15 @@ def wanted(
 
 
 def _chosen(where: str, found: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
-    """`classes` sorted, once each.
+    """Returns `classes` sorted and without duplicates.
 
     Args:
-        where: the place that has the classes, for the message.
+        where: place of the classes, for the message.
         found: names of the classes there.
-        classes: those asked for.
+        classes: names of the requested classes.
 
     Raises:
-        UsageError: some are not there, or none is asked for.
+        UsageError: some requested classes are missing, or none is requested.
     """
     missing = sorted(set(classes) - set(found))
     if missing or not classes:
@@ -47,39 +47,39 @@ def _chosen(where: str, found: Sequence[str], classes: Sequence[str]) -> tuple[s
 
 
 def _of_classifier(classes: Sequence[str] | None) -> tuple[str, ...]:
-    """The classes that the labels of a `partial` source are indices into."""
+    """Returns the classes that the labels of a `partial` source index."""
     if not classes or len(set(classes)) < len(classes):
         raise ValueError(f"a partial source needs different classes to index, not {classes}")
     return tuple(classes)
 
 
 def some(names: Sequence[str], most: int = 8) -> str:
-    """The first names, and how many more there are."""
+    """Lists the first names, and counts the rest."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 class Choice:
-    """The records of a set of labelled images that belong to the classes wanted.
+    """The records of a set of labelled images that belong to the requested classes.
 
-    They are ordered as a folder's images are: by class, then by path.
+    They are in the order of a folder's images: by class, then by path.
 
     Args:
         where: the set, for messages.
-        names: of its classes, by label.
-        labels: int [n] of its records; a negative label is none.
-        paths: of its records, 'CLASS/NAME'.
-        classes, partial: as of `Folder`. Without `classes` all names are classes, those without an
-            image too.
+        names: class names by label.
+        labels: int [n], labels of the records; a negative label stands for none.
+        paths: paths of the records, 'CLASS/NAME'.
+        classes, partial: see `Folder`. Without `classes` all names are classes, even those without
+            an image.
 
     Attributes:
         classes: names of the classes.
-        records: int64, which records are taken, in order.
-        labels: int32 of those, indices into `classes`.
+        records: int64, indices of the selected records, in order.
+        labels: int32, labels of the selected records, indices into `classes`.
         present: int32, indices of the classes with images, ascending.
 
     Raises:
-        UsageError: a class asked for is not there or has no image, or there is no image at all.
+        UsageError: a requested class is missing or has no image, or there is no image at all.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Choice:
     ) -> None:
         self.classes = wanted(where, sorted(names), classes, partial)
         ours = {name: label for label, name in enumerate(self.classes)}
-        # the last entry is for records without a label
+        # The last entry is for records without a label, whose index is -1.
         renumbered = np.array([*(ours.get(name, -1) for name in names), -1], np.int32)[labels]
         kept = sorted(np.flatnonzero(renumbered >= 0).tolist(), key=lambda i: paths[i])
         order = np.argsort(renumbered[kept], kind="stable")

@@ -15,7 +15,7 @@ IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-# Listing waits for the file system, on network storage for most of the time.
+# Listing mostly waits for the file system, above all on network storage.
 _LISTING_THREADS = 8
 
 
@@ -23,27 +23,27 @@ class Folder:
     """One split of a folder of images as a `Source`.
 
     Classes are the folders in ROOT/SPLIT in the order of their names, which gives ImageNet's usual
-    labels, and images are ordered by path within their class: the same on every file system. Files
-    count as images by their ending, in upper or lower case, at any depth; hidden files and folders
-    do not count, links are followed (a link back to a folder above it is not). A link to nothing
-    counts as an image, so that it is reported when read instead of being left out in silence.
+    labels. Images are ordered by path within their class, the same on every file system. The
+    ending, in upper or lower case, marks a file as an image, at any depth. Hidden files and folders
+    do not count; links are followed, except back to a folder above. A broken link counts as an
+    image, so that reading it fails instead of silently leaving it out.
 
     Args:
         root: folder with the splits, local or as 'gs://BUCKET/FOLDER' (see storage.py).
-        split: name of one of them; '.' where the class folders lie directly in `root`.
-        classes: takes only these class folders; labels are then 0 .. len(classes) - 1 in the order
-            of the names, whatever order they are given in.
-        partial: for evaluation sets that have some of a classifier's classes, and others: `classes`
-            are those of the classifier, and labels are indices into them in the order given. Those
-            that have no folder, or no image in it, are left out, but one must have some.
+        split: name of a split; '.' if the class folders lie directly in `root`.
+        classes: class folders to use; None uses all. Labels are 0 .. len(classes) - 1 in the sorted
+            order of the names.
+        partial: whether this is an evaluation set with some of a classifier's classes, and maybe
+            others. `classes` are then the classifier's, and labels index them in the given order.
+            Classes without a folder or an image are left out, but at least one must have images.
 
     Attributes:
         present: int32, indices of the classes with images, ascending: all of them unless `partial`.
 
     Raises:
-        UsageError: there is nothing to read, or a class asked for is not there. Unless `partial`, a
-            class folder without an image is an error too, as in torchvision's `ImageFolder`: it
-            usually is an incomplete copy.
+        UsageError: there is nothing to read, or a requested class is missing. Unless `partial`, a
+            class folder without an image is an error too, as in torchvision's `ImageFolder`; it is
+            usually an incomplete copy.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class Folder:
         return len(self._files)
 
     def path(self, index: int) -> str:
-        """Path of image `index`, below ROOT/SPLIT and with its class folder: 'CLASS/NAME.JPEG'."""
+        """Returns the path of image `index` below ROOT/SPLIT, with its class: 'CLASS/NAME.JPEG'."""
         return self._files[index]
 
     def image(self, index: int) -> np.ndarray:
-        """Image `index` as uint8 [H, W, 3], see `read_image`.
+        """Reads image `index` as uint8 [H, W, 3], see `read_image`.
 
         Raises:
             UnreadableImage: the file is missing, damaged or no image.
@@ -97,10 +97,10 @@ class Folder:
         return read_image(storage.join(self._folder, self._files[index]))
 
     def encoded(self, index: int) -> bytes:
-        """The file of image `index`.
+        """Returns the bytes of the file of image `index`.
 
         Raises:
-            UnreadableImage: it is missing or cannot be read.
+            UnreadableImage: the file is missing or cannot be read.
         """
         path = storage.join(self._folder, self._files[index])
         try:
@@ -135,7 +135,7 @@ def _class_folders(root: str, split: str) -> list[str]:
     found = storage.folders(folder)
     if not found:
         raise UsageError(
-            f"There are no class folders in {folder}. Put the images of each class in a folder of "
-            f"its own, {folder}/CLASS/."
+            f"There are no class folders in {folder}. Put the images of each class into "
+            f"{folder}/CLASS/."
         )
     return found

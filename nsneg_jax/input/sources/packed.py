@@ -1,9 +1,9 @@
-"""Image files packed into a few large ones, which network file systems and object stores can read.
+"""Image files packed into a few large files, which suit network file systems and object stores.
 
 `python -m data.arrayrecord` makes them. ROOT/SPLIT holds
 
-    00000-of-00016.array_record ...   the images, a record each: the bytes of an image file
-    names.txt                         the images' paths in the order of the records, a line each
+    00000-of-00016.array_record ...   one record per image: the bytes of the image file
+    names.txt                         paths of the images in the order of the records, one per line
     index.json                        an `Index`
 
 so that classes, labels and names are known without reading a record.
@@ -32,10 +32,10 @@ class Shard:
     """One file of records.
 
     Attributes:
-        file: its name.
+        file: name of the file.
         images: number of records.
         bytes: size of the file.
-        sha256: of its records one after another, each after its length in 8 bytes (little-endian).
+        sha256: digest of the records in order, each after its length in 8 bytes (little-endian).
     """
 
     file: str
@@ -46,18 +46,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """What is known of a split.
+    """The description of a split.
 
     Attributes:
         source: name of the data set it was made from.
-        resize_short: longest shorter side of an image in pixels; None: files as they were.
-        quality: of the JPEGs made by resizing; None where nothing was to be resized.
+        resize_short: largest shorter side of an image in pixels; None keeps files unchanged.
+        quality: quality of resized JPEGs; None without resizing.
         classes: names of the classes, sorted.
         images: number of images.
-        names_sha256: of names.txt.
-        shard_count: number of shards to be made.
-        shards: of those in order; empty until all are made.
-        format: of the files.
+        names_sha256: digest of names.txt.
+        shard_count: number of shards to make.
+        shards: the shards in order; empty until all are made.
+        format: name and version of the format.
     """
 
     source: str
@@ -75,10 +75,10 @@ class Index:
 
 
 def read_index(folder: str) -> Index | None:
-    """The index in a folder, None if there is none.
+    """Reads the index in a folder; returns None if there is none.
 
     Raises:
-        UsageError: it is damaged, or of another version.
+        UsageError: the index is damaged, or has another version.
     """
     path = storage.join(folder, INDEX)
     if not storage.exists(path):
@@ -92,7 +92,7 @@ def read_index(folder: str) -> Index | None:
         return Index(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise UsageError(
-            f"{path} is no index of packed images: {error}. Make the set anew with "
+            f"{path} is no index of packed images: {error}. Make the set again with "
             "`python -m data.arrayrecord`."
         ) from error
 
@@ -102,14 +102,14 @@ class ArrayRecord:
 
     Args:
         root: folder with the splits, local or as 'gs://BUCKET/FOLDER'.
-        split: name of one of them; '.' where index.json lies directly in `root`.
-        classes, partial: as of `Folder`.
+        split: name of a split; '.' if index.json lies directly in `root`.
+        classes, partial: see `Folder`.
 
     Attributes:
-        present: as of `Folder`.
+        present: see `Folder`.
 
     Raises:
-        UsageError: no such split, one that is not finished or not whole; or as `Folder`.
+        UsageError: there is no such split, it is unfinished or incomplete, or see `Folder`.
     """
 
     def __init__(
@@ -137,11 +137,11 @@ class ArrayRecord:
         return len(self._records)
 
     def path(self, index: int) -> str:
-        """Path of image `index` below ROOT/SPLIT of the folder it came from: 'CLASS/NAME.JPEG'."""
+        """Returns the path of image `index` in the split it came from: 'CLASS/NAME.JPEG'."""
         return self._paths[self._records[index]]
 
     def encoded(self, index: int) -> bytes:
-        """The image file `index`.
+        """Returns the bytes of image file `index`.
 
         Raises:
             UnreadableImage: its record is damaged.
@@ -152,7 +152,7 @@ class ArrayRecord:
             raise unreadable(f"{self._folder}/{self.path(index)}", str(error)) from error
 
     def image(self, index: int) -> np.ndarray:
-        """Image `index` as uint8 [H, W, 3], see `decode_image`.
+        """Reads image `index` as uint8 [H, W, 3], see `decode_image`.
 
         Raises:
             UnreadableImage: its record is damaged, or holds no image.
@@ -162,7 +162,7 @@ class ArrayRecord:
 
 @dataclass(frozen=True)
 class _Instruction:
-    """All of a shard, as `ArrayRecordDataSource` is told without having to open it."""
+    """Names all records of a shard, so that `ArrayRecordDataSource` need not open it to count."""
 
     filename: str
     skip: int
@@ -171,16 +171,16 @@ class _Instruction:
 
 
 def open_shards(folder: str, shards: Sequence[Shard]) -> Any:
-    """Random access to the records of all shards, as bytes; safe to use in threads.
+    """Opens the records of all shards for random access, as bytes. Thread-safe.
 
-    A damaged record raises RuntimeError when it is read.
+    Reading a damaged record raises RuntimeError.
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     if storage.is_remote(folder) and not folder.startswith("gs://"):
         raise UsageError(
-            f"Packed images are read from local folders and gs://, but this is {folder}. Copy them "
-            "to one of these, or mount the store."
+            f"Packed images can be in local folders or gs://, but {folder} is neither. Copy them "
+            "to either, or mount the store."
         )
     return ArrayRecordDataSource(
         [
@@ -191,7 +191,7 @@ def open_shards(folder: str, shards: Sequence[Shard]) -> Any:
 
 
 def records_digest() -> Any:
-    """A digest of records, for `add_record`."""
+    """Starts a digest of records, for `add_record`."""
     return hashlib.sha256()
 
 
@@ -229,7 +229,7 @@ def _check_whole(folder: str, index: Index) -> None:
             raise UsageError(f"{path} is missing: {error}. Copy it again, or {_ANEW}.") from error
         if size != shard.bytes:
             raise UsageError(
-                f"{path} has {size:,} bytes where {shard.bytes:,} were written. Copy it again, or "
+                f"{path} has {size:,} bytes, but {shard.bytes:,} were written. Copy it again, or "
                 f"{_ANEW}."
             )
 
@@ -245,8 +245,7 @@ def _read_names(folder: str, index: Index) -> list[str]:
         raise UsageError(f"{path} is missing: {error}. Copy it again, or {_ANEW}.") from error
     if hashlib.sha256(data).hexdigest() != index.names_sha256:
         raise UsageError(
-            f"{path} is not the list that belongs to {INDEX} beside it. Copy both again, or "
-            f"{_ANEW}."
+            f"{path} does not belong to {INDEX} beside it. Copy both again, or {_ANEW}."
         )
     return data.decode().split("\n")[:-1]
 
@@ -257,6 +256,6 @@ def _labels(folder: str, classes: Sequence[str], paths: Sequence[str]) -> np.nda
         return np.array([numbers[path.partition("/")[0]] for path in paths], np.int64)
     except KeyError as error:
         raise UsageError(
-            f"{folder}/{NAMES} has an image of the class {error}, which {INDEX} beside it does not "
-            f"know. Copy both again, or {_ANEW}."
+            f"{folder}/{NAMES} has an image of the class {error}, which is not in {INDEX} beside "
+            f"it. Copy both again, or {_ANEW}."
         ) from error

@@ -1,4 +1,4 @@
-"""What a data set must offer to be trained on, and how its name in the configuration is read."""
+"""The interface of data sets, and opening them by the name in a config."""
 
 import hashlib
 import os
@@ -31,11 +31,11 @@ class Source(Protocol):
     labels: np.ndarray
 
     def __len__(self) -> int:
-        """Number of images, known without decoding any."""
+        """Number of images, without decoding any."""
         ...
 
     def image(self, index: int) -> np.ndarray:
-        """Image `index` as uint8 [H, W, 3], RGB; not to be written to. Safe to call in threads."""
+        """Reads image `index` as RGB, uint8 [H, W, 3]; do not write to it. Thread-safe."""
         ...
 
 
@@ -49,11 +49,11 @@ class FileSource(Source, Protocol):
     present: np.ndarray
 
     def path(self, index: int) -> str:
-        """'CLASS/NAME.JPEG' of image `index`."""
+        """Returns the path 'CLASS/NAME.JPEG' of image `index`."""
         ...
 
     def encoded(self, index: int) -> bytes:
-        """The file of image `index`."""
+        """Returns the bytes of the file of image `index`."""
         ...
 
 
@@ -71,14 +71,14 @@ def open_source(
         spec: 'folder:ROOT' (see `Folder`), 'arrayrecord:ROOT' (see `ArrayRecord`),
             'tfds:NAME[/CONFIG][:VERSION]' (see `Tfds`), or 'shapes[/VERSION][:SIZE][@SEED]', the
             built-in procedural images (see `Shapes`): 'shapes' are 4000 of version 'clean' and
-            seed 0, 'shapes/sketch:1000@7' a thousand of another version and seed.
-        split: 'train', 'val' or the name of any other split there is.
-        image_size: side of the procedural images in pixels; files have what size they have.
-        classes: restricts files to these classes, see `class_names`; '' takes them all.
-        tfds_dir: where data sets of TFDS are; '' takes its own choice.
+            seed 0, 'shapes/sketch:1000@7' are a thousand of version 'sketch' and seed 7.
+        split: 'train', 'val' or any other split of the data set.
+        image_size: side of the procedural images in pixels; files keep their size.
+        classes: classes of files to use, see `class_names`; '' uses all.
+        tfds_dir: folder of TFDS data sets; '' leaves the choice to TFDS.
 
     Raises:
-        UsageError: an unknown data set, or one that cannot be used.
+        UsageError: the data set is unknown, or cannot be used.
     """
     if is_files(spec):
         return open_files(spec, split, class_names(classes) if classes else None, tfds_dir=tfds_dir)
@@ -88,8 +88,8 @@ def open_source(
 
         if classes:
             raise UsageError(
-                f"data.classes is {classes!r}, but the built-in shapes always have all of their "
-                "classes. Leave it empty."
+                f"data.classes is {classes!r}, but the built-in shapes always have all classes. "
+                "Leave it empty."
             )
         return Shapes(
             split,
@@ -108,7 +108,7 @@ def open_source(
 
 
 def is_files(spec: str) -> bool:
-    """Whether `spec` names a data set of image files."""
+    """Returns whether `spec` names a data set of image files."""
     scheme, _, rest = spec.partition(":")
     return scheme in ("folder", "arrayrecord", "tfds") and bool(rest)
 
@@ -121,14 +121,14 @@ def open_files(
     partial: bool = False,
     tfds_dir: str = "",
 ) -> FileSource:
-    """Opens a data set of image files, one for which `is_files` holds.
+    """Opens a data set of image files, see `is_files`.
 
     Args:
-        spec, split, tfds_dir: as of `open_source`.
-        classes, partial: as of `Folder`.
+        spec, split, tfds_dir: see `open_source`.
+        classes, partial: see `Folder`.
 
     Raises:
-        UsageError: it cannot be used.
+        UsageError: the data set cannot be used.
     """
     scheme, _, rest = expand(spec).partition(":")
     if scheme == "folder":
@@ -145,12 +145,12 @@ def open_files(
 
 
 def of_files(spec_or_folder: str) -> str:
-    """A data set of image files as commands are given it: a folder needs no 'folder:' before it."""
+    """Completes a data set of image files given to a command: a folder may omit 'folder:'."""
     return spec_or_folder if is_files(spec_or_folder) else f"folder:{spec_or_folder}"
 
 
 def data_set_name(spec_or_folder: str) -> str:
-    """A name for what is made of a data set: 'imagenet100' of 'folder:/data/imagenet100/'."""
+    """Names what is made from a data set: 'imagenet100' for 'folder:/data/imagenet100/'."""
     scheme, _, rest = of_files(spec_or_folder).partition(":")
     if scheme == "tfds":
         return re.split("[/:]", rest)[0]
@@ -160,7 +160,7 @@ def data_set_name(spec_or_folder: str) -> str:
 
 
 def fingerprint(source: Source) -> dict[str, int | str]:
-    """What tells a source from one of other files: how many, and digests of names and classes."""
+    """Identifies the files of a source: their number, and digests of names and classes."""
     path = getattr(source, "path", str)
     return {
         "images": len(source),
@@ -174,30 +174,30 @@ def _digest(names: Iterable[str]) -> str:
 
 
 def check_same_data(source: Source, images_before: int | None, workdir: Path) -> None:
-    """Raises UsageError where a run that goes on has another number of images than before.
+    """Raises UsageError if a resumed run has another number of images than before.
 
     Args:
-        source: of the run.
-        images_before: how many there were; None if that is not known.
-        workdir: of the run, for the message.
+        source: source of the run.
+        images_before: number of images before; None if unknown.
+        workdir: workdir of the run, for the message.
     """
     if images_before is not None and len(source) != images_before:
         raise UsageError(
             f"{source.name} has {len(source)} images, but the run in {workdir} was started with "
-            f"{images_before}, and the order of the data depends on it. Give the same data to go "
-            "on with it, or another --workdir for a new run."
+            f"{images_before}, and the order of the data depends on it. Give the same data to "
+            "resume it, or another --workdir for a new run."
         )
 
 
 def class_names(classes: str) -> tuple[str, ...]:
-    """Names of class folders from `data.classes`.
+    """Reads the names of class folders from `data.classes`.
 
     Args:
-        classes: names with commas between them, or the path of a text file with a class a line:
-            its first word is the name; empty lines and lines that begin with '#' are skipped.
+        classes: names separated by commas, or the path of a text file with one class per line. The
+            first word of a line is the name; empty lines and lines that begin with '#' are skipped.
 
     Raises:
-        UsageError: a file without a name in it, or a path to no file.
+        UsageError: the file is missing, or there is no name in it.
     """
     path = user_path(classes)
     if path.is_file():
@@ -205,11 +205,11 @@ def class_names(classes: str) -> tuple[str, ...]:
         names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     elif path.suffix in (".txt", ".tsv") or "/" in classes:
         raise UsageError(
-            f"data.classes is {classes!r}, which is no file. Give the path of a text file with a "
-            "class a line, or the names of the classes with commas between them."
+            f"data.classes is {classes!r}, which is no file. Give the path of a text file with one "
+            "class per line, or class names separated by commas."
         )
     else:
         names = [name.strip() for name in classes.split(",") if name.strip()]
     if not names:
-        raise UsageError(f"data.classes is {classes!r}, which names no class. Name one at least.")
+        raise UsageError(f"data.classes is {classes!r}, which names no class. Name at least one.")
     return tuple(names)

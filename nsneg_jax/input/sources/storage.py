@@ -1,8 +1,8 @@
 """Files and folders by path, local or in an object store.
 
-Paths such as gs://bucket/folder go through etils.epath, which needs the store's client installed
-(gcsfs for gs://). Local ones go to the operating system directly: listing and reading a million
-small files has no time for a layer between.
+Paths such as gs://bucket/folder go through etils.epath, which needs the store's client (gcsfs for
+gs://). Local paths go straight to the operating system, because a layer in between would slow down
+listing and reading a million small files.
 """
 
 import os
@@ -13,7 +13,7 @@ from etils import epath
 
 from nsneg_jax.errors import UsageError
 
-# the stores by scheme, and how to install the client of each
+# Stores by scheme, with the command that installs the client.
 _CLIENTS = {
     "gs": 'pip install "nsneg_jax[gcs]"',
     "s3": "pip install s3fs",
@@ -23,19 +23,19 @@ _CLIENTS = {
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is one of an object store."""
+    """Returns whether a path is in an object store."""
     return "://" in path
 
 
 def local_folder(path: str, option: str) -> str:
-    """`path`, for what can only be made in a local folder.
+    """Returns `path` if it is local.
 
     Args:
-        path: of the folder, which need not be there.
-        option: that it was given with, for the message.
+        path: path of a folder, which need not exist.
+        option: option that gave the path, for the message.
 
     Raises:
-        UsageError: it is one of an object store.
+        UsageError: the path is in an object store.
     """
     if is_remote(path):
         raise UsageError(
@@ -46,17 +46,17 @@ def local_folder(path: str, option: str) -> str:
 
 
 def join(folder: str, name: str) -> str:
-    """`name` in `folder`; '.' and '' are the folder itself, as on every file system but a store."""
+    """Joins `folder` and `name`; '.' and '' mean the folder itself, in a store too."""
     if is_remote(folder):
         return folder.rstrip("/") if name in (".", "") else f"{folder.rstrip('/')}/{name}"
     return os.path.join(folder, name)
 
 
 def read_bytes(path: str) -> bytes:
-    """All of a file.
+    """Reads a whole file.
 
     Raises:
-        OSError: there is none, or it cannot be read.
+        OSError: the file is missing, or cannot be read.
     """
     if not is_remote(path):
         with open(path, "rb") as file:
@@ -66,7 +66,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or folder."""
+    """Returns whether there is a file or folder."""
     if not is_remote(path):
         return os.path.exists(path)
     with remote(path) as found:
@@ -74,7 +74,7 @@ def exists(path: str) -> bool:
 
 
 def is_folder(path: str) -> bool:
-    """Whether there is a folder; in a store, whether there is anything below the path."""
+    """Returns whether there is a folder; in a store, whether anything is below the path."""
     if not is_remote(path):
         return os.path.isdir(path)
     with remote(path) as found:
@@ -82,10 +82,10 @@ def is_folder(path: str) -> bool:
 
 
 def size(path: str) -> int:
-    """Bytes of a file.
+    """Returns the size of a file in bytes.
 
     Raises:
-        OSError: there is none.
+        OSError: the file is missing.
     """
     if not is_remote(path):
         return os.stat(path).st_size
@@ -94,7 +94,7 @@ def size(path: str) -> int:
 
 
 def folders(folder: str) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones."""
+    """Returns the names of the folders in a folder, sorted, without hidden ones."""
     if not is_remote(folder):
         with os.scandir(folder) as entries:
             return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
@@ -109,13 +109,13 @@ def files_below(
     endings: tuple[str, ...],
     above: frozenset[tuple[int, int]] = frozenset(),
 ) -> Iterator[str]:
-    """Paths relative to `folder` of files below folder/path, in no order.
+    """Yields the paths, relative to `folder`, of files below folder/path, in no order.
 
     Args:
-        folder, path: where to look, at any depth. Hidden files and folders are passed over; links
-            are followed, except for those back to a folder above.
-        endings: of the files wanted, in lower case; the files' own may be in any.
-        above: device and number of the folders above; given by the function to itself.
+        folder, path: where to look, at any depth. Hidden files and folders are skipped; links are
+            followed, except back to a folder above.
+        endings: endings to look for, in lower case; case does not matter in the files.
+        above: device and inode of the folders above, for the recursion.
     """
     if is_remote(folder):
         yield from _remote_files(folder, path, endings)
@@ -138,7 +138,7 @@ def _remote_files(folder: str, path: str, endings: tuple[str, ...]) -> Iterator[
     with remote(join(folder, path)) as found:
         entries = [entry for entry in found.iterdir() if not entry.name.startswith(".")]
         for entry in entries:
-            # what is a folder costs a question to the store, so the ending decides first
+            # Check the ending first: asking whether it is a folder costs a request to the store.
             if entry.name.lower().endswith(endings):
                 yield f"{path}/{entry.name}"
             elif entry.is_dir():
@@ -147,11 +147,11 @@ def _remote_files(folder: str, path: str, endings: tuple[str, ...]) -> Iterator[
 
 @contextmanager
 def remote(path: str) -> Iterator[epath.Path]:
-    """A path of an object store, and what goes wrong with it as the errors of local files.
+    """Gives a path in an object store, and raises the errors of its client like those of files.
 
     Raises:
-        UsageError: a store that is not known, or whose client is not installed.
-        OSError: whatever the client says.
+        UsageError: the store is unknown, or its client is not installed.
+        OSError: the client reports an error.
     """
     scheme = path.partition("://")[0]
     if scheme not in _CLIENTS:
@@ -167,5 +167,5 @@ def remote(path: str) -> Iterator[epath.Path]:
         raise UsageError(
             f"{path} needs its store's client: {error}. Install it with `{_CLIENTS[scheme]}`."
         ) from error
-    except Exception as error:  # clients have types of errors of their own
+    except Exception as error:  # every client has its own types of errors
         raise OSError(f"{type(error).__name__}: {error}") from error

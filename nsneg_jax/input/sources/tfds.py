@@ -1,6 +1,6 @@
 """Data sets of tensorflow_datasets, read without TensorFlow.
 
-They have to be prepared as array_record files, which can be read at random. Names are
+They must be prepared as array_record files, which allow random access. Names are
 'NAME[/CONFIG][:VERSION]', such as 'imagenet2012' or 'imagenet_v2/matched-frequency:3.0.0'.
 """
 
@@ -28,36 +28,36 @@ _SCAN_THREADS, _SCAN_RECORDS = 8, 64
 
 
 class NotPrepared(UsageError):
-    """A data set that is not there in a form that can be read; says how to prepare it."""
+    """A data set is missing or in an unreadable format; the message says how to prepare it."""
 
 
 class Tfds:
     """One split of a prepared data set as a `Source`.
 
-    Of each example the features 'image' and 'label' are used, and 'file_name' if there is one.
-    Classes are the names of the labels, sorted, and images are ordered by class and file name: the
-    labels and the order of a folder with the same files, whatever TFDS numbers and shuffles.
+    It uses the features 'image', 'label' and, if there is one, 'file_name'. Classes are the sorted
+    names of the labels, and images are ordered by class and file name. So labels and order are
+    those of a folder with the same files, however TFDS numbers and shuffles them.
 
-    For that all labels have to be known beforehand, and TFDS keeps a label in the record of its
-    image: all records are read once, undecoded. What was found is kept in the user's cache folder
-    ($XDG_CACHE_HOME/nsneg_jax, by default ~/.cache/nsneg_jax), because the data set's own may be
-    shared or not be written to; where the cache cannot be written, it is done at each start.
+    This needs all labels beforehand, and TFDS stores each label in the record of its image, so all
+    records are read once, undecoded. The labels are kept in the user's cache folder
+    ($XDG_CACHE_HOME/nsneg_jax, by default ~/.cache/nsneg_jax), because the data set's folder may be
+    shared or read-only. If the cache cannot be written, every start reads the records again.
 
     Args:
         spec: the data set.
-        split: one of its splits, or a part such as 'train[:10%]'; 'val' is 'validation' where
-            there is no 'val', and '.' the only split, or else 'validation'.
-        classes, partial: as of `Folder`, by the names of the labels. Without `classes` all names
-            are classes, those without an image too.
-        data_dir: where data sets are; '' takes TFDS's own choice, $TFDS_DATA_DIR or
+        split: one of its splits, or a part such as 'train[:10%]'; 'val' means 'validation' if there
+            is no 'val', and '.' means the only split, or else 'validation'.
+        classes, partial: see `Folder`, with label names for folders. Without `classes` all names
+            are classes, even those without an image.
+        data_dir: folder of the data sets; '' leaves the choice to TFDS, $TFDS_DATA_DIR or
             ~/tensorflow_datasets.
 
     Attributes:
-        present: as of `Folder`.
+        present: see `Folder`.
 
     Raises:
-        NotPrepared: it is not there, or not as array_record files.
-        UsageError: a name, split or class that is not there, or no labelled images.
+        NotPrepared: the data set is missing, or not in array_record files.
+        UsageError: the name, split or a class is unknown, or there are no labelled images.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Tfds:
         return len(self._records)
 
     def path(self, index: int) -> str:
-        """'CLASS/NAME' of image `index`; its number as NAME where file names are not known."""
+        """Returns 'CLASS/NAME' of image `index`; NAME is its number if file names are unknown."""
         return self._paths[index]
 
     def encoded(self, index: int) -> bytes:
-        """The image file `index`.
+        """Returns the bytes of image file `index`.
 
         Raises:
             UnreadableImage: its record is damaged.
@@ -100,12 +100,12 @@ class Tfds:
         record = self._records[index]
         try:
             return self._data[record]["image"]
-        # besides damage of the file (RuntimeError), whatever parsing it meets
+        # A damaged file raises RuntimeError; parsing it may raise anything.
         except Exception as error:
             raise unreadable(f"{self.path(index)} of {self.name}", str(error)) from error
 
     def image(self, index: int) -> np.ndarray:
-        """Image `index` as uint8 [H, W, 3], see `decode_image`.
+        """Reads image `index` as uint8 [H, W, 3], see `decode_image`.
 
         Raises:
             UnreadableImage: its record is damaged, or holds no image.
@@ -114,12 +114,12 @@ class Tfds:
 
 
 def preparation(spec: str, data_dir: str = "") -> str:
-    """The command that prepares a data set for this program."""
+    """Returns the command that prepares a data set for this program."""
     return f"tfds build {spec} --file_format=array_record --data_dir={data_dir}"
 
 
 def not_prepared(spec: str, data_dir: str) -> NotPrepared:
-    """The error for a data set that is not there, with the command that prepares it."""
+    """Makes the error for a missing data set, with the command that prepares it."""
     where = _data_dir(data_dir)
     return NotPrepared(
         f"tfds:{spec} is not prepared in {where}. Prepare it with `{preparation(spec, where)}` "
@@ -129,7 +129,7 @@ def not_prepared(spec: str, data_dir: str) -> NotPrepared:
 
 
 _NEEDS_TENSORFLOW = (
-    "(this, unlike reading, needs TensorFlow: best in an environment of its own with `pip install "
+    "(this, unlike reading, needs TensorFlow: best in a separate environment with `pip install "
     "tensorflow tensorflow-datasets`)"
 )
 
@@ -141,7 +141,7 @@ def _data_dir(given: str) -> str:
 
 
 def _find(spec: str, data_dir: str) -> Any:
-    """The read-only builder of a prepared data set."""
+    """Returns the read-only builder of a prepared data set."""
     parts = _SPEC.fullmatch(spec)
     if not parts:
         raise UsageError(
@@ -168,8 +168,7 @@ def _split(builder: Any, spec: str, wanted: str) -> str:
         name = "validation"
     if name not in there:
         raise UsageError(
-            f"tfds:{spec} has no split {wanted!r}, only {', '.join(there)}. Set the split to one "
-            "of them."
+            f"tfds:{spec} has no split {wanted!r}. Set the split to one of {', '.join(there)}."
         )
     return name + bracket + part
 
@@ -192,7 +191,7 @@ def _label_names(builder: Any, name: str) -> list[str]:
 
 
 def _open(builder: Any, spec: str, split: str, decoded: bool) -> Any:
-    """Random access to the examples: dicts with images left encoded, or serialised ones."""
+    """Opens the examples for random access: dicts with encoded images, or serialised examples."""
     from tensorflow_datasets.core import decode
 
     try:
@@ -203,7 +202,7 @@ def _open(builder: Any, spec: str, split: str, decoded: bool) -> Any:
     except NotImplementedError as error:
         raise NotPrepared(
             f"tfds:{spec} is prepared in {builder.data_path} as {builder.info.file_format.value} "
-            f"files, which cannot be read at random. Prepare it with "
+            f"files, which do not allow random access. Prepare it with "
             f"`{preparation(spec, 'ANOTHER_FOLDER')}` {_NEEDS_TENSORFLOW} and set "
             "--config.data.tfds_dir=ANOTHER_FOLDER."
         ) from error
@@ -214,7 +213,7 @@ def _open(builder: Any, spec: str, split: str, decoded: bool) -> Any:
 def _labels_and_files(
     builder: Any, name: str, spec: str, split: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Label and file name ('' if not known) of each example in the order of the records."""
+    """Returns label and file name ('' if unknown) per example, in the order of the records."""
     from etils import epath
 
     info = epath.Path(builder.data_path) / "dataset_info.json"
@@ -230,8 +229,8 @@ def _labels_and_files(
         return labels, files
     except FileNotFoundError:
         pass
-    except Exception as error:  # of a damaged file there are many
-        print(f"{cache} cannot be read ({error}) and is made anew", file=sys.stderr)
+    except Exception as error:  # a damaged file may raise anything
+        print(f"{cache} cannot be read ({error}) and is made again", file=sys.stderr)
     records = _open(builder, spec, split, decoded=False)
     print(f"reading the labels of {name}, once: {len(records):,} records", file=sys.stderr)
     labels, files = _scan(records, name)
@@ -256,7 +255,7 @@ def _scan(records: Any, name: str) -> tuple[np.ndarray, list[str]]:
                 found.append((fields["label"].int64_list.value[0], text))
             except Exception as error:
                 raise UsageError(
-                    f"Record {number} of {name} cannot be read: {error}. Prepare the data set anew."
+                    f"Record {number} of {name} cannot be read: {error}. Prepare the set again."
                 ) from error
         return found
 
