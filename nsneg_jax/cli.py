@@ -5,6 +5,7 @@ What a command needs is imported when it runs, so that neither help nor a mistak
 
 import ast
 import importlib.util
+import os
 import runpy
 import signal
 import sys
@@ -100,7 +101,7 @@ def _run_job(arguments: list[str], command: str) -> int:
     argv = ["main.py" if not command else f"nsneg {command}", *arguments]
     if any(word in _HELP for word in arguments):
         asked = [word for word in argv if word not in _HELP]
-        print(_function("nsneg_jax.help_text:of_job")(asked, command))
+        _show(_function("nsneg_jax.help_text:of_job")(asked, command))
         return 0
     parsed: Command = import_module("nsneg_jax.command_line").parse(argv, command)
     if parsed.config.get("job") not in JOBS:
@@ -120,6 +121,15 @@ def _run_job(arguments: list[str], command: str) -> int:
     ):
         _function(JOBS[job])(parsed.config, parsed.workdir)
     return 0
+
+
+def _show(text: str) -> None:
+    """Prints help, of which `| head` may take only the first lines."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would flush the rest at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _prepare(arguments: list[str]) -> int | str:
