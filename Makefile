@@ -32,8 +32,18 @@ claim: .venv/installed
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
+# the method, the networks, the input, the report and the package, without what compiles much
+QUICK := methods models input report evaluation data
+QUICK += $(addprefix test_,$(addsuffix .py,cli extras face files layers library wheel))
+QUICK_NOT := methods/test_parity.py models/test_convolution.py models/test_resnet.py \
+  input/sources/test_tfds.py data/test_texture.py
+QUICK_BUT := $(addprefix methods/test_moco.py::test_, merged_and_separate_passes_agree \
+  bfloat16_keeps_the_state_in_float32 \
+  key_encoder_gets_no_gradient_and_negatives_no_place_in_the_queue) \
+  methods/test_probe.py::test_every_epoch_of_the_golden_run_from_its_exact_state
 quick: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(QUICK)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(addprefix tests/,$(QUICK)) \
+	  $(addprefix --ignore=tests/,$(QUICK_NOT)) $(addprefix --deselect=tests/,$(QUICK_BUT))
 
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
@@ -56,6 +66,7 @@ accelerators-tpu: $(if $(TPU_PYTHON),,.venv-tpu/installed)
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

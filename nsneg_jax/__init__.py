@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         load_pretrained,
         patch_negatives,
     )
-    from nsneg_jax.methods.moco import MoCo, init_state, train_step
+    from nsneg_jax.methods.moco import MoCo, train_step
 
     __version__: str
 
@@ -26,13 +26,12 @@ __all__ = [
     "build_encoder",
     "contrastive_loss",
     "corrupt",
-    "init_state",
     "load_pretrained",
     "patch_negatives",
     "train_step",
 ]
 
-_OF_MOCO = ("MoCo", "init_state", "train_step")
+_OF_MOCO = ("MoCo", "train_step")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ Commands import what they need when they run, so that neither help nor a mistake
 
 import ast
 import importlib.util
+import os
 import runpy
 import signal
 import sys
@@ -48,7 +49,7 @@ PREPARE = ("imagenet100", "texture", "arrayrecord")
 _HELP = ("--help", "-h", "-help")
 
 
-def entry() -> int:
+def entry() -> int | str:
     """Runs the program `nsneg`; returns the exit status."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["report"] or set(arguments) & set(_HELP):
@@ -56,7 +57,7 @@ def entry() -> int:
     return main(arguments)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int | str:
     """Runs `nsneg` with its arguments.
 
     Returns:
@@ -65,19 +66,19 @@ def main(arguments: Sequence[str]) -> int:
     return _status(_dispatch, list(arguments))
 
 
-def run_main(argv: Sequence[str]) -> int:
+def run_main(argv: Sequence[str]) -> int | str:
     """Runs main.py, whose config names the job; returns as `main`. `argv` begins with its name."""
     return _status(_run_job, list(argv[1:]), "")
 
 
-def _status(function: Callable[..., int], *arguments: Any) -> int:
+def _status(function: Callable[..., int | str], *arguments: Any) -> int | str:
     try:
         return function(*arguments)
     except (UsageError, RunError) as error:
         return tell(error)
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _dispatch(arguments: list[str]) -> int | str:
     name, *rest = arguments or [""]
     if name in ("help", *_HELP):
         print(overview())
@@ -100,7 +101,7 @@ def _run_job(arguments: list[str], command: str) -> int:
     argv = ["main.py" if not command else f"nsneg {command}", *arguments]
     if any(word in _HELP for word in arguments):
         asked = [word for word in argv if word not in _HELP]
-        print(_function("nsneg_jax.help_text:of_job")(asked, command))
+        _show(_function("nsneg_jax.help_text:of_job")(asked, command))
         return 0
     parsed: Command = import_module("nsneg_jax.command_line").parse(argv, command)
     if parsed.config.get("job") not in JOBS:
@@ -122,7 +123,16 @@ def _run_job(arguments: list[str], command: str) -> int:
     return 0
 
 
-def _prepare(arguments: list[str]) -> int:
+def _show(text: str) -> None:
+    """Prints help, of which `| head` may take only the first lines."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would flush the rest at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _prepare(arguments: list[str]) -> int | str:
     name, *rest = arguments or [""]
     package = _prepare_package()
     if name in _HELP:
@@ -151,8 +161,11 @@ def _prepare_package() -> str:
 
 def _first_line(module: str) -> str:
     """Returns the first line of a module's docstring, without importing the module."""
-    path = Path(importlib.util.find_spec(module).origin)
-    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).partition("\n")[0]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(module)
+    text = Path(spec.origin).read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
 def _function(name: str) -> Callable:

@@ -133,8 +133,8 @@ def parse(argv: list[str], command: str = "") -> Command:
         _settle_job(config, command, is_set)
     launch = Launch()
     if command != "plan":
-        launch = Launch(**{name: values[name].value for name in Launch._fields})
-    return Command(config, workdir, launch, plan, values["compilation_cache"].value)
+        launch = Launch(**{name: _value(values, name) for name in Launch._fields})
+    return Command(config, workdir, launch, plan, _value(values, "compilation_cache"))
 
 
 def read_config(argv: list[str], command: str = "") -> ConfigDict | None:
@@ -173,16 +173,21 @@ def _values(argv: list[str], command: str) -> flags.FlagValues:
     return values
 
 
+def _value(values: flags.FlagValues, name: str) -> Any:
+    """Of a flag; each has a type of its own."""
+    return values[name].value
+
+
 def _plan(values: flags.FlagValues, command: str) -> PlanOptions | None:
     if command not in ("", "plan"):
         return None
     prefix, target = ("", "target") if command else ("plan_", "plan")
-    given = {flag.name: values[prefix + flag.name].value for flag in PLAN}
+    given = {flag.name: _value(values, prefix + flag.name) for flag in PLAN}
     given = {name: value for name, value in given.items() if value is not None}
-    target = values[target].value
-    if not command and not given and target is None:
+    chips = _value(values, target)
+    if not command and not given and chips is None:
         return None
-    options = PlanOptions(**given, target="" if target in (None, _CPU) else target)
+    options = PlanOptions(**given, target="" if chips in (None, _CPU) else chips)
     return options._replace(command=command) if command else options
 
 
@@ -218,7 +223,7 @@ def _settle_job(config: ConfigDict, command: str, is_set: bool) -> None:
 def configs_folder() -> Path:
     """Returns the folder of the named configs: installed with the package, or in the checkout."""
     installed = importlib.util.find_spec("nsneg_jax.configs")
-    if installed is not None:
+    if installed is not None and installed.submodule_search_locations:
         return Path(next(iter(installed.submodule_search_locations)))
     return Path(__file__).parents[1] / "configs"
 
@@ -267,8 +272,8 @@ def _with_path(argv: list[str]) -> list[str]:
     """Replaces the name of a config in `argv` by the path of its file."""
     words = list(argv)
     for place in _places_of_config(argv):
-        flag, given = re.fullmatch("(--?config=)?(.*)", words[place], re.DOTALL).groups("")
-        words[place] = flag + "".join(map(str, config_file(given)))
+        given = re.sub(r"\A--?config=", "", words[place])
+        words[place] = words[place].removesuffix(given) + "".join(map(str, config_file(given)))
     return words
 
 
@@ -282,7 +287,7 @@ def _unknown_field(argv: list[str], command: str) -> str:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=[])
     values([word for word in argv if not re.match(r"--?config\.", word)], known_only=True)
-    fields = flatten(values["config"].value.to_dict())
+    fields = flatten(_value(values, "config").to_dict())
     for argument in argv:
         match = re.match(r"--?config\.([\w.]+)", argument)
         if match and match[1] not in fields:

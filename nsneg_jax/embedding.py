@@ -146,17 +146,20 @@ class Pretrained:
         if self.image_size is None or self.resize is None:
             raise UsageError(
                 f"{self.origin} does not record the size of the images that its encoder of stem "
-                f"{self.model['stem']!r} was trained on. Give it with load_pretrained(path, "
+                f"{self.model.get('stem')!r} was trained on. Give it with load_pretrained(path, "
                 "image_size=PIXELS, resize=PIXELS); resize=0 crops without resizing."
             )
         short = scaled_resize(self.resize, self.image_size)
-        outputs = []
+        outputs: list[np.ndarray] = []
+        waiting: tuple[jax.Array, int] | None = None
         with self._numbers():
             for batch, count in view_batches(listed, batch_size, self.image_size, short):
-                outputs.append((program(encoder, self.dtype, self._network, batch), count))
-                if len(outputs) > 1:  # one late, to read the next images meanwhile
-                    outputs[-2] = _fetched(*outputs[-2])
-            outputs[-1] = _fetched(*outputs[-1])
+                computing = program(encoder, self.dtype, self._network, batch), count
+                if waiting is not None:  # one late, to read the next images meanwhile
+                    outputs.append(_fetched(*waiting))
+                waiting = computing
+            if waiting is not None:
+                outputs.append(_fetched(*waiting))
         return np.concatenate(outputs)
 
 

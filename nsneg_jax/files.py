@@ -19,8 +19,8 @@ def expand(given: str) -> str:
         given: such as '~/runs', '~ann/runs', 'folder:~/data' or 'untrained:~/runs/patch'; anything
             else is returned unchanged.
     """
-    scheme, path = re.fullmatch(r"((?:\w+:)*)(.*)", given, re.DOTALL).groups()
-    return scheme + os.path.expanduser(path)
+    path = re.sub(r"\A(?:\w+:)*", "", given)
+    return given.removesuffix(path) + os.path.expanduser(path)
 
 
 def user_path(given: str) -> Path:
@@ -107,7 +107,9 @@ def write_npz(
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:  # given a name, np.savez would add an ending
-            (np.savez_compressed if compressed else np.savez)(file, **arrays)
+            save = np.savez_compressed if compressed else np.savez
+            # NumPy's stubs take every keyword for `allow_pickle`.
+            save(file, **arrays)  # type: ignore[arg-type]
 
     write_whole(path, write, mark)
 

@@ -91,12 +91,14 @@ def _configs(command: str) -> Iterator[str]:
         module = _module(command_line.configs_folder() / f"{name}.py")
         if not command or command_line.is_for(command, module.get_config().job):
             variants = [f"{name}:{v}" if v else name for v in getattr(module, "VARIANTS", ())]
-            yield from _row(name, module.__doc__.partition("\n")[0])
+            yield from _row(name, (module.__doc__ or "").partition("\n")[0])
             yield from _row("", ", ".join(variants) or name)
 
 
 def _module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be loaded.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

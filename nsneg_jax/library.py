@@ -6,7 +6,7 @@ All except `load_pretrained` and `build_encoder` may be called within `jit` and 
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,10 @@ from jax.typing import ArrayLike
 from nsneg_jax import corruptions, models, pretrained
 from nsneg_jax.embedding import Pretrained, check_whole
 from nsneg_jax.errors import UsageError
-from nsneg_jax.methods import contrast, negatives, shuffling, views
+from nsneg_jax.files import user_path
+from nsneg_jax.methods import negatives, views
+from nsneg_jax.methods.contrast import InfoNCE, l2_normalize, similarities
+from nsneg_jax.methods.shuffling import sample_keys
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.models.resnet import ARCHS, STEMS
 from nsneg_jax.parallel.mesh import DTYPES
@@ -55,7 +58,7 @@ def load_pretrained(
         UsageError: there is no checkpoint, it cannot be read, or it has another kind.
     """
     given: dict[str, Any] = {"image_size": image_size, "resize": resize}
-    file = Path(path).expanduser()
+    file = user_path(str(path))
     named_so = file.name.endswith((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
     if file.is_file() or (named_so and not file.is_dir()):
         return load_file(file, dtype, precision, **given)
@@ -65,28 +68,24 @@ def load_pretrained(
 def build_encoder(
     arch: str = "resnet50",
     *,
-    dim: int = 128,
-    mlp: bool = True,
-    width: int = 64,
-    stem: str = "imagenet",
-    bn_running: str = "first",
     dtype: str = "float32",
     precision: str = "float32",
     seed: int = 0,
+    **settings: Any,
 ) -> tuple[Encoder, Tree, Tree]:
-    """Builds an encoder with initial weights: a ResNet like torchvision's, with MoCo's head.
+    """Builds a network with initial weights: a ResNet like torchvision's, with MoCo's head.
 
     Args:
-        arch: 'resnet8' (three stages of one block), 'resnet18', 'resnet34', 'resnet50' or
-            'resnet101'.
-        dim: length of the embedding; 0 leaves the head out.
-        mlp: whether the head has two layers instead of one.
-        width: channels of the first stage.
-        stem: 'imagenet', or 'small' or 'small_stride2' for images of at most 64 pixels.
-        bn_running: source of batch norm's running statistics: the 'first' group, or the 'mean'.
+        arch: 'resnet8' (three stages of one block), 'resnet18', 'resnet34', 'resnet50',
+            'resnet101', or a name registered with `nsneg_jax.models.register`.
         dtype: dtype of the computation: 'float32', 'bfloat16' or 'float64'.
         precision: precision of float32 products, see `load_pretrained`.
         seed: seed of the initial weights.
+        settings: settings of the network. For a ResNet: `dim` (128), length of the embedding, 0
+            leaves the head out; `mlp` (True), whether the head has two layers instead of one;
+            `width` (64), channels of the first stage; `stem` ('imagenet'), or 'small' or
+            'small_stride2' for images of at most 64 pixels; `bn_running` ('first'), source of batch
+            norm's running statistics: the first group, or the 'mean' over the groups.
 
     Returns:
         The encoder, its parameters and its running statistics, both nested dicts of arrays in
@@ -96,25 +95,15 @@ def build_encoder(
         the next running statistics. `groups` splits the batch for batch norm.
 
     Raises:
-        UsageError: there is no such network.
+        UsageError: there is no such network or setting.
     """
     pretrained.check_computation(dtype, precision)
-    _one_of("arch", arch, tuple(ARCHS))
-    _one_of("stem", stem, STEMS)
-    _one_of("bn_running", bn_running, ("first", "mean"))
-    check_whole("dim", dim, 0)
-    check_whole("width", width, 1)
-    return models.build(
-        arch,
-        dim=dim,
-        mlp=mlp,
-        width=width,
-        stem=stem,
-        bn_running=bn_running,
-        dtype=dtype,
-        precision=precision,
-        seed=seed,
-    )
+    if "stem" in settings and arch in ARCHS:
+        _one_of("stem", settings["stem"], STEMS)
+    for name, least in (("dim", 0), ("width", 1)):
+        if name in settings:
+            check_whole(name, settings[name], least)
+    return models.build(arch, dtype=dtype, precision=precision, seed=seed, **settings)
 
 
 def contrastive_loss(
@@ -156,9 +145,10 @@ def contrastive_loss(
         raise UsageError(
             f"temperature is {temperature!r}, but must be greater than 0, such as 0.2."
         )
-    cosines = contrast.similarities(*(contrast.l2_normalize(x) for x in (q, k, queue, t)))
-    alphas = jnp.broadcast_to(jnp.asarray(alpha), t.shape[1:2])
-    return contrast.InfoNCE(temperature, tuple(alphas))(cosines).mean()
+    unit = (l2_normalize(x) for x in (q, k, queue, t))
+    # by its axes, not its type: JAX's scalars and arrays will do too
+    alphas = cast("tuple[float, ...]", alpha if np.ndim(alpha) else (alpha,) * t.shape[1])
+    return InfoNCE(temperature, alphas)(similarities(*unit)).mean()
 
 
 def patch_negatives(
@@ -202,7 +192,7 @@ def patch_negatives(
             "largest side, such as (16, 72)."
         )
     side = images.shape[1]
-    low, high = negatives.scaled_patch_range(tuple(patch_size), side)
+    low, high = negatives.scaled_patch_range((patch_size[0], patch_size[1]), side)
     draws = negatives.draw_patches(_keys(key, len(images)), num, side, low, high)
     # bfloat16 holds every whole number up to 256.
     floats = images.astype(jnp.bfloat16) if is_bytes else images
@@ -282,7 +272,7 @@ def _keys(key: jax.Array, n: int) -> jax.Array:
         else:
             typed = None
         if typed is not None and typed.shape == ():
-            return shuffling.sample_keys(typed, jnp.arange(n))
+            return sample_keys(typed, jnp.arange(n))
     raise UsageError(
         f"key is {key!r}, but must be a single key, such as jax.random.key(0). With several keys, "
         "call the function once per key."
@@ -297,7 +287,7 @@ def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
 def _check_shapes(q: jax.Array, k: jax.Array, queue: jax.Array, t: jax.Array) -> None:
     n, dim = q.shape if q.ndim == 2 else (None, None)
     fits = (
-        ("q", q, q.ndim == 2 and n > 0, "[N, D]"),
+        ("q", q, q.ndim == 2 and len(q) > 0, "[N, D]"),
         ("k", k, k.shape == (n, dim), f"[{n}, {dim}], as q"),
         ("queue", queue, queue.shape[1:] == (dim,) and len(queue) > 0, f"[K, {dim}], K at least 1"),
         ("t", t, t.ndim == 3 and (t.shape[0], t.shape[2]) == (n, dim), f"[{n}, M, {dim}]"),

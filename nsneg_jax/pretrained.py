@@ -110,7 +110,7 @@ def view_geometry(
     for name, least in (("image_size", _LEAST_SIDE), ("resize", 0)):
         if name in given:
             check_whole(name, given[name], least)
-    published = model["stem"] == "imagenet"
+    published = model.get("stem") == "imagenet"
     rule = {"image_size": _IMAGE_SIZE, "resize": _RESIZE} if published else {}
     return {"image_size": None, "resize": None} | rule | dict(recorded) | given
 

@@ -85,3 +85,4 @@ def test_what_is_not_known_is_refused():
         models.build("resnet8", widht=4)
     with pytest.raises(ValueError, match="resnet8"):
         models.register("resnet8", additions.TinyViT)
+    models.register("tiny_vit", additions.TinyViT)  # a config file may be executed twice

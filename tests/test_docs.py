@@ -1,4 +1,4 @@
-"""The snippets of docs/library.md run one after another, as a reader would type them."""
+"""README and docs/: the snippets of library.md run, links and named files are there."""
 
 import json
 import re
@@ -13,7 +13,24 @@ from tiny import checkpoint_of_untrained, tiny_config
 from nsneg_jax.files import write_json
 from nsneg_jax.pytorch.exporting import export
 
-PAGE = Path(__file__).parents[1] / "docs" / "library.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+LIBRARY = ROOT / "docs" / "library.md"
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+MOST_LINES_OF_README = 100
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+# a file of the checkout, as prose names it
+FILE = re.compile(
+    r"(?<![\w/.])(?:nsneg_jax|configs|data|tests|benchmarks|experiments|docs)/[\w./-]*\.\w+\b"
+)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which GitHub links to a page's headings."""
+    headings = re.findall(r"^#+ (.*)", FENCED.sub("", page.read_text()), re.MULTILINE)
+    words = (re.sub(r"[^\w\- ]", "", heading).strip().lower() for heading in headings)
+    return {each.replace(" ", "-") for each in words}
 
 
 @pytest.fixture
@@ -36,11 +53,11 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_snippets_of_the_library_page(folder, capsys):
-    text = PAGE.read_text()
+    text = LIBRARY.read_text()
     names: dict = {}
     for block in re.finditer(r"```python\n(.*?)```", text, re.DOTALL):
         first_line = text.count("\n", 0, block.start(1))
-        exec(compile("\n" * first_line + block[1], PAGE.name, "exec"), names)
+        exec(compile("\n" * first_line + block[1], LIBRARY.name, "exec"), names)
     printed = capsys.readouterr().out
     assert "(4, 16) float32" in printed
     assert "(4, 32, 32, 3) (4, 2, 32, 32, 3)" in printed
@@ -50,3 +67,32 @@ def test_snippets_of_the_library_page(folder, capsys):
     assert names["gradient"].shape == (4, 16) and np.abs(names["gradient"]).max() > 0
     assert names["foggy"].dtype == np.uint8
     assert int(names["state"].step) == 1 and np.isfinite(float(names["metrics"]["loss"]))
+
+
+def test_readme_is_short():
+    assert README.read_text().count("\n") <= MOST_LINES_OF_README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_resolve(page):
+    broken = []
+    for link in LINK.findall(page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if re.match(r"\w+:", link):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_exist(page):
+    named = set(FILE.findall(page.read_text()))
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_the_index_names_every_page():
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / link).resolve() for link in LINK.findall(index.read_text())}
+    assert {page for page in PAGES if page not in linked} <= {index}

@@ -2,17 +2,19 @@
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "nsneg_jax"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "nsneg_jax"
 NAME = PACKAGE.name
 # low to high; a folder or file imports from lower levels and from itself
 LEVELS = (
     ("errors",),
-    ("files", "extras"),
+    ("files", "extras", "registry"),
     ("models", "corruptions", "textures"),
     ("methods",),
     ("parallel",),
@@ -94,6 +96,19 @@ def test_imports_point_down():
             if ours != theirs and LEVEL[theirs] >= LEVEL[ours]:
                 up.add((file, module))
     assert not up
+
+
+def test_design_page_draws_the_arrows():
+    drawn = {}
+    page = (ROOT / "docs" / "design.md").read_text()
+    for parts, imported in re.findall(r"^\| (`.*?) \|.*?\|(.*)\|$", page, re.MULTILINE):
+        names = re.findall(r"`(\w+)`", parts)
+        drawn |= {part: set(re.findall(r"`(\w+)`", imported)) for part in names}
+    found = {part: set() for part in LEVEL}
+    for file, modules in IMPORTS.items():
+        found[part_of(file)] |= {part_of(MODULES[module]) for module in modules & MODULES.keys()}
+    low = {part for part in LEVEL if LEVEL[part] <= LEVEL["files"]}
+    assert drawn == {part: others - low - {part} for part, others in found.items()}
 
 
 def test_no_modules_import_each_other():

@@ -89,7 +89,7 @@ def corrupt(images: jax.Array, name: str, severity: int, keys: jax.Array) -> jax
 
 def programs(side: int) -> list[tuple[str, int]]:
     """Returns one (name, severity) per program that `corrupt` compiles for pictures of `side`."""
-    first = {}
+    first: dict[tuple[str | tuple[int, ...], ...], tuple[str, int]] = {}
     for name, severity in settings_of():
         _, arrays = _inputs(name, severity, side)
         first.setdefault((name, *(array.shape for array in arrays)), (name, severity))

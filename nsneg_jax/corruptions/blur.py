@@ -68,8 +68,8 @@ def defocus_blur(images: jax.Array, keys: jax.Array, disc: jax.Array) -> jax.Arr
 def glass_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
     """Returns the settings of `glass_blur`; sigma at least 0.4 pixels, shift at least 1 pixel."""
     sigma, shift, passes = GLASS[severity - 1]
-    shift = np.asarray(max(1, round(shift * scale(side))), np.int32)
-    return scaled_gaussian(side, sigma), shift, np.asarray(passes, np.int32)
+    scaled = np.asarray(max(1, round(shift * scale(side))), np.int32)
+    return scaled_gaussian(side, sigma), scaled, np.asarray(passes, np.int32)
 
 
 @corruption("glass_blur", "blur", glass_settings, kind=TEST, stream=20)
@@ -91,7 +91,8 @@ def glass_blur(
         # Half a random word per number: for such small ranges, 16 bits are nearly uniform.
         bits = jax.random.bits(jax.random.fold_in(key, turn), (side, side), jnp.uint32)
         halves = (bits & 0xFFFF, bits >> 16)
-        return tuple((half.astype(jnp.int32) * (2 * shift) >> 16) - shift for half in halves)
+        down, right = ((half.astype(jnp.int32) * (2 * shift) >> 16) - shift for half in halves)
+        return down, right
 
     def one_pass(turn: jax.Array, pixels: jax.Array) -> jax.Array:
         down, right = jax.vmap(draw, (0, None))(keys, turn)

@@ -43,7 +43,7 @@ def elastic_settings(side: int, severity: int) -> tuple[np.ndarray, np.ndarray]:
     strength, sigma, corner = (_ELASTIC_UNIT * value for value in ELASTIC[severity - 1])
     edge = ("reflect", 3.0)
     strength *= scale(side) * white_noise_gain(side, sigma, sigma * scale(side), *edge)
-    settings = np.float32([strength, corner * scale(side)])
+    settings = np.array([strength, corner * scale(side)], np.float32)
     return settings, gaussian(side, sigma * scale(side), *edge)
 
 

@@ -58,7 +58,9 @@ def frost_pictures(side: int) -> np.ndarray:
     """
     pictures = [_draw(ice, np.random.default_rng(n)) for n, ice in enumerate(_PICTURES)]
     if side != PUBLISHED_SIDE:
-        resized = (Image.fromarray(p).resize((2 * side,) * 2, Image.BICUBIC) for p in pictures)
+        resized = (
+            Image.fromarray(p).resize((2 * side,) * 2, Image.Resampling.BICUBIC) for p in pictures
+        )
         pictures = [np.asarray(picture) for picture in resized]
     return np.stack(pictures).transpose(0, 3, 1, 2)
 
@@ -68,7 +70,7 @@ def _draw(ice: _Ice, rng: np.random.Generator) -> np.ndarray:
     clouds = _clouds(rng, 1.7)
     picture = ice.clouds * clouds
     if ice.veins:
-        folds = sum(np.exp(-abs(_clouds(rng, 1.9)) / 0.05) for _ in range(6))
+        folds = np.asarray(sum(np.exp(-abs(_clouds(rng, 1.9)) / 0.05) for _ in range(6)))
         lit = folds - np.roll(folds, (1, 1), (0, 1))
         picture = picture + ice.veins * (_standard(folds) + _standard(lit))
     if ice.ferns:

@@ -5,10 +5,13 @@ one: a blur, a zoom and a change of resolution all become `separable`.
 """
 
 from functools import lru_cache
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 PUBLISHED_SIDE = 224  # side of the pictures that the published lengths are for
 
@@ -19,7 +22,9 @@ def scale(side: int) -> float:
 
 
 def separable(
-    images: jax.Array, rows: jax.Array | None = None, columns: jax.Array | None = None
+    images: jax.Array,
+    rows: jax.Array | np.ndarray | None = None,
+    columns: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
     """Applies a linear map along the height, then one along the width.
 
@@ -34,7 +39,7 @@ def separable(
     n, c, height, width = images.shape
     planes = images.reshape(n * c, height, width)
 
-    def each(matrix: jax.Array) -> jax.Array:
+    def each(matrix: jax.Array | np.ndarray) -> jax.Array:
         # One product per plane: a single product would be split into blocks by the number of
         # planes, and the last bits of a picture would depend on the size of its batch.
         return jnp.broadcast_to(matrix, (n * c, *matrix.shape))
@@ -67,7 +72,7 @@ def gaussian(side: int, sigma: float, edge: str = "nearest", truncate: float = 4
     return matrix.astype(np.float32)
 
 
-def reflect(index: np.ndarray | jax.Array, side: int) -> np.ndarray | jax.Array:
+def reflect(index: Array, side: int) -> Array:
     """Maps integers to 0..side-1 by mirrors at the outer edges of the first and last pixel."""
     index = index % (2 * side)
     return index * (index < side) + (2 * side - 1 - index) * (index >= side)
@@ -107,8 +112,8 @@ def zoom_sources(side: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
     window = int(np.ceil(side / factor))
     start = (side - window) // 2
     enlarged = round(window * factor)
-    position = np.arange(side) + (enlarged - side) // 2
-    position = start + position * (window - 1) / max(enlarged - 1, 1)
+    place = np.arange(side) + (enlarged - side) // 2
+    position = start + place * (window - 1) / max(enlarged - 1, 1)
     first = np.minimum(position.astype(np.int32), side - 2)
     return first, (position - first).astype(np.float32)
 

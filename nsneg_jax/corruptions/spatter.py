@@ -30,8 +30,9 @@ def spatter_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
     mean, deviation, sigma, least, last = SPATTER[severity - 1]
     length = max(0.6, scale(side))
     deviation *= white_noise_gain(side, sigma, sigma * length)
-    last = gaussian(side, last * length) if severity > 3 else np.float32(last)
-    return np.float32([mean, deviation, least]), gaussian(side, sigma * length), last
+    at_last = gaussian(side, last * length) if severity > 3 else np.asarray(last, np.float32)
+    levels = np.array([mean, deviation, least], np.float32)
+    return levels, gaussian(side, sigma * length), at_last
 
 
 @corruption("spatter", "weather", spatter_settings, kind=EXTRA, stream=85)
@@ -92,11 +93,13 @@ def water(images: jax.Array, liquid: jax.Array, least: jax.Array, strength: jax.
 
 def _weighted3(padded: jax.Array, weights: tuple[tuple[int, ...], ...]) -> jax.Array:
     height, width = (edge - 2 for edge in padded.shape[1:])
-    return sum(
-        weight * padded[:, i : i + height, j : j + width]
-        for i, row in enumerate(weights)
-        for j, weight in enumerate(row)
-        if weight
+    return jnp.asarray(
+        sum(
+            weight * padded[:, i : i + height, j : j + width]
+            for i, row in enumerate(weights)
+            for j, weight in enumerate(row)
+            if weight
+        )
     )
 
 

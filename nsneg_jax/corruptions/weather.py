@@ -28,7 +28,8 @@ def snow_settings(side: int, severity: int) -> tuple[np.ndarray, ...]:
     """Returns the settings of `snow`; flakes have at least 2 pixels, falls scale as motion blur."""
     mean, deviation, size, least, radius, sigma, weight = SNOW[severity - 1]
     zoom = zoom_matrix(side, max(2.0, size * scale(side)))
-    return np.float32([mean, deviation, least, weight]), zoom, motion_weights(side, radius, sigma)
+    levels = np.array([mean, deviation, least, weight], np.float32)
+    return levels, zoom, motion_weights(side, radius, sigma)
 
 
 @corruption("snow", "weather", snow_settings, kind=TEST, stream=35)
@@ -121,7 +122,7 @@ def plasma(keys: jax.Array, size: int, decay: float | jax.Array) -> jax.Array:
     draw = lambda key: jax.random.uniform(key, (size * size,), jnp.float32, -1, 1)  # noqa: E731
     chance = jax.vmap(draw)(keys)
     height = jnp.zeros((len(chance), 1, 1), jnp.float32)
-    amplitude = 1.0  # the scaling below removes any common factor
+    amplitude: float | jax.Array = 1.0  # the scaling below removes any common factor
     while (n := height.shape[1]) < size:
         wobble = amplitude * chance[:, n * n : 4 * n * n].reshape(-1, 3, n, n)
         # First the centre of each square, from its corners; then the middle of each edge, from its

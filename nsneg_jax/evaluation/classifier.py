@@ -1,6 +1,6 @@
 """Classifies images with a probe's classifier: right or wrong, and how confident."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -88,7 +88,7 @@ class Classifier:
         )
 
 
-def compile_classifier(encoder: Encoder, dtype: str, devices: Mesh) -> Callable:
+def compile_classifier(encoder: Encoder, dtype: str, devices: Mesh) -> jax.stages.Wrapped:
     """Compiles the program of `Classifier`.
 
     It takes (backbone, classifier), the allowed answers bool [C], and images, labels and their

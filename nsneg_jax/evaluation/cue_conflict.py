@@ -50,8 +50,8 @@ class Decisions:
 def decisions(
     probabilities: np.ndarray,
     classes: Sequence[str],
-    shape: Sequence[str],
-    texture: Sequence[str],
+    shape: Sequence[str] | np.ndarray,
+    texture: Sequence[str] | np.ndarray,
     categories: Mapping[str, str],
 ) -> Decisions:
     """Counts shape and texture decisions by the rules of the original and of model-vs-human.
@@ -90,11 +90,11 @@ def decisions(
         )
     means = np.stack([probabilities[:, indices[name]].mean(axis=1) for name in known], axis=1)
     decided = np.array(known)[means.argmax(axis=1)]
-    shape, texture = np.array(shape, str), np.array(texture, str)
-    counted = (shape != texture) & np.isin(shape, known) & np.isin(texture, known)
+    shapes, textures = np.array(shape, str), np.array(texture, str)
+    counted = (shapes != textures) & np.isin(shapes, known) & np.isin(textures, known)
     return Decisions(
-        shape=int((counted & (decided == shape)).sum()),
-        texture=int((counted & (decided == texture)).sum()),
+        shape=int((counted & (decided == shapes)).sum()),
+        texture=int((counted & (decided == textures)).sum()),
         images=int(counted.sum()),
         categories=known,
         restricted=not set(categories) <= set(classes),

@@ -1,6 +1,5 @@
 """Computes the features of all images of a source with a trained encoder."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -51,7 +50,7 @@ class Extractor:
             source: the images.
         """
         batch, total = self._batch_size, steps_per_pass(len(source), self._batch_size)
-        found = None
+        found = np.empty((0, 0), np.float32)
         with Progress(total, 0, unit="batch") as display:
             if not self._is_compiled:
                 display.compiling("the features")
@@ -61,7 +60,7 @@ class Extractor:
                 if not self._is_compiled:
                     display.first("batch")
                     self._is_compiled = True
-                if found is None:
+                if done == 0:
                     found = np.empty((total * batch, features.shape[1]), np.float32)
                 found[done * batch : (done + 1) * batch] = features
                 display.advance(done + 1)
@@ -70,7 +69,7 @@ class Extractor:
         return Features(found[: len(source)], np.asarray(source.labels))
 
 
-def compile_features(encoder: Encoder, dtype: str, devices: Mesh) -> Callable:
+def compile_features(encoder: Encoder, dtype: str, devices: Mesh) -> jax.stages.Wrapped:
     """Compiles the program from params, stats and uint8 images [N, S, S, 3] to features.
 
     The images are split over the devices; the features, float32 [N, F], are replicated.

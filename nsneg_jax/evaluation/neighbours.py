@@ -5,7 +5,7 @@ exp(s / temperature).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -116,9 +116,9 @@ def nearest(
     with Progress(len(starts), 0, unit="block") as display:
         for done, start in enumerate(starts, 1):
             part = rows(bank.features, start, BANK_BLOCK, whole)
-            labels = rows(marked, start, BANK_BLOCK, whole)
+            theirs = rows(marked, start, BANK_BLOCK, whole)
             found = [
-                merge(query, part, labels, so_far)
+                merge(query, part, theirs, so_far)
                 for query, so_far in zip(blocks, found, strict=True)
             ]
             jax.block_until_ready(found)  # else blocks of the bank pile up in memory
@@ -137,7 +137,7 @@ def query_block(devices: Mesh) -> int:
     return -(-_QUERY_BLOCK // devices.size) * devices.size
 
 
-def compile_search(k: int, devices: Mesh) -> Callable:
+def compile_search(k: int, devices: Mesh) -> jax.stages.Wrapped:
     """Compiles the program that continues the search in a block of the bank.
 
     It takes queries [m, F], a block [b, F] of the bank, its labels int32 [b] (from 1; 0 for blank

@@ -1,8 +1,9 @@
 """One pass of classifiers over labelled images, each image counted once."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -68,7 +69,7 @@ def central_batches(
     return prefetch_to_devices(batches, mesh.split_batch(devices), fields)
 
 
-def one_late(running: Iterable[Tree]) -> Iterator[Tree]:
+def one_late(running: Iterable[Any]) -> Iterator[Any]:
     """Fetches each result to the host once the devices have the next one to compute."""
     pending = None
     for result in running:
@@ -121,7 +122,7 @@ class Evaluation:
         return jax.device_get(sums)
 
 
-def compile_evaluation_step(method: probe.Probe, devices: Mesh) -> Callable:
+def compile_evaluation_step(method: probe.Probe, devices: Mesh) -> jax.stages.Wrapped:
     """Compiles `probe.evaluation_step` for the devices."""
     whole, split = mesh.replicated(devices), mesh.split_batch(devices)
     return jax.jit(

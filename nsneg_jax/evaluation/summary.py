@@ -55,7 +55,7 @@ def _corruption(
 ) -> dict[str, Any]:
     table: dict[str, dict[str, float]] = {}
     for part, got in parts:
-        corruption, severity = part.corruption_of
+        corruption, severity = _corruption_of(part)
         if got["valid"].any():
             top1 = 100 * accuracy(_valid(got)["top1"])
             table.setdefault(corruption, {})[str(severity)] = top1
@@ -64,7 +64,7 @@ def _corruption(
         "mean_19": _mean(table, (*CORRUPTIONS, *EXTRA)),
     }
     part = parts[0][0]
-    tested = [(part, got) for part, got in parts if part.corruption_of[0] in CORRUPTIONS]
+    tested = [(part, got) for part, got in parts if _corruption_of(part)[0] in CORRUPTIONS]
     if not tested:
         return _ways(part) | _NO_FIGURES | {"parts": table, **means}
     whole = {name: np.concatenate([_valid(got)[name] for _, got in tested]) for name in _COUNTED}
@@ -90,17 +90,26 @@ def _corruption(
     }
 
 
+def _corruption_of(part: Part) -> tuple[str, int]:
+    if part.corruption_of is None:
+        raise ValueError(f"The part {part.title} shows no corruption.")
+    return part.corruption_of
+
+
 def _cue_conflict(
     parts: list[tuple[Part, Outputs]], classes: Sequence[str], seed: int
 ) -> dict[str, Any]:
     ((part, got),) = parts
-    if hasattr(part.source, "cues"):
-        shape, texture = (np.array(cue) for cue in part.source.cues)
+    source = part.source
+    if hasattr(source, "cues"):
+        shape, texture = (np.array(cue) for cue in source.cues)
         categories = cue_conflict.read_categories()
-    else:
+    elif hasattr(source, "texture_labels"):
         named = np.array(classes)
-        shape, texture = named[part.source.labels], named[part.source.texture_labels]
+        shape, texture = named[source.labels], named[source.texture_labels]
         categories = {name: name for name in classes}
+    else:
+        raise ValueError(f"The images of {source.name} have no texture apart from their class.")
     found = cue_conflict.decisions(
         got["probabilities"][got["valid"]],
         classes,
@@ -145,4 +154,5 @@ def _figures(got: Mapping[str, np.ndarray], per_image: np.ndarray, seed: int) ->
 def _mean(table: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> float | None:
     """Returns the mean over all severities of all `names`; None if one is missing."""
     cells = [table.get(name, {}).get(str(severity)) for name in names for severity in SEVERITIES]
-    return None if None in cells else float(np.mean(cells))
+    known = [cell for cell in cells if cell is not None]
+    return float(np.mean(known)) if len(known) == len(cells) else None

@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import expand
 from nsneg_jax.input.decode import read_image, rgb_of
 from nsneg_jax.input.labelled import central_view
 
 # one array [N, H, W, 3], or arrays [H, W, 3], PIL images and paths of files
-Images = np.ndarray | Iterable[np.ndarray | Image.Image | str | os.PathLike]
+Images = np.ndarray | Iterable[np.ndarray | Image.Image | str | os.PathLike[str]]
 
 _WANTED = (
     "Give one uint8 array [N, H, W, 3], or a list of uint8 arrays [H, W, 3], PIL images or paths "
@@ -84,7 +85,7 @@ def view_batches(
 
 def _pixels(image: Any) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
-        return read_image(os.path.expanduser(image))
+        return read_image(expand(os.fspath(image)))
     if isinstance(image, Image.Image):
         try:
             return rgb_of(image)

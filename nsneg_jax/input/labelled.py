@@ -14,7 +14,7 @@ import numpy as np
 
 from nsneg_jax.input.crops import resize_short, resized_crop, sample_crop
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.loading import Loaders, Sample, Steps, load_batches
+from nsneg_jax.input.loading import Batch, Loaders, Sample, Steps, load_batches
 from nsneg_jax.input.pipeline import mixed_seed, place_generator
 from nsneg_jax.input.sources.source import Source
 
@@ -35,7 +35,7 @@ def training_batches(
     image_size: int,
     crop_scale: tuple[float, float],
     seed: int,
-) -> Iterator[Sample]:
+) -> Iterator[Batch]:
     """Yields this process's part of a linear probe's training batches: random resized crops.
 
     Each epoch is a fresh permutation of all images in `steps_per_pass` steps. Like the original's
@@ -69,7 +69,7 @@ def evaluation_batches(
     image_size: int,
     resize: int,
     skip_unreadable: bool = False,
-) -> Iterator[Sample]:
+) -> Iterator[Batch]:
     """Yields this process's part of one pass over the `central_view` of all images, in order.
 
     Args:
@@ -172,7 +172,8 @@ class _Crop:
             return _blank(self.image_size)
         image = self.source.image(index)
         rng = place_generator(self.seed, place)
-        box = sample_crop(rng, *image.shape[:2], self.crop_scale)
+        height, width = image.shape[:2]
+        box = sample_crop(rng, height, width, self.crop_scale)
         return _sample(self.source, index, resized_crop(image, box, self.image_size))
 
 

@@ -9,8 +9,9 @@ import functools
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import grain
 import jax
@@ -19,7 +20,10 @@ from absl import flags
 
 from nsneg_jax.errors import UsageError
 
-Sample = dict[str, np.ndarray]
+Sample = Mapping[str, np.ndarray | np.generic]
+Batch = dict[str, np.ndarray]  # of samples, stacked
+
+_Of = TypeVar("_Of")
 
 # Samples that a thread loads at once. Handing over takes a third of a millisecond, because threads
 # wait for one another; loading a photograph takes one millisecond.
@@ -29,6 +33,12 @@ _CHUNK = 8
 _BUFFER_BYTES = 256 * 2**20
 # Workers hand over chunks in shared memory, of which containers often have only 64 MiB.
 _SHARED_BYTES = 32 * 2**20
+
+
+class Order(Protocol):
+    """[step] is int64 [batch_size], the images of a step."""
+
+    def __getitem__(self, step: int, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -66,20 +76,20 @@ class Loaders:
 
 
 def load_batches(
-    order: Sequence[np.ndarray],
+    order: Order,
     load: Callable[[int, int], Sample],
     sample_bytes: int,
     steps: Steps,
     loaders: Loaders,
-) -> Iterator[Sample]:
+) -> Iterator[Batch]:
     """Loads this process's part of the batches of `steps`.
 
     Closing or exhausting the iterator stops its threads and workers.
 
     Args:
-        order: item [step] is int64 [batch_size], the images of a step.
-        load: makes a sample, a dict of arrays, from (index of the image, place in the run); the
-            place is step * batch_size + place in the global batch.
+        order: the images of each step.
+        load: makes a sample, a dict of arrays, of (image's index, place in the run); the place is
+            step * batch_size + place in the global batch.
         sample_bytes: size of a sample.
         steps: batches to load.
         loaders: threads and processes to load them with.
@@ -127,7 +137,7 @@ def load_batches(
 
 
 def prefetch_to_devices(
-    batches: Iterable[Sample],
+    batches: Iterable[Batch],
     sharding: jax.sharding.Sharding,
     names: Sequence[str],
     depth: int = 2,
@@ -161,20 +171,20 @@ def prefetch_to_devices(
             batches.close()
 
 
-def once(function):
+def once(function: Callable[[_Of, int], np.ndarray]) -> Callable[[_Of, int], np.ndarray]:
     """Caches a function's last results; if several threads ask for one, only the first makes it."""
     lock, kept = threading.Lock(), functools.lru_cache(maxsize=8)(function)
 
     @functools.wraps(function)
-    def one_at_a_time(*arguments):
+    def one_at_a_time(of: _Of, step: int) -> np.ndarray:
         with lock:
-            return kept(*arguments)
+            return kept(of, step)
 
     return one_at_a_time
 
 
 @once
-def images_of(order: Sequence[np.ndarray], step: int) -> np.ndarray:
+def images_of(order: Order, step: int) -> np.ndarray:
     # Shuffling takes ten microseconds per index, and all threads need the same step.
     return order[step]
 
@@ -191,7 +201,7 @@ class _Chunks:
 
     def __init__(
         self,
-        order: Sequence[np.ndarray],
+        order: Order,
         load: Callable[[int, int], Sample],
         steps: Steps,
         places: range,
@@ -208,7 +218,7 @@ class _Chunks:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> Batch:
         step, part = divmod(position, self.of_batch)
         indices = images_of(self._order, step)
         samples = [
@@ -218,10 +228,10 @@ class _Chunks:
         return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
-def _joined(chunks: Sequence[Sample]) -> Sample:
+def _joined(chunks: Sequence[Batch]) -> Batch:
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _closing(dataset: grain.IterDataset) -> Iterator[Sample]:
+def _closing(dataset: grain.IterDataset) -> Iterator[Batch]:
     with contextlib.closing(iter(dataset)) as iterator:
         yield from iterator

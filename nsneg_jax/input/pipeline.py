@@ -3,7 +3,7 @@
 The host decodes and crops; the device does the rest of a view (`methods.batches`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -11,7 +11,16 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.crops import relative_crop, resized_crop, sample_crop
-from nsneg_jax.input.loading import Loaders, Sample, Steps, images_of, load_batches, once
+from nsneg_jax.input.loading import (
+    Batch,
+    Loaders,
+    Order,
+    Sample,
+    Steps,
+    images_of,
+    load_batches,
+    once,
+)
 from nsneg_jax.input.shuffle import ShuffleOrders
 from nsneg_jax.input.sources.source import Source
 
@@ -52,7 +61,7 @@ def pretrain_batches(
     seed: int,
     textures: Source | None = None,
     shuffle: ShuffleOrders | None = None,
-) -> Iterator[Sample]:
+) -> Iterator[Batch]:
     """Loads this process's part of the batches of `steps`, two crops per image.
 
     An image is decoded once and cropped twice. Its crops depend only on the seed and its place in
@@ -81,10 +90,11 @@ def pretrain_batches(
         Exception: any error of `source.image`, such as UnreadableImage, unchanged.
     """
     order = sample_order(len(source), steps.batch_size, seed)
-    load = _TwoCrops(source, textures, image_size, crop_scale, seed)
+    two = _TwoCrops(source, textures, image_size, crop_scale, seed)
+    load: Callable[[int, int], Sample] = two
     crops = 2 if textures is None else 3
     if shuffle is not None:
-        load, crops = _ShuffledCrops(load, order, shuffle), 1 + shuffle.passes
+        load, crops = _ShuffledCrops(two, order, shuffle), 1 + shuffle.passes
     return load_batches(order, load, crops * image_size * image_size * 3, steps, loaders)
 
 
@@ -116,17 +126,18 @@ class _TwoCrops:
         names = ("query", "key") if self.textures is None else ("query", "key", "texture")
         return self.crops(index, place, names) | {"index": np.int64(index)}
 
-    def crops(self, index: int, place: int, names: Sequence[str]) -> Sample:
+    def crops(self, index: int, place: int, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Makes the named crops, of 'query', 'key' and 'texture'."""
         image = self.source.image(index)
         rng = place_generator(self.seed, place)
-        boxes = [sample_crop(rng, *image.shape[:2], self.crop_scale) for _ in range(2)]
+        height, width = image.shape[:2]
+        boxes = [sample_crop(rng, height, width, self.crop_scale) for _ in range(2)]
         sample = {
             name: resized_crop(image, box, self.image_size)
             for name, box in zip(("query", "key"), boxes, strict=True)
             if name in names
         }
-        if "texture" in names:
+        if self.textures is not None and "texture" in names:
             texture = self.textures.image(index)
             box = relative_crop(boxes[0], image.shape[:2], texture.shape[:2])
             sample["texture"] = resized_crop(texture, box, self.image_size)
@@ -138,7 +149,7 @@ class _ShuffledCrops:
     """Loads the crops that the passes of shuffling BN use at one place of the global batch."""
 
     load: _TwoCrops
-    order: Sequence[np.ndarray]
+    order: Order
     shuffle: ShuffleOrders
 
     def __call__(self, index: int, place: int) -> Sample:
@@ -153,7 +164,7 @@ class _ShuffledCrops:
         kinds = ["query"] * len(negatives)
         if self.load.textures is not None:
             kinds[-1] = "texture"
-        loaded = {
+        loaded: dict[str, np.ndarray | np.generic] = {
             "query": crop(at, "query"),
             "key": crop(key, "key"),
             "index": np.int64(index),

@@ -33,7 +33,8 @@ class ShuffleOrders:
 
     def __call__(self, step: int) -> np.ndarray:
         """Returns int32 [passes, batch_size]; place i of pass p holds sample [p, i]."""
-        key = _fold_in(_fold_in(tuple(map(np.uint32, self.root)), step), self.purpose)
+        root = np.uint32(self.root[0]), np.uint32(self.root[1])
+        key = _fold_in(_fold_in(root, step), self.purpose)
         return np.stack(
             [_permutation(_fold_in(key, p), self.batch_size) for p in range(self.passes)]
         )

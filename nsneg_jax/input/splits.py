@@ -17,10 +17,17 @@ class DataSet(Protocol):
         tfds_dir: folder of TFDS data sets.
     """
 
-    source: str
-    classes: str
-    image_size: int
-    tfds_dir: str
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def classes(self) -> str: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def tfds_dir(self) -> str: ...
 
 
 def open_split(data: DataSet, split: str) -> Source:

@@ -8,7 +8,8 @@ import optax
 from ml_collections import ConfigDict
 
 from nsneg_jax import models
-from nsneg_jax.input.sources.source import Source, open_files
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.sources.source import Source, has_files, open_files
 from nsneg_jax.input.splits import agree_on_files
 from nsneg_jax.input.texture_pairs import MadeTextures, pair_folders
 from nsneg_jax.methods import optimizer
@@ -19,6 +20,7 @@ from nsneg_jax.methods.moco import MoCo
 from nsneg_jax.methods.negatives import scaled_patch_range
 from nsneg_jax.methods.views import ViewRecipe
 from nsneg_jax.models.encoder import Encoder
+from nsneg_jax.registry import Registry
 from nsneg_jax.training.step import Placement
 
 # Builds a method from (config, encoder, views, learning rate by step).
@@ -43,7 +45,7 @@ def build_moco(
     )
 
 
-METHODS: dict[str, Builder] = {"moco": build_moco}
+METHODS: Registry[Builder] = Registry("method", {"moco": build_moco})
 
 
 def register(name: str, builder: Builder) -> None:
@@ -54,11 +56,9 @@ def register(name: str, builder: Builder) -> None:
         builder: called with config, encoder, `ViewMaker` and the learning rate by step.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the package has one of this name.
     """
-    if name in METHODS:
-        raise ValueError(f"A method named {name!r} exists already. Choose another name.")
-    METHODS[name] = builder
+    METHODS.add(name, builder)
 
 
 def build(config: ConfigDict, steps_per_epoch: int) -> tuple[Method, Any]:
@@ -123,6 +123,11 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
         return images, MadeTextures(images, config.data.image_size, path, config.seed)
     textures = open_files(settings.texture_source, config.data.split, images.classes, partial=True)
     agree_on_files(textures)
+    if not has_files(images):
+        raise UsageError(
+            f"The images of {images.name} are no files, by whose names textures are found. Set "
+            "negatives.texture_source to 'made'."
+        )
     return pair_folders(images, textures, settings.missing)
 
 

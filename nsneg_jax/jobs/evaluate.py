@@ -90,10 +90,10 @@ def evaluate(
                 return None
     if jax.process_index() != 0:
         return hosts.of_first(None)
-    outputs: dict[str, list] = {}
+    by_set: dict[str, list[tuple[Part, summary.Outputs]]] = {}
     for part in parts:
         with np.load(_path(workdir, part)) as kept:
-            outputs.setdefault(part.set_name, []).append((part, dict(kept)))
+            by_set.setdefault(part.set_name, []).append((part, dict(kept)))
     results = {
         "job": "evaluate",
         "encoder": pretrained.encoder_origin,
@@ -101,7 +101,7 @@ def evaluate(
         "classifier": pretrained.origin,
         "label": settings.label,
         **run.computation,
-        "sets": summary.summarise(outputs, classes, settings.seed),
+        "sets": summary.summarise(by_set, classes, settings.seed),
         "missing": missing,
     }
     path = run.write_results(results)

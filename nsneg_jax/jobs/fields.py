@@ -33,7 +33,7 @@ def meanings(job: str) -> dict[str, str]:
     source = inspect.getsource(defaults)
     comments = _Comments(source)
     functions = {node.name: node for node in ast.parse(source).body if hasattr(node, "name")}
-    found = {}
+    found: dict[str, str] = {}
     for function, prefix in _TABLES.get(job, {}).items():
         table = next(node for node in ast.walk(functions[function]) if isinstance(node, ast.Dict))
         found |= {prefix + name: comments.of(*lines) for name, lines in _entries(table)}
@@ -48,11 +48,13 @@ def pattern_of(job: str, field: str) -> str:
 def _entries(table: ast.Dict) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yields the dotted name, and first and last line, of each entry of a nested literal."""
     for key, value in zip(table.keys, table.values, strict=True):
+        if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
+            raise TypeError(f"A field's name in line {value.lineno} of defaults.py is no text.")
         if isinstance(value, ast.Dict):
             for name, lines in _entries(value):
                 yield f"{key.value}.{name}", lines
         else:
-            yield key.value, (key.lineno, value.end_lineno)
+            yield key.value, (key.lineno, value.end_lineno or value.lineno)
 
 
 class _Comments:

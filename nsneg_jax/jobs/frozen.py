@@ -1,7 +1,7 @@
 """Reads the settings of the jobs with a frozen encoder from their configs."""
 
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import Field, dataclass, fields
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from ml_collections import ConfigDict
 
@@ -9,7 +9,12 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.passes import Reading
 from nsneg_jax.evaluation.sets import EvaluationSet
 
-Section = TypeVar("Section")
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+Section = TypeVar("Section", bound=_Dataclass)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """The linear-probe job: trains classifiers on the features of a frozen encoder."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ def linear(
         pretrained = load_pretrained(path, run.dtype, run.precision)
         method, state = build(settings, pretrained, steps_per_epoch, len(training.classes))
         state = mesh.put(state, mesh.replicated(run.devices))
-        progress = {
+        progress: dict[str, Any] = {
             "model": pretrained.model,
             "classes": list(training.classes),
             "encoder": pretrained.encoder_origin,
@@ -92,7 +93,7 @@ def linear(
         print(f"data     {training.name}: {sizes}, {len(training.classes):,} classes")
         print(f"steps    {total:,}, {steps_per_epoch:,} per epoch", flush=True)
 
-        batches = labelled.training_batches(
+        loaded = labelled.training_batches(
             training,
             Steps(reading.batch_size, start, total),
             reading.loaders(),
@@ -100,7 +101,7 @@ def linear(
             crop_scale=settings.crop_scale,
             seed=settings.seed,
         )
-        batches = prefetch_to_devices(batches, mesh.split_batch(run.devices), labelled.FIELDS)
+        batches = prefetch_to_devices(loaded, mesh.split_batch(run.devices), labelled.FIELDS)
         train_step, end_epoch = compile_steps(method, run.devices)
         evaluate = Evaluation(method, reading, validation, run.devices)
         with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
@@ -125,8 +126,8 @@ def linear(
                     progress["chosen"] = int(np.argmax(state.best_accuracy))
                     progress["last"] = figures["val"]
                     for split, values in figures.items():
-                        values = _by_rate(values, settings.learning_rates)
-                        writer.write(done, split, {"epoch": epoch} | values)
+                        by_rate = _by_rate(values, settings.learning_rates)
+                        writer.write(done, split, {"epoch": epoch} | by_rate)
                     display.show(done, _status(epoch, settings.epochs, figures))
                     if epoch in (1, settings.epochs):
                         check_frozen(state.backbone, frozen)
@@ -171,7 +172,9 @@ def build(
     return method, probe.init_state(method, backbone, rates, features.shape[1], classes)
 
 
-def compile_steps(method: probe.Probe, devices: Mesh) -> tuple[Callable, Callable]:
+def compile_steps(
+    method: probe.Probe, devices: Mesh
+) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """Compiles `probe.train_step` and `probe.end_epoch` for the devices; both donate the state."""
     whole, split = mesh.replicated(devices), mesh.split_batch(devices)
     train_step = jax.jit(

@@ -105,9 +105,9 @@ def open_run(
         UsageError: a field is wrong; the message names the first one.
     """
     mesh.use_dtype(dtype)
-    devices = mesh.data_mesh(devices)
-    validate(config, devices.size)
-    return Run(to_json(config), workdir, devices, dtype, precision)
+    split = mesh.data_mesh(devices)
+    validate(config, split.size)
+    return Run(to_json(config), workdir, split, dtype, precision)
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

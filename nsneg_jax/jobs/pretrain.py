@@ -237,6 +237,8 @@ def _progress(fields: Mapping[str, Any], training: _Training, source: Source) ->
     return {
         "window": training.window.totals(),
         "images": len(source),
+        "image_size": fields["data"]["image_size"],
+        "resize": fields["data"]["resize"],
         "seed": fields["seed"],
         "model": fields["model"],
         "batch_size": fields["batch_size"],

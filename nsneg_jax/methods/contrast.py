@@ -24,11 +24,11 @@ class Similarities(NamedTuple):
 class ContrastiveLoss(Protocol):
     """A loss that MoCo minimises, a function of the similarities; hashable, so static under jit."""
 
-    def __call__(self, similarities: Similarities) -> jax.Array:
+    def __call__(self, similarities: Similarities, /) -> jax.Array:
         """Returns the loss per query, float [N]."""
         ...
 
-    def ranks(self, similarities: Similarities) -> jax.Array:
+    def ranks(self, similarities: Similarities, /) -> jax.Array:
         """Counts the K + M negatives that score higher than the key, int [N]."""
         ...
 

@@ -23,8 +23,11 @@ class Method(Protocol):
         views: makes the views of a batch from its crops.
     """
 
-    encoder: Encoder
-    views: ViewMaker
+    @property
+    def encoder(self) -> Encoder: ...
+
+    @property
+    def views(self) -> ViewMaker: ...
 
     @property
     def state_type(self) -> type[Any]:

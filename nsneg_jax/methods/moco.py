@@ -228,7 +228,7 @@ def encode_keys(
     return embeddings[:, 0], embeddings[:, 1:], stats
 
 
-def queue_pointer(step: jax.Array, batch_size: int, queue_size: int) -> jax.Array:
+def queue_pointer(step: jax.Array | int, batch_size: int, queue_size: int) -> jax.Array | int:
     """Returns the first row that step `step` writes: (step * batch_size) % queue_size."""
     # The product would overflow; the pointer repeats after queue_size / gcd steps.
     period = queue_size // math.gcd(queue_size, batch_size)

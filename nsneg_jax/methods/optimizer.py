@@ -7,6 +7,7 @@ import jax
 import optax
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.registry import Registry
 
 Optimizer = Callable[..., optax.GradientTransformation]
 
@@ -47,23 +48,21 @@ def lars(
     )
 
 
-OPTIMIZERS: dict[str, Optimizer] = {"sgd": sgd, "adamw": adamw, "lars": lars}
+OPTIMIZERS: Registry[Optimizer] = Registry("optimiser", {"sgd": sgd, "adamw": adamw, "lars": lars})
 
 
 def register(name: str, optimizer: Optimizer) -> None:
     """Registers an optimiser under a name, which configs give as `optimizer.name`.
 
     Args:
-        name: a name that is not taken.
+        name: none of the package's own.
         optimizer: called with the learning rate by step, and with momentum and weight_decay by
             name.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the package has one of this name.
     """
-    if name in OPTIMIZERS:
-        raise ValueError(f"An optimiser named {name!r} exists already. Choose another name.")
-    OPTIMIZERS[name] = optimizer
+    OPTIMIZERS.add(name, optimizer)
 
 
 def make(name: str, schedule: optax.Schedule, **settings: Any) -> optax.GradientTransformation:

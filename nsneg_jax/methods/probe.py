@@ -4,7 +4,7 @@ Follows the original's main_lincls.py: the encoder runs in inference mode, SGD t
 classifier. Several classifiers, one per learning rate, can learn from the same features.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -179,7 +179,8 @@ def update(
 
     gradients, sums = jax.grad(loss_fn, has_aux=True)(state.classifier)
     updates, opt_state = probe.optimizer.update(gradients, state.opt_state, state.classifier)
-    return state.replace(
+    return replace(
+        state,
         step=state.step + 1,
         classifier=optax.apply_updates(state.classifier, updates),
         opt_state=opt_state,
@@ -233,7 +234,8 @@ def end_epoch(state: ProbeState, accuracy: jax.Array, epoch: jax.Array) -> Probe
     def keep(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    return state.replace(
+    return replace(
+        state,
         sums=jax.tree.map(jnp.zeros_like, state.sums),
         best=jax.tree.map(keep, state.classifier, state.best),
         best_accuracy=keep(accuracy.astype(state.best_accuracy.dtype), state.best_accuracy),

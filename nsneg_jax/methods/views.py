@@ -167,8 +167,8 @@ def apply_view(
     # Cast before stacking, so that memory holds only the narrow dtype.
     planes = zip(x, IMAGENET_MEAN, IMAGENET_STD, strict=True)
     red, green, blue = (((plane - mean) / std).astype(dtype) for plane, mean, std in planes)
-    x = images_of((red, green, blue))
-    return flip(x, draws.flip) if recipe.flip_probability > 0 else x
+    images = images_of((red, green, blue))
+    return flip(images, draws.flip) if recipe.flip_probability > 0 else images
 
 
 def augment(

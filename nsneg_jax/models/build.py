@@ -12,10 +12,11 @@ from flax import nnx
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.models.resnet import ARCHS, ResNet
+from nsneg_jax.registry import Registry
 
 Factory = Callable[..., nnx.Module]
 
-NETWORKS: dict[str, Factory] = {arch: partial(ResNet, arch) for arch in ARCHS}
+NETWORKS: Registry[Factory] = Registry("network", {arch: partial(ResNet, arch) for arch in ARCHS})
 
 # Fields of every config's model section; a network ignores those it has no use for.
 _COMMON = ("dim", "mlp", "width", "stem", "bn_groups", "bn_running")
@@ -25,7 +26,7 @@ def register(name: str, factory: Factory) -> None:
     """Registers a network under a name, which configs give as `model.arch`.
 
     Args:
-        name: a name that is not taken.
+        name: none of the package's own.
         factory: called with `dtype`, `param_dtype`, `seed` (int, seed of the initial values; None
             if only shapes are needed) and the settings that its signature names, at least `dim`.
             It returns a module with `num_features`, `features(images)` -> [N, num_features] and
@@ -33,11 +34,9 @@ def register(name: str, factory: Factory) -> None:
             A network with batch norm also takes `groups` and `passes`, see `ResNet.__call__`.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the package has a network of this name.
     """
-    if name in NETWORKS:
-        raise ValueError(f"A network named {name!r} exists already. Choose another name.")
-    NETWORKS[name] = factory
+    NETWORKS.add(name, factory)
 
 
 def build(arch: str, *, seed: int = 0, **settings: Any) -> tuple[Encoder, Tree, Tree]:
@@ -68,9 +67,9 @@ def structure(arch: str, **settings: Any) -> tuple[Encoder, Tree, Tree]:
 
 
 def _split(network: nnx.Module, settings: dict[str, Any]) -> tuple[Encoder, Tree, Tree]:
-    graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    graphdef, params, *others = nnx.split(network, nnx.Param, nnx.BatchStat)
     encoder = Encoder(graphdef, settings.get("precision", "float32"))
-    return encoder, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    return encoder, nnx.to_pure_dict(params), nnx.to_pure_dict(others[0])
 
 
 def _network(arch: str, seed: int | None, settings: dict[str, Any]) -> nnx.Module:

@@ -12,10 +12,12 @@ compiled on one platform for another gets the forms of the platform it will run 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
@@ -43,7 +45,9 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     # Read now: at lowering, a `default_matmul_precision` context may have ended. Half-precision
     # products are exact anyway.
     wide = jnp.finfo(x.dtype).bits > 16
-    precision = jax.config.jax_default_matmul_precision if wide else None
+    # the types of JAX before 0.11 lack its options
+    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined, unused-ignore]
+    precision = asked if wide else None
     of = Convolution(
         x.shape, kernel.shape, stride, (padding, padding), precision, x.dtype, kernel.dtype
     )
@@ -62,7 +66,7 @@ _convolution_p = Primitive("residual_convolution")
 
 
 @lru_cache
-def _compiled(of: Convolution, wanted: int):
+def _compiled(of: Convolution, wanted: int) -> jax.stages.Wrapped:
     return jax.jit(partial(_convolution_p.bind, of=of, wanted=wanted))
 
 
@@ -72,22 +76,24 @@ def _impl(*given: jax.Array, of: Convolution, wanted: int) -> jax.Array:
 
 
 @_convolution_p.def_abstract_eval
-def _abstract_eval(*given, of: Convolution, wanted: int):
+def _abstract_eval(*given: ShapedArray, of: Convolution, wanted: int) -> ShapedArray:
     like = of.like(wanted)
     return given[0].update(shape=like.shape, dtype=like.dtype, weak_type=False)
 
 
-def _transpose(place: int, cotangent, *given, of: Convolution, wanted: int) -> jax.Array:
+def _transpose(
+    place: int, cotangent: jax.Array, *given: jax.Array, of: Convolution, wanted: int
+) -> jax.Array:
     """Transposes with respect to the given factor at `place`.
 
     That factor becomes the wanted one; the cotangent of the formerly wanted one is given.
     """
     places = [p for p in (X, KERNEL, Y) if p != wanted]
     values = {wanted: cotangent, places[1 - place]: given[1 - place]}
-    in_order = [values[p] for p in sorted(values)]
+    first, second = (values[p] for p in sorted(values))
     if places[place] == KERNEL:
-        return _kernel_gradient(*in_order, of)
-    return _convolution_p.bind(*in_order, of=of, wanted=places[place])
+        return _kernel_gradient(first, second, of)
+    return _convolution_p.bind(first, second, of=of, wanted=places[place])
 
 
 def _kernel_gradient(x: jax.Array, cotangent: jax.Array, of: Convolution) -> jax.Array:
@@ -114,9 +120,11 @@ def _kernel_gradient(x: jax.Array, cotangent: jax.Array, of: Convolution) -> jax
 ad.defbilinear(_convolution_p, partial(_transpose, 0), partial(_transpose, 1))
 
 
-def _batch(given, axes, **params):
+def _batch(
+    given: Sequence[jax.Array], axes: Sequence[int | None], *, of: Convolution, wanted: int
+) -> tuple[jax.Array, int]:
     """Uses XLA's convolution on every platform under `vmap`."""
-    return jax.vmap(partial(_for_most, **params), axes)(*given), 0
+    return jax.vmap(partial(_for_most, of=of, wanted=wanted), axes)(*given), 0
 
 
 batching.primitive_batchers[_convolution_p] = _batch

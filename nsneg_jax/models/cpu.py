@@ -89,8 +89,8 @@ def _product_per_row(of: Convolution, x: jax.Array, cotangent: jax.Array) -> jax
     if stride == 1 and outputs <= inputs:
         wide, around = columns + size - 1, size - 1
         cotangent = jnp.pad(cotangent, ((0, 0), (0, 0), (around, around), (0, 0)))
-        shifted = [cotangent[:, :, around - j : around - j + wide] for j in range(size)]
-        shifted = jnp.concatenate(shifted, axis=-1)
+        copies = [cotangent[:, :, around - j : around - j + wide] for j in range(size)]
+        shifted = jnp.concatenate(copies, axis=-1)
         products = [_over_images(of, strided(x, 1, i, rows), shifted) for i in range(size)]
         return jnp.stack(products).reshape(size, inputs, size, outputs).swapaxes(1, 2)
     shifted = jnp.concatenate([strided(x, 2, j, columns) for j in range(size)], axis=-1)

@@ -21,11 +21,11 @@ class Encoder:
     `precision` is the least precision of products of float32 numbers, see `PRECISIONS`.
     """
 
-    graphdef: nnx.GraphDef
+    graphdef: nnx.GraphDef[Any]
     precision: str = "float32"
 
     def __call__(
-        self, params: Tree, stats: Tree, images: jax.Array, groups: int, passes: int = 1
+        self, params: Tree, stats: Tree, images: jax.Array, groups: int | None, passes: int = 1
     ) -> tuple[jax.Array, Tree]:
         """Returns embeddings [N * passes, dim] in training mode and the updated statistics.
 

@@ -1,8 +1,18 @@
 """Batch normalisation over groups of the global batch."""
 
+from typing import TypedDict
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+
+
+class Grouping(TypedDict):
+    """What a network passes on to each `GroupedBatchNorm` when it is called."""
+
+    groups: int | None
+    passes: int
 
 
 class GroupedBatchNorm(nnx.Module):
@@ -38,8 +48,8 @@ class GroupedBatchNorm(nnx.Module):
         momentum: float = 0.1,
         epsilon: float = 1e-5,
         running: str = "first",
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         self.scale = nnx.Param(jnp.ones((features,), param_dtype))
         self.bias = nnx.Param(jnp.zeros((features,), param_dtype))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from nsneg_jax.models.layers import Conv, Linear
-from nsneg_jax.models.norm import GroupedBatchNorm
+from nsneg_jax.models.norm import GroupedBatchNorm, Grouping
 from nsneg_jax.models.pooling import max_pool
 
 # block kind, blocks per stage
@@ -23,15 +24,18 @@ ARCHS = {
 }
 STEMS = ("imagenet", "small", "small_stride2")
 
+MakeConv = Callable[..., Conv]
+MakeNorm = Callable[..., GroupedBatchNorm]
+
 
 class Shortcut(nnx.Module):
     """Projection on the residual path: 1x1 convolution and batch norm."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, *, conv: Callable, norm: Callable):
+    def __init__(self, inputs: int, outputs: int, stride: int, *, conv: MakeConv, norm: MakeNorm):
         self.conv = conv(inputs, outputs, 1, stride)
         self.norm = norm(outputs)
 
-    def __call__(self, x: jax.Array, **batch) -> jax.Array:
+    def __call__(self, x: jax.Array, **batch: Unpack[Grouping]) -> jax.Array:
         return self.norm(self.conv(x), **batch)
 
 
@@ -40,14 +44,14 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, *, conv: Callable, norm: Callable):
+    def __init__(self, inputs: int, width: int, stride: int, *, conv: MakeConv, norm: MakeNorm):
         self.conv1 = conv(inputs, width, 3, stride)
         self.bn1 = norm(width)
         self.conv2 = conv(width, width, 3)
         self.bn2 = norm(width)
         self.downsample = _shortcut(inputs, width, stride, conv=conv, norm=norm)
 
-    def __call__(self, x: jax.Array, **batch) -> jax.Array:
+    def __call__(self, x: jax.Array, **batch: Unpack[Grouping]) -> jax.Array:
         shortcut = x if self.downsample is None else self.downsample(x, **batch)
         x = nnx.relu(self.bn1(self.conv1(x), **batch))
         return nnx.relu(self.bn2(self.conv2(x), **batch) + shortcut)
@@ -58,7 +62,7 @@ class Bottleneck(nnx.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int, *, conv: Callable, norm: Callable):
+    def __init__(self, inputs: int, width: int, stride: int, *, conv: MakeConv, norm: MakeNorm):
         outputs = width * self.expansion
         self.conv1 = conv(inputs, width, 1)
         self.bn1 = norm(width)
@@ -68,17 +72,25 @@ class Bottleneck(nnx.Module):
         self.bn3 = norm(outputs)
         self.downsample = _shortcut(inputs, outputs, stride, conv=conv, norm=norm)
 
-    def __call__(self, x: jax.Array, **batch) -> jax.Array:
+    def __call__(self, x: jax.Array, **batch: Unpack[Grouping]) -> jax.Array:
         shortcut = x if self.downsample is None else self.downsample(x, **batch)
         x = nnx.relu(self.bn1(self.conv1(x), **batch))
         x = nnx.relu(self.bn2(self.conv2(x), **batch))
         return nnx.relu(self.bn3(self.conv3(x), **batch) + shortcut)
 
 
-def _shortcut(inputs: int, outputs: int, stride: int, **layers) -> Shortcut | None:
-    return (
-        None if stride == 1 and inputs == outputs else Shortcut(inputs, outputs, stride, **layers)
-    )
+def _shortcut(
+    inputs: int, outputs: int, stride: int, *, conv: MakeConv, norm: MakeNorm
+) -> Shortcut | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    return Shortcut(inputs, outputs, stride, conv=conv, norm=norm)
+
+
+_BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
+    "basic": BasicBlock,
+    "bottleneck": Bottleneck,
+}
 
 
 class ResNet(nnx.Module):
@@ -115,12 +127,11 @@ class ResNet(nnx.Module):
         seed: int | None,
     ):
         kind, blocks_per_stage = ARCHS[arch]
-        block = {"basic": BasicBlock, "bottleneck": Bottleneck}[kind]
-        options = {"dtype": dtype, "param_dtype": param_dtype}
+        block = _BLOCKS[kind]
         rng = None if seed is None else np.random.default_rng((seed, 0))
-        conv = partial(Conv, rng=rng, **options)
-        norm = partial(GroupedBatchNorm, running=bn_running, **options)
-        linear = partial(Linear, rng=rng, **options)
+        conv = partial(Conv, rng=rng, dtype=dtype, param_dtype=param_dtype)
+        norm = partial(GroupedBatchNorm, running=bn_running, dtype=dtype, param_dtype=param_dtype)
+        linear = partial(Linear, rng=rng, dtype=dtype, param_dtype=param_dtype)
 
         self.stem = stem
         self.conv1 = (
@@ -140,14 +151,15 @@ class ResNet(nnx.Module):
         self.num_features = inputs
         if dim == 0:
             return
-        if mlp:
-            self.fc = nnx.Dict(hidden=linear(inputs, inputs), output=linear(inputs, dim))
-        else:
-            self.fc = linear(inputs, dim)
+        self.fc: nnx.Dict[Linear] | Linear = (
+            nnx.Dict(hidden=linear(inputs, inputs), output=linear(inputs, dim))
+            if mlp
+            else linear(inputs, dim)
+        )
 
     def features(self, x: jax.Array, groups: int | None = None, passes: int = 1) -> jax.Array:
         """Returns pooled features [N * passes, num_features]; takes arguments like `__call__`."""
-        batch = {"groups": groups, "passes": passes}
+        batch: Grouping = {"groups": groups, "passes": passes}
         x = nnx.relu(self.bn1(self.conv1(x), **batch))
         if self.stem == "imagenet":
             x = max_pool(x)

@@ -27,8 +27,8 @@ class Convolution:
         kernel_dtype: dtype of the kernel and its gradient.
     """
 
-    x: tuple[int, int, int, int]
-    kernel: tuple[int, int, int, int]
+    x: tuple[int, ...]
+    kernel: tuple[int, ...]
     stride: int
     padding: tuple[int, int]
     precision: jax.lax.PrecisionLike
@@ -41,7 +41,7 @@ class Convolution:
         return self.kernel[0]
 
     @property
-    def y(self) -> tuple[int, int, int, int]:
+    def y(self) -> tuple[int, ...]:
         """Shape [N, H', W', D] of the output."""
         reach = sum(self.padding) - self.size
         rows, columns = ((side + reach) // self.stride + 1 for side in self.x[1:3])

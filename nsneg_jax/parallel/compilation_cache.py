@@ -64,8 +64,10 @@ def keep_programs(where: str = "", alone: bool = True) -> Path | None:
     if where == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return None
-    if not where and jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    # the types of JAX before 0.11 lack its options
+    existing = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined, unused-ignore]
+    if not where and existing:
+        return Path(existing)
     if not where and not alone:
         return None
     if "://" in where:

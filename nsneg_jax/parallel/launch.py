@@ -91,7 +91,7 @@ def _by_flags(launch: Launch, given: list[str], environ: Mapping[str, str]) -> d
         )
         if value in (None, "")
     ]
-    if absent:
+    if absent or size is None or index is None:
         raise UsageError(
             f"{', '.join(given)} must come with {' and '.join(absent)}: the address of process 0, "
             "the number of processes, and the number of this one, from 0. Give none of them for a "

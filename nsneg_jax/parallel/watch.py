@@ -82,7 +82,8 @@ class Watch:
             self._leave(status, "" if known else text, others)
 
     def _watch(self) -> None:
-        beats, seen = 0, {}
+        beats = 0
+        seen: dict[int, tuple[str, float]] = {}
         while not self._over.wait(BEAT):
             beats += 1
             try:

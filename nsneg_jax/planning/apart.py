@@ -45,6 +45,7 @@ def run_apart(
             stderr=said,
             env=variables | dict(environment),
         )
+        assert process.stdin is not None and process.stdout is not None  # pipes
         try:
             with suppress(BrokenPipeError), process.stdin as call:
                 pickle.dump((function, arguments), call)

@@ -68,7 +68,7 @@ def collectives_of(module: Module) -> list[Collective]:
 
 def payload_by_kind(collectives: Sequence[Collective]) -> dict[str, int]:
     """Returns the bytes of the collectives' arrays per run, by kind."""
-    total = Counter()
+    total: Counter[str] = Counter()
     for collective in collectives:
         total[collective.kind] += collective.payload
     return dict(total)
@@ -91,7 +91,7 @@ def _walk(
             continue
         if instruction.opcode.endswith(("-done", "-update")):  # name their start's computation
             continue
-        trips = 1
+        trips: int | None = 1
         if instruction.opcode == "while":
             trips = trip_count(instruction, computation, module)
         inside = in_fusion or instruction.opcode == "fusion"

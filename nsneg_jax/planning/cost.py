@@ -73,17 +73,19 @@ def compile_and_read(
     options = dict(options or {})
     try:
         try:
-            compiled = lowered.compile(options)
+            compiled = _compiled(lowered, options)
         except jax.errors.JaxRuntimeError as error:
             if not any(text in str(error) for text in _NEEDS_TUNING):
                 raise
             options |= WITHOUT_TUNING
-            compiled = lowered.compile(options)
+            compiled = _compiled(lowered, options)
     except jax.errors.JaxRuntimeError as error:
         raise _refused(error) from error
     seconds = time.perf_counter() - start
-    module = read_module(compiled.as_text())
+    module = read_module(compiled.as_text() or "")
     traffic, memory = traffic_of(module), compiled.memory_analysis()
+    if memory is None:
+        raise RunError("The compiler does not say what memory the program takes.")
     own = compiled.cost_analysis() or {}
     return Cost(
         seconds=seconds,
@@ -101,6 +103,13 @@ def compile_and_read(
         largest=traffic.largest(LARGEST),
         options=options,
     )
+
+
+def _compiled(
+    lowered: jax.stages.Lowered, options: Mapping[str, bool | int]
+) -> jax.stages.Compiled:
+    # the compilers take whole numbers too, which the types of JAX before 0.11 lack
+    return lowered.compile(dict(options))  # type: ignore[arg-type, unused-ignore]
 
 
 def _refused(error: jax.errors.JaxRuntimeError) -> UsageError | RunError:

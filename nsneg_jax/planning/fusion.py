@@ -66,7 +66,7 @@ class Fusion:
             parts = [self.computation[name] for name in root.operands]
         for part in map(self._through_bitcasts, parts):
             if part.opcode == "get-tuple-element":
-                yield self.computation[part.operands[0]], int(part.attribute("index"))
+                yield self.computation[part.operands[0]], int(part.needed("index"))
             else:
                 yield from ((part, place) for place in range(len(part.result)))
 

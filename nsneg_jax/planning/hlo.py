@@ -52,7 +52,10 @@ class Array(NamedTuple):
         """Bytes of the values, without padding."""
         bits = _BITS.get(self.dtype)
         if bits is None:
-            bits = int(re.match(r"[a-z]+(\d+)", self.dtype)[1])
+            named = re.match(r"[a-z]+(\d+)", self.dtype)
+            if named is None:
+                raise ValueError(f"{self.dtype} is no dtype of an HLO module")
+            bits = int(named[1])
         return self.elements * bits // 8
 
 
@@ -84,6 +87,13 @@ class Instruction(NamedTuple):
         found = re.search(rf"\b{name}=%?([\w.-]+)", self.attributes)
         return found[1] if found else None
 
+    def needed(self, name: str) -> str:
+        """`attribute`; raises KeyError where there is none of that name."""
+        found = self.attribute(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
 
 Computation = dict[str, Instruction]
 
@@ -105,7 +115,9 @@ def read_module(text: str) -> Module:
     Raises:
         ValueError: the text is no HLO module.
     """
-    entry, computations, current = None, {}, {}
+    entry = None
+    computations: dict[str, Computation] = {}
+    current: Computation = {}
     for line in text.splitlines():
         if head := _COMPUTATION.match(line):
             current = computations[head[2]] = {}
@@ -143,15 +155,15 @@ def trip_count(loop: Instruction, caller: Computation, module: Module) -> int | 
 
 
 def _counted_trips(loop: Instruction, caller: Computation, module: Module) -> int | None:
-    condition = module.computations[loop.attribute("condition")]
+    condition = module.computations[loop.needed("condition")]
     test = root_of(condition)
     if test.opcode != "compare" or test.attribute("direction") != "LT":
         return None
     counter, limit = (condition[name] for name in test.operands)
     if counter.opcode != "get-tuple-element" or limit.opcode != "constant":
         return None
-    place = int(counter.attribute("index"))
-    body = module.computations[loop.attribute("body")]
+    place = int(counter.needed("index"))
+    body = module.computations[loop.needed("body")]
     step = body[root_of(body).operands[place]]
     start = caller[caller[loop.operands[0]].operands[place]]
     while start.opcode in ("copy", "bitcast"):

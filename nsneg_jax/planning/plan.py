@@ -52,12 +52,14 @@ def plan(config: ConfigDict, options: PlanOptions) -> str:
             "both give the number of devices. Leave out one of them."
         )
     by_its_own = target is not None and target.is_installed
-    if by_its_own:
+    if target is not None and by_its_own:
         program = compile_for_target(config, target)
     else:
         program = compile_for(config, target.chips if target else options.devices)
     options = options._replace(devices=program.devices)
-    bound = least_seconds(program, target, config.model.dtype) if by_its_own else None
+    bound = None
+    if target is not None and by_its_own:
+        bound = least_seconds(program, target, config.model.dtype)
     lines = [_heading(program, target, by_its_own)]
     for title, rows in (
         ("run", _run(config, options)),

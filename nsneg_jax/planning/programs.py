@@ -117,7 +117,21 @@ def lower(
     config.pretrained = config.pretrained or "any"  # only shapes matter here
     _CHECKS[program](config, devices.size)
     encoder, params, stats = backbone_structure(model, config.dtype, config.precision)
-    untrained = Pretrained(encoder, params, stats, dict(model), None, None, "", "", None)
+    untrained = Pretrained(
+        encoder=encoder,
+        params=params,
+        stats=stats,
+        head=None,
+        model=dict(model),
+        dtype=config.dtype,
+        classifier=None,
+        classes=None,
+        image_size=None,
+        resize=None,
+        origin="",
+        encoder_origin="",
+        encoder_seed=None,
+    )
     yield from _LOWER[program](config, untrained, devices, classes)
 
 

@@ -76,7 +76,8 @@ class Traffic(NamedTuple):
 
     def largest(self, count: int) -> list[tuple[str, int, int]]:
         """Returns (kind, executions, bytes) of the kinds that move the most, largest first."""
-        total, times = Counter(), Counter()
+        total: Counter[str] = Counter()
+        times: Counter[str] = Counter()
         for move in self.moves:
             total[move.kind] += move.total
             times[move.kind] += move.times
@@ -120,7 +121,7 @@ def entry_bytes(module: Module) -> int:
 class _Reader:
     def __init__(self, module: Module) -> None:
         self._module = module
-        self._channels: set[str] = set()  # channels of collectives seen in fusions
+        self._channels: set[str | None] = set()  # channels of collectives seen in fusions
         self.unknown_loops: set[str] = set()
 
     def walk(self, name: str, times: int) -> Iterator[Move]:

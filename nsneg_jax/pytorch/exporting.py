@@ -44,7 +44,7 @@ def export(path: Path, out: Path) -> str:
     double = progress.get("model", {}).get("dtype") == "float64"
     source = pretrained.load_pretrained(folder, "float64" if double else "float32")
     origin = progress.get("official")
-    notes = []
+    notes: list[str] = []
     if out.name.endswith(torch_file.SAFETENSORS_SUFFIX):
         keys = _write_backbone(source, out)
     else:

@@ -58,6 +58,7 @@ def import_file(
         f"found      {_described(found)}",
         f"keys       {_key_count(found)}, all accounted for",
     ]
+    state: TrainState | dict[str, Any]
     if found.kind == official.PRETRAINING:
         step, batch_size, images, said = _step(record, epoch, images, batch_size)
         momentum = _momentum(around, found, path)
@@ -142,8 +143,9 @@ def _train_state(
         part: [from_state_dict(arrays, like) for like in (found.params, found.stats)]
         for part, arrays in found.encoders.items()
     }
-    pointer = int(queue_pointer(step, batch_size, found.queue.shape[1]))
-    roll = (pointer - found.pointer) % found.queue.shape[1]
+    queue, before = found.filled_queue()
+    pointer = int(queue_pointer(step, batch_size, queue.shape[1]))
+    roll = (pointer - before) % queue.shape[1]
     if momentum is None:
         trace = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), found.params)
     else:
@@ -154,12 +156,13 @@ def _train_state(
     schedule = schedule._replace(count=np.array(step, np.int32))
     return (
         TrainState(
-            step=np.array(step, np.int32),
+            # on the host, in the file's dtypes whatever JAX is set to
+            step=np.array(step, np.int32),  # type: ignore[arg-type]
             params_q=trees[QUERY][0],
             stats_q=trees[QUERY][1],
             params_k=trees[KEY][0],
             stats_k=trees[KEY][1],
-            queue=np.roll(found.queue.T, roll, axis=0),
+            queue=np.roll(queue.T, roll, axis=0),  # type: ignore[arg-type]
             opt_state=(decay, (sgd_trace._replace(trace=trace), schedule)),
         ),
         roll,
@@ -168,7 +171,7 @@ def _train_state(
 
 def _probe_state(found: Found) -> dict[str, Any]:
     arrays = found.encoders[""]
-    state = {
+    state: dict[str, dict[str, Any]] = {
         "backbone": {
             "params": from_state_dict(arrays, found.params),
             "stats": from_state_dict(arrays, found.stats),
@@ -206,23 +209,26 @@ def _step(
     record: dict[str, Any], epoch: int, images: int | None, batch_size: int | None
 ) -> tuple[int, int, int, str]:
     """Returns steps done, batch size, images, and how the steps were found."""
-    own = [record.get(name) for name in ("step", "batch_size", "images")]
+    step: int | None
+    size: int
+    count: int
+    own: list[Any] = [record.get(name) for name in ("step", "batch_size", "images")]
     if images is None and batch_size is None and all(type(value) is int for value in own):
-        step, batch_size, images = own
+        step, size, count = own
         said = "as the file says"
     else:
-        images = IMAGES if images is None else images
-        batch_size = BATCH_SIZE if batch_size is None else batch_size
+        count = IMAGES if images is None else images
+        size = BATCH_SIZE if batch_size is None else batch_size
         step = None
-    _whole(batch_size, "--batch_size", 1)
-    _whole(images, "--images", batch_size)
+    _whole(size, "--batch_size", 1)
+    _whole(count, "--images", size)
     if step is None:
-        step = epoch * (images // batch_size)
+        step = epoch * (count // size)
         said = (
-            f"epoch {epoch} x {images // batch_size:,} steps ({images:,} images in batches of "
-            f"{batch_size});\n           --images and --batch_size change it"
+            f"epoch {epoch} x {count // size:,} steps ({count:,} images in batches of "
+            f"{size});\n           --images and --batch_size change it"
         )
-    return _whole(step, "The step", 0), batch_size, images, said
+    return _whole(step, "The step", 0), size, count, said
 
 
 def _whole(value: Any, name: str, smallest: int) -> int:
@@ -251,7 +257,7 @@ def _described(found: Found) -> str:
     text += "" if model["width"] == 64 else f", width {model['width']}"
     if found.kind == official.PRETRAINING:
         head = "mlp head" if model["mlp"] else "linear head"
-        return f"{text}, {head}, dim {model['dim']}, queue of {found.queue.shape[1]:,}"
+        return f"{text}, {head}, dim {model['dim']}, queue of {found.filled_queue()[0].shape[1]:,}"
     fc = found.encoders[""].get("fc.bias")
     return f"{text}, " + ("without fc" if fc is None else f"fc of {len(fc):,} classes")
 
@@ -265,5 +271,5 @@ def _flags(found: Found, workdir: Path, batch_size: int) -> list[str]:
     """Returns the flags with which pre-training fits the checkpoint."""
     model = found.model
     fields = [f"model.{name}={model[name]}" for name in ("arch", "dim", "mlp", "width", "stem")]
-    fields += [f"moco.queue_size={found.queue.shape[1]}", f"batch_size={batch_size}"]
+    fields += [f"moco.queue_size={found.filled_queue()[0].shape[1]}", f"batch_size={batch_size}"]
     return [f"--workdir={workdir}", *(f"--config.{field}" for field in fields)]

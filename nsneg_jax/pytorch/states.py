@@ -62,6 +62,12 @@ class Found:
     params: Tree
     stats: Tree
 
+    def filled_queue(self) -> tuple[np.ndarray, int]:
+        """`queue` and `pointer` of a pre-training; raises ValueError for a probe."""
+        if self.queue is None or self.pointer is None:
+            raise ValueError("a probe has no queue")
+        return self.queue, self.pointer
+
 
 def recognise(
     state_dict: Mapping[Any, Any],
@@ -167,7 +173,9 @@ def assemble(
         for name in in_torch_order(names):
             key = f"{prefix}{part}{name}"
             state_dict[key] = (
-                np.array(counters[key], np.int64) if name.endswith(COUNTER) else arrays[name]
+                np.array(counters[key], np.int64)
+                if counters is not None and name.endswith(COUNTER)
+                else arrays[name]
             )
     return state_dict
 

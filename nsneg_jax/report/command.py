@@ -24,7 +24,7 @@ def read_results(runs: Sequence[Path]) -> list[Result]:
     Raises:
         UsageError: a results.json is missing, or cannot be read.
     """
-    results = {}
+    results: dict[Path, Result] = {}
     for run in runs:
         path = run if run.is_file() else run / RESULTS
         try:

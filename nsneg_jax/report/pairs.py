@@ -44,7 +44,7 @@ def differences(rows: Sequence[Row], baseline: str) -> dict[str, dict[str, Diffe
     reference = {
         column: _by_seed(figures) for column, figures in named.pop(baseline).figures.items()
     }
-    found = {}
+    found: dict[str, dict[str, Difference]] = {}
     for name, row in named.items():
         found[name] = {}
         for column, figures in row.figures.items():

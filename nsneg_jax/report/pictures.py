@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from nsneg_jax.methods.moco import Views
+from nsneg_jax.methods.batches import Views
 from nsneg_jax.methods.views import denormalise
 
 _SMALLEST_TILE = 96  # pixels; smaller views are enlarged by an integer factor
@@ -27,7 +28,7 @@ def save_views(views: Views, path: Path) -> None:
     grid({title: to_uint8(images) for title, images in columns.items()}).save(path)
 
 
-def to_uint8(images: np.ndarray) -> np.ndarray:
+def to_uint8(images: jax.Array) -> np.ndarray:
     """Converts normalised views [..., 3] to uint8 pictures."""
     pixels = np.asarray(denormalise(images), np.float32)
     return np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)

@@ -45,7 +45,7 @@ def save_corruptions(rows: Sequence[Row], path: Path) -> None:
     size = (max(6, 2.3 * widest + 0.6), 2.0 * len(groups) + 0.4 + 0.25 * len(lines))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(groups), widest, squeeze=False, sharex=True, sharey=True)
-    drawn = {}
+    drawn: dict[str, Any] = {}
     for panel_row, (group, names) in zip(panels, groups.items(), strict=True):
         for panel, name in zip(panel_row, names + [None] * (widest - len(names)), strict=True):
             if name is None:
@@ -69,9 +69,9 @@ def save_corruptions(rows: Sequence[Row], path: Path) -> None:
     most, highest = (max(column) for column in zip(*shown, strict=True))
     severities = {"xlim": (0.7, most + 0.3), "xticks": range(1, 1 + most)}
     panels[0, 0].set(ylim=(0, max(1.0, 1.08 * highest)), **severities)
-    names = [name for name in lines if name in drawn]
-    handles = [drawn[name] for name in names]
-    figure.legend(handles, names, loc="outside lower center", ncols=1, frameon=False)
+    labels = [name for name in lines if name in drawn]
+    handles = [drawn[name] for name in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=1, frameon=False)
     write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
 
 
@@ -109,9 +109,9 @@ def _groups(lines: dict[str, Accuracies]) -> dict[str, list[str | None]]:
     known = {name for names in groups.values() for name in names}
     groups["other"] = [name for name in there if name not in known]
     widest = max(map(len, groups.values()))
-    for names in groups.values():
-        if names and names[-1] in corruptions.EXTRA:
-            names[-1:] = [None] * (widest - len(names)) + names[-1:]
+    for row in groups.values():
+        if row and row[-1] in corruptions.EXTRA:
+            row[-1:] = [None] * (widest - len(row)) + row[-1:]
     return {group: names for group, names in groups.items() if names}
 
 

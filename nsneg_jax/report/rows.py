@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ def number(value: Any) -> float | None:
 def sets_of(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns the sets with figures in a results.json, by their column."""
     sets = content.get("sets")
-    entries = sets.items() if isinstance(sets, dict) else ()
+    entries: Iterable[tuple[str, Any]] = sets.items() if isinstance(sets, dict) else ()
     return {_SYNONYMS.get(name, name): entry for name, entry in entries if isinstance(entry, dict)}
 
 
@@ -218,8 +218,9 @@ def _figures(result: Result) -> list[Figure]:
             figures.append(Figure(f"sets/{name}", title, value, entry, result, _notes(entry)))
     for name, value in content.items():
         k = name.removeprefix("knn_")
-        if k != name and k.isdecimal() and number(value) is not None:
-            figures.append(Figure(name, f"kNN, k = {int(k)}", number(value), content, result))
+        accuracy = number(value)
+        if k != name and k.isdecimal() and accuracy is not None:
+            figures.append(Figure(name, f"kNN, k = {int(k)}", accuracy, content, result))
     for name, instead, title in _PROBE_FIGURES:
         value = number(content.get(name))
         if value is None and instead is not None:

@@ -28,6 +28,9 @@ _DISTANCES_AT_ONCE = 2**22
 # A pixel and its eight neighbours: (down, right).
 _AROUND = [(dy, dx) for dy in (0, -1, 1) for dx in (0, -1, 1)]
 
+# a map and what is looked up for it, see `_looked_up`
+_Map = tuple[jax.Array, jax.Array, jax.Array]
+
 
 class Level(NamedTuple):
     """A level of the exemplars' pyramid: M places, D numbers per neighbourhood."""
@@ -201,13 +204,13 @@ def corrected(source: jax.Array, level: Level, passes: int, recipe: TextureRecip
     A pass has four parts, one per quarter of the pixels.
     """
     side = source.shape[1]
-    places = np.zeros(np.prod(level.shape), bool)
-    places[level.inside] = True
-    places = jnp.asarray(places)
+    marked = np.zeros(np.prod(level.shape), bool)
+    marked[level.inside] = True
+    places = jnp.asarray(marked)
     factors = np.array([1] + [1 + recipe.jump_cost] * recipe.similar, np.int32)
     use_costs = _use_costs(level, side * side, recipe)
 
-    def part(state: tuple[jax.Array, ...], corner: jax.Array) -> tuple[tuple, None]:
+    def part(state: _Map, corner: jax.Array | np.ndarray) -> tuple[_Map, None]:
         source, image, known = (jnp.roll(array, -corner, axis=(1, 2)) for array in state)
         own = _describe(_wrapped(image, recipe.neighbourhood // 2), recipe, stride=2)
         around = _wrapped(known, 1)
@@ -220,16 +223,16 @@ def corrected(source: jax.Array, level: Level, passes: int, recipe: TextureRecip
         costs = jnp.where(places[tried], costs + use_costs(source, tried), _IMPOSSIBLE)
         best = _nearest(costs)[..., None]
         new = jnp.take_along_axis(tried, best, axis=-1)[..., 0]
-        state = source, image, known
-        changed = _looked_up(new, level)
-        state = (old.at[:, ::2, ::2].set(own) for old, own in zip(state, changed, strict=True))
-        return tuple(jnp.roll(array, corner, axis=(1, 2)) for array in state), None
+        changed = zip((source, image, known), _looked_up(new, level), strict=True)
+        updated = (old.at[:, ::2, ::2].set(own) for old, own in changed)
+        source, image, known = (jnp.roll(array, corner, axis=(1, 2)) for array in updated)
+        return (source, image, known), None
 
     corners = np.tile(np.array([[0, 0], [1, 1], [0, 1], [1, 0]], np.int32), (passes, 1))
     return jax.lax.scan(part, _looked_up(source, level), corners)[0][0]
 
 
-def _looked_up(source: jax.Array, level: Level) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _looked_up(source: jax.Array, level: Level) -> _Map:
     """Returns a map, its colours [..., 3], and its places with similar ones [..., 1 + similar]."""
     known = jnp.concatenate([source[..., None], take(level.similar, source)], axis=-1)
     return source, take(level.colours, source), known

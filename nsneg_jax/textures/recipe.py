@@ -1,6 +1,7 @@
 """How textures are made, and the geometry of exemplars, levels and places."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from nsneg_jax.errors import UsageError
 
 Shape = tuple[int, int, int]
-Array = jax.Array | np.ndarray
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ A *place* is a number, (e * h + y) * w + x for row y and column x of exemplar e 
 """
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -120,7 +119,7 @@ def mosaic(rng: np.random.Generator, exemplars: Shape, recipe: TextureRecipe) ->
     inside = inner_places(shape, recipe)
     cells = max(1, round(side / recipe.cell))
     around, pitch = _SUBPIXEL * side, _SUBPIXEL * side // cells
-    first = np.stack(np.mgrid[:cells, :cells], -1).reshape(-1, 2) * pitch
+    first = np.stack([*np.mgrid[:cells, :cells]], -1).reshape(-1, 2) * pitch
     points = first + rng.integers(0, pitch, first.shape)
     even = (np.arange(len(points)) + rng.random()) * len(inside) / len(points)
     centres = rng.permutation(inside[even.astype(int)])
@@ -149,7 +148,7 @@ def photographs_at_once(platform: str) -> int:
     return 4 if platform == "cpu" else 32
 
 
-def compiled_synthesis(recipe: TextureRecipe, devices: Mesh) -> Callable[..., Texture]:
+def compiled_synthesis(recipe: TextureRecipe, devices: Mesh) -> jax.stages.Wrapped:
     """Compiles `synthesise` with a fixed recipe for batches that are split over the devices."""
     split = PartitionSpec("data")
     # Split by hand, because the compiler would not split the loop over chunks of distances.
@@ -171,13 +170,14 @@ def synthesise(exemplars: jax.Array, mosaics: jax.Array, recipe: TextureRecipe) 
     Raises:
         UsageError: exemplars and recipe do not go together.
     """
-    n, *shape = exemplars.shape[:-1]
+    n, count, height, width, _ = exemplars.shape
+    shape = (count, height, width)
     validate(recipe, shape)
     pictures = [exemplars.astype(jnp.float32) - 128]
     for _ in recipe.passes[1:]:
         pictures.append(halved(pictures[-1]))
-    source = similar = None
-    for passes in recipe.passes:
+    source, similar = mosaics, None
+    for step, passes in enumerate(recipe.passes):
         picture = pictures.pop()
         level_shape = shape_at(shape, len(pictures))
         inside = inner_places(level_shape, recipe)
@@ -187,7 +187,7 @@ def synthesise(exemplars: jax.Array, mosaics: jax.Array, recipe: TextureRecipe) 
         else:
             # At the finest level, comparing all pairs would take longer than all other work.
             similar = inherited(similar, described, level_shape, inside)
-        source = mosaics if source is None else doubled(source, level_shape)
+        source = doubled(source, level_shape) if step else source
         colours = picture.reshape(n, -1, 3)
         level = Level(level_shape, inside, colours, described, similar)
         source = corrected(source, level, passes, recipe)

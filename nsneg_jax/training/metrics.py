@@ -115,7 +115,8 @@ class MetricWriter:
 
 def _summary_writer() -> type:
     """Imports tensorboardX's writer, and keeps it from importing PyTorch."""
-    sys.modules.setdefault("torch", None)  # None makes the import fail, unless torch is loaded
+    # None makes the import fail; one that is there stays
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     try:
         from tensorboardX import SummaryWriter
     finally:

@@ -1,7 +1,6 @@
 """Compiles a method's step into one program over the devices, and describes its inputs."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +31,7 @@ class Placement:
 
 def compile_step(
     method: Method, devices: Mesh, placement: Placement = Placement()
-) -> Callable[[Any, Batch], tuple[Any, Metrics]]:
+) -> jax.stages.Wrapped:
     """Compiles `method.step` into one program over the devices.
 
     Returns:
@@ -62,12 +61,12 @@ def state_sharding(method: Method, devices: Mesh, placement: Placement = Placeme
 
 
 def abstract_batch(
-    method: Method, batch_size: int, size: int, placement: Placement = Placement()
+    views: ViewMaker, batch_size: int, size: int, placement: Placement = Placement()
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns shapes and dtypes of a step's batch: uint8 crops of `size` pixels, by entry."""
     batch = {}
-    for name in crop_fields(method.views, placement):
-        negatives = (method.views.num_negatives,) if name == "negatives" else ()
+    for name in crop_fields(views, placement):
+        negatives = (views.num_negatives,) if name == "negatives" else ()
         batch[name] = jax.ShapeDtypeStruct((batch_size, *negatives, size, size, 3), jnp.uint8)
     return batch
 

@@ -48,7 +48,7 @@ _ADDED = {
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flattens nested dicts to fields by dotted name, sorted within each section."""
-    fields = {}
+    fields: dict[str, Any] = {}
     for name, value in sorted(config.items()):
         if isinstance(value, Mapping):
             fields |= {f"{name}.{inner}": leaf for inner, leaf in flatten(value).items()}

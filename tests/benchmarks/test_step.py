@@ -36,7 +36,7 @@ def start(config, kind="TorchMoCo"):
 
     method, state = build(config, steps_per_epoch=1000)
     params, stats = (draw_tree("encoder_q.", tree) for tree in (state.params_q, state.stats_q))
-    state = moco.init_state(method, params, stats, config.model.dim)
+    state = method.init(params, stats)
     peer = getattr(torch_peer, kind)(
         config, to_state_dict(params, stats), np.asarray(state.queue), torch.device("cpu")
     )

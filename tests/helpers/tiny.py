@@ -16,9 +16,9 @@ from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.training.checkpoint import Checkpoints
 
 
-def tiny_config(method=patch, **overrides) -> ConfigDict:
+def tiny_config(recipe=patch, **overrides) -> ConfigDict:
     """80 shapes of 16 px, 5 steps per epoch, 4 epochs; `overrides` by dotted name."""
-    config = method.get_config("tiny")
+    config = recipe.get_config("tiny")
     values = {
         "batch_size": 16,
         "epochs": 4,

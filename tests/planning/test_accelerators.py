@@ -161,7 +161,7 @@ def test_recipe_fits_into_eight_v5e(dtype, compile_step):
 
 @pytest.mark.parametrize("target", ["h100:8", "v5e:2x4"])
 def test_recipe_exchanges_what_the_design_lists(target, compile_step):
-    """docs/design.md: crops of keys and queries; embeddings; gradients, statistics, metrics."""
+    """docs/devices.md: crops of keys and queries; embeddings; gradients, statistics, metrics."""
     cost = compile_step(RECIPE, target)
     step = trace_step(config_of(RECIPE), mesh.data_mesh(jax.devices()[:1]))
     crops, embeddings = 2 * 512 * 224 * 224 * 3, 2 * 512 * 128 * 4

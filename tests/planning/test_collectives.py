@@ -127,7 +127,7 @@ def in_order(crops):
 
 def test_crops_loaded_in_order_or_shuffled_are_the_same_step(crops, float64):
     def shuffled(method, step):
-        orders = shuffle_orders(method, N)(step)
+        orders = shuffle_orders(method.views, N)(step)
         negatives = np.stack([crops[0][order] for order in orders[1:]], axis=1)
         return {"query": crops[0], "key": crops[1][orders[0]], "negatives": negatives}
 

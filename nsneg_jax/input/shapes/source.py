@@ -49,6 +49,9 @@ _SHIFT_BITS = 6  # fixed point of the corners given to OpenCV
 # Random streams for the parts of a picture, under its split, seed and index.
 _GEOMETRY, _CLEAN, _STYLIZED, _RENDITION, _CONFLICT = range(5)
 
+# of a picture: seed, split, version, side, index
+_Key = tuple[int, str, str, int, int]
+
 
 class PictureCache:
     """Keeps rendered pictures up to `limit` bytes; later pictures are not kept. Thread-safe.
@@ -60,10 +63,10 @@ class PictureCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
-        self._pictures: dict[tuple, np.ndarray] = {}
+        self._pictures: dict[_Key, np.ndarray] = {}
         self._lock = Lock()
 
-    def get(self, key: tuple, render: Callable[[], np.ndarray]) -> np.ndarray:
+    def get(self, key: _Key, render: Callable[[], np.ndarray]) -> np.ndarray:
         """Returns the picture under `key`, uint8 [S, S, 3], a copy that the caller may change."""
         kept = self._pictures.get(key)
         if kept is not None:
@@ -154,7 +157,7 @@ class Shapes:
         self.seed = seed
         self.version = version
         self.name = f"shapes/{version}{f'@{seed}' if seed else ''}/{split}"
-        self.classes = CLASSES
+        self.classes: tuple[str, ...] = CLASSES
         self.labels = np.arange(size, dtype=np.int32) % len(CLASSES)
         self.texture_labels: np.ndarray | None = None
         if version == "conflict":
@@ -188,7 +191,7 @@ class Shapes:
             return _paint_rendition(self._stream(_RENDITION, index), mask)
         if self.version == "stylized":
             return _paint_stylized(self._stream(_STYLIZED, index), mask)
-        if self.version == "conflict":
+        if self.texture_labels is not None:
             small = _SILHOUETTES[self.texture_labels[index]]
             return _paint_conflict(self._stream(_CONFLICT, index), mask, small)
         return _paint_clean(self._stream(_CLEAN, index), mask, outline)
@@ -212,12 +215,13 @@ class Shapes:
 
 
 def _paint_clean(rng: np.random.Generator, mask: np.ndarray, outline: np.ndarray) -> np.ndarray:
-    ground, *pair = textures.colours(rng)
+    plain, *pair = textures.colours(rng)
+    ground: Sequence[np.ndarray | float] = plain
     (family,) = textures.pick(rng, textures.SEEN, 1)
     inside = _blend(pair, family(rng, len(mask)))
     if rng.random() >= _PLAIN:
         mottle = (textures.noise(rng, len(mask)) - 0.5) * 0.1
-        ground = [value + mottle for value in ground]
+        ground = [value + mottle for value in plain]
     contoured, hollow, width = textures.draw(rng, (0, 1), (0, 1), _CONTOUR_WIDTH)
     if contoured >= _CONTOURED:
         return _compose(mask, inside, ground)

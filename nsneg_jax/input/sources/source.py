@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 
@@ -55,6 +55,11 @@ class FileSource(Source, Protocol):
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of the file of image `index`."""
         ...
+
+
+def has_files(source: Source) -> TypeGuard[FileSource]:
+    """Whether the images of a source are files."""
+    return hasattr(source, "path")
 
 
 def open_source(
