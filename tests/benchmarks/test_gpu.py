@@ -47,7 +47,7 @@ def values(part, setting):
     [
         (["--parts", "step,stpe"], "--parts has 'stpe', but must be of step, golden"),
         (["--minutes", "0"], "--minutes is 0"),
-        (["--photographs", "/nowhere"], "0 JPEG files, but there must be at least 512"),
+        (["--photographs", "/nowhere"], "at least 512"),
         (["--small", "--photographs", "/nowhere"], "at least 16"),
         (["--out", str(ROOT / "tests")], "not empty"),
     ],

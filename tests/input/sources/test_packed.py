@@ -137,12 +137,12 @@ def test_sets_that_are_not_whole(copy):
     (train / "index.json").write_text(json.dumps(index))
     names = (train / "names.txt").read_text()
     (train / "names.txt").write_text(names.replace("n03/7", "n03/8"))
-    refused(r"names\.txt is not the list")
+    refused(r"names\.txt .*index\.json")
     (train / "names.txt").write_text(names)
     shard = train / "00001-of-00003.array_record"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
-    refused(rf"has {len(content) - 1:,} bytes where {len(content):,}")
+    refused(rf"has {len(content) - 1:,} bytes\b.*\b{len(content):,} ")
     shard.unlink()
     refused(r"00001-of-00003\.array_record is missing")
 
