@@ -56,7 +56,7 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
                 "split": "train",  # images trained on
                 "eval_split": "val",  # images classified by kNN during training
-                "classes": "",  # classes to use: '' = all; names with commas, or a file, one a line
+                "classes": "",  # used: '' = all; names with commas, or a file of one per line
                 "image_size": 224,  # side of a view in pixels, 8 or more
                 # kNN: pixels at 224 of the shorter side before the central crop; 0 = crop only
                 "resize": 256,
@@ -204,7 +204,7 @@ def probing() -> ConfigDict:
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
                 "split": "train",  # images trained on; the bank of kNN
                 "eval_split": "val",  # images evaluated, or turned into features
-                "classes": "",  # classes to use: '' = all; names with commas, or a file, one a line
+                "classes": "",  # used: '' = all; names with commas, or a file of one per line
                 "image_size": 224,  # side of a view in pixels, 8 or more
                 # pixels at 224 of the shorter side before the central crop; 0 = crop only
                 "resize": 256,
