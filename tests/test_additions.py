@@ -49,7 +49,14 @@ def test_a_loss_is_a_function_of_the_similarities(tmp_path):
     assert lines[0]["positive_similarity"] == before[0]["positive_similarity"]
 
 
-@pytest.mark.parametrize("name", ["lion", "adamw", "lars"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lion",
+        pytest.param("adamw", marks=pytest.mark.slow),
+        pytest.param("lars", marks=pytest.mark.slow),
+    ],
+)
 def test_an_optimiser_is_a_name_in_the_config(name, tmp_path):
     values = {"optimizer.name": name, "optimizer.learning_rate": 1e-2}
     start, state, _ = trained(tmp_path, **values)

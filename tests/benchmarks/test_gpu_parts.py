@@ -94,6 +94,7 @@ def test_photographs(tmp_path, capsys):
     assert photographs.main([str(tmp_path / "new"), "--count", "0"]) == 2
 
 
+@pytest.mark.slow
 def test_time_to_the_first_step(tmp_path, capsys):
     flags = ["--config=configs/patch.py:tiny", "--config.data.source=shapes:40"]
     flags += ["--config.batch_size=8", "--config.model.width=4", "--config.moco.queue_size=16"]

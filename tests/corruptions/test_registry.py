@@ -135,7 +135,7 @@ def test_a_config_file_adds_and_evaluates_its_own(table, tmp_path, monkeypatch):
         config.write_text(CONFIG.format(images=tmp_path / "images", strength=strength))
         arguments = [f"--config={config}", f"--workdir={tmp_path / 'out'}"]
         arguments += [f"--config.pretrained={probe}", "--config.only=corruption"]
-        assert main.main(["main.py", *arguments, "--compilation_cache=off"]) == 0
+        assert main.main(["main.py", *arguments]) == 0
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         found[strength] = results["sets"]["corruption"]["parts"]
     assert list(found[0]) == ["fog", "darker_red"]

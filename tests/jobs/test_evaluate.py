@@ -161,6 +161,7 @@ def test_a_set_that_cannot_be_used_does_not_end_the_job(answering, tmp_path):
     assert figures["accuracy_top1"] is None
 
 
+@pytest.mark.slow
 def test_float64_sees_the_same_corruptions(of_shapes, tmp_path, float64):
     probe, ours = of_shapes
     config = shapes_config(probe, "corruption")

@@ -36,6 +36,7 @@ def no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(warnings, "filters", list(warnings.filters))
     before = {name: jax.config.values[name] for name in SETTINGS}
     jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_enable_compilation_cache", True)
     reset_cache()
     yield
     for name, value in before.items():

@@ -118,6 +118,7 @@ def test_another_config_is_told_before_data_is_read(tmp_path):
     assert not out and "error" not in quiet
 
 
+@pytest.mark.slow
 def test_death_of_a_process_is_told_and_the_run_goes_on(tmp_path, float64):
     """After SIGKILL of process 1 and a restart, the end equals one uninterrupted process."""
     config = tiny_config(total_steps=10_000, **FLOAT64)
