@@ -12,6 +12,8 @@ import numpy as np
 
 from nsneg_jax import load_pretrained
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 encoder, folder, out = sys.argv[1:]
 photographs = sorted(Path(folder).rglob("*.jpg"))
 features = load_pretrained(encoder).embed(photographs)
