@@ -122,20 +122,21 @@ def _class_folders(root: str, split: str) -> list[str]:
     if not storage.is_folder(root):
         raise UsageError(
             f"The data folder {root} {'is not a folder' if storage.exists(root) else 'is missing'}."
-            f" Give the folder that holds the splits, with images in {root}/{split}/CLASS/."
+            f" Give the folder that holds the splits, with images in {root}/{split}/CLASS/: set "
+            "--config.data.source=folder:PATH, or the source of the test set."
             f"{earlier_data(root)}"
         )
     folder = storage.join(root, split)
     if not storage.is_folder(folder):
         raise UsageError(
             f"The data folder {root} has no split {split!r}. Folders there: "
-            f"{some(storage.folders(root)) or 'none'}. Set data.split to one of them, or put the "
-            f"images in {folder}/CLASS/."
+            f"{some(storage.folders(root)) or 'none'}. Set the field that names it (data.split or "
+            f"data.eval_split) to one of them, or put the images in {folder}/CLASS/."
         )
     found = storage.folders(folder)
     if not found:
         raise UsageError(
             f"There are no class folders in {folder}. Put the images of each class into "
-            f"{folder}/CLASS/."
+            f"{folder}/CLASS/, images without classes into one folder, such as {folder}/all/."
         )
     return found
