@@ -10,11 +10,11 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
-from tomllib import loads
 from typing import TYPE_CHECKING, Any
 
+import nsneg_jax
 from nsneg_jax.errors import RunError, UsageError, tell
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _dispatch(arguments: list[str]) -> int | str:
         print(overview())
         return 0
     if name in ("--version", "-version", "-V"):
-        print(f"nsneg_jax {version()}")
+        print(f"nsneg_jax {nsneg_jax.__version__}")
         return 0
     if name not in ABOUT:
         what = f"{name!r} is no command of nsneg" if name else "nsneg needs a command"
@@ -192,11 +192,3 @@ def overview() -> str:
             "the data; 1 anything else.",
         )
     )
-
-
-def version() -> str:
-    """Returns the version of the checkout, installed or not; else of the installed package."""
-    project = Path(__file__).parents[1] / "pyproject.toml"
-    if project.is_file():
-        return loads(project.read_text(encoding="utf-8"))["project"]["version"]
-    return metadata.version("nsneg_jax")

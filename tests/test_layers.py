@@ -30,7 +30,8 @@ LEVELS = (
     ("library",),
     ("command_line",),
     ("help_text",),
-    ("cli", "__init__"),
+    ("__init__",),
+    ("cli",),
     ("__main__",),
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
