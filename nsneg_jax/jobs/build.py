@@ -22,6 +22,7 @@ from nsneg_jax.methods.views import ViewRecipe
 from nsneg_jax.models.encoder import Encoder
 from nsneg_jax.registry import Registry
 from nsneg_jax.training.step import Placement
+from nsneg_jax.training.workdir import TEXTURES
 
 # Builds a method from (config, encoder, views, learning rate by step).
 Builder = Callable[[ConfigDict, Encoder, ViewMaker, optax.Schedule], Method]
@@ -36,7 +37,7 @@ def build_moco(
         dim=config.model.dim,
         optimizer=build_optimizer(config, schedule),
         learning_rate=schedule,
-        loss=InfoNCE(config.moco.temperature, negative_weights(config.negatives)),
+        loss=InfoNCE(config.moco.temperature, negative_weights(config, views)),
         views=views,
         queue_size=config.moco.queue_size,
         momentum=config.moco.momentum,
@@ -97,13 +98,11 @@ def view_recipe(config: ConfigDict) -> ViewRecipe:
     return ViewRecipe(**values)
 
 
-def negative_weights(config: ConfigDict) -> tuple[float, ...]:
-    """Returns alpha per negative of a config's `negatives` section, patches first."""
-    patches = config.num if "patch" in config.kind else 0
-    weights = (config.alpha,) * patches
-    if "texture" in config.kind:
-        weights += (config.texture_alpha or config.alpha,)
-    return weights
+def negative_weights(config: ConfigDict, views: ViewMaker) -> tuple[float, ...]:
+    """Returns alpha per negative of `views`, patches first."""
+    alpha = config.negatives.alpha
+    textures = (config.negatives.texture_alpha or alpha,) * views.texture
+    return (alpha,) * views.patches + textures
 
 
 def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[Source, Source]:
@@ -119,7 +118,7 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
     """
     settings = config.negatives
     if settings.texture_source == "made":
-        path = workdir / "textures.npy"
+        path = workdir / TEXTURES
         return images, MadeTextures(images, config.data.image_size, path, config.seed)
     textures = open_files(settings.texture_source, config.data.split, images.classes, partial=True)
     agree_on_files(textures)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.source import open_source
-from nsneg_jax.jobs.build import negative_weights
+from nsneg_jax.jobs.build import build_views
 from nsneg_jax.planning import PlanOptions
 from nsneg_jax.planning.compile import Program, compile_for, compile_for_target
 from nsneg_jax.planning.cost import WITHOUT_TUNING
@@ -223,7 +223,7 @@ def _decodes(config: ConfigDict) -> int:
 
 def _places(config: ConfigDict) -> int:
     """Returns the number of places of an image: query, key and each negative."""
-    return 2 + len(negative_weights(config.negatives))
+    return 2 + build_views(config).num_negatives
 
 
 def _step_seconds(

@@ -15,6 +15,7 @@ TENSORBOARD = "tensorboard"  # a folder of event files
 RESULTS = "results.json"
 PARTS = "parts"  # a folder of npz files, one per part of an evaluation
 VIEWS = "pictures/views.png"
+TEXTURES = "textures.npy"  # made of built-in images
 FEATURES = "features"  # the ending depends on the format
 
 # Fields that may change on resume: they alter how the work is done or when it ends, but not what a
