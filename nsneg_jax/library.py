@@ -21,7 +21,6 @@ from nsneg_jax.methods import negatives, views
 from nsneg_jax.methods.contrast import InfoNCE, l2_normalize, similarities
 from nsneg_jax.methods.shuffling import sample_keys
 from nsneg_jax.models.encoder import Encoder, Tree
-from nsneg_jax.models.resnet import ARCHS, STEMS
 from nsneg_jax.parallel.mesh import DTYPES
 from nsneg_jax.pytorch.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from nsneg_jax.pytorch.loading import load_file
@@ -98,8 +97,6 @@ def build_encoder(
         UsageError: there is no such network or setting.
     """
     pretrained.check_computation(dtype, precision)
-    if "stem" in settings and arch in ARCHS:
-        _one_of("stem", settings["stem"], STEMS)
     for name, least in (("dim", 0), ("width", 1)):
         if name in settings:
             check_whole(name, settings[name], least)

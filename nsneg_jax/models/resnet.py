@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from nsneg_jax.errors import UsageError
 from nsneg_jax.models.layers import Conv, Linear
 from nsneg_jax.models.norm import GroupedBatchNorm, Grouping
 from nsneg_jax.models.pooling import max_pool
@@ -111,6 +112,9 @@ class ResNet(nnx.Module):
         param_dtype: dtype of parameters and statistics.
         seed: seed of the initial values, which have the distributions of torchvision and PyTorch;
             None leaves weights zero, if only shapes are needed.
+
+    Raises:
+        UsageError: there is no such stem.
     """
 
     def __init__(
@@ -126,6 +130,8 @@ class ResNet(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         seed: int | None,
     ):
+        if stem not in STEMS:
+            raise UsageError(f"stem is {stem!r}, but must be one of {', '.join(map(repr, STEMS))}.")
         kind, blocks_per_stage = ARCHS[arch]
         block = _BLOCKS[kind]
         rng = None if seed is None else np.random.default_rng((seed, 0))
