@@ -85,7 +85,9 @@ def relative_crop(
     return *first, max(last[0] - first[0], 1), max(last[1] - first[1], 1)
 
 
-def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+def resized_crop(
+    image: np.ndarray, box: tuple[int, int, int, int], size: int, out: np.ndarray | None = None
+) -> np.ndarray:
     """Cuts out a box and resizes it with Pillow's bilinear filter, antialiased.
 
     Pixels outside the box have no influence, as in torchvision, which cuts first. Thread-safe; the
@@ -95,13 +97,41 @@ def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -
         image: uint8 [H, W, 3].
         box: (top, left, height, width) in pixels, inside the image.
         size: side of the result in pixels.
+        out: where to write the result, uint8 [size, size, 3]; None makes a new array.
 
     Returns:
         uint8 [size, size, 3]; do not write to it.
     """
     top, left, height, width = box
-    cut = image[top : top + height, left : left + width]
-    return resize(cut, size, size)
+    resized = resize(image[top : top + height, left : left + width], size, size)
+    if out is None:
+        return resized
+    out[...] = resized
+    return out
+
+
+def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
+    """Makes the view that a classifier is tested on: torchvision's Resize and CenterCrop.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: side of the result in pixels.
+        resize: length of the shorter side in pixels after an antialiased resize; 0 does not
+            resize. As in torchvision, black pads an image that is smaller than the crop.
+
+    Returns:
+        uint8 [size, size, 3]; do not write to it.
+    """
+    if resize:
+        image = resize_short(image, resize)
+    height, width = image.shape[:2]
+    if height < size or width < size:
+        missing = [max(size - side, 0) for side in (height, width)]
+        around = [(lack // 2, (lack + 1) // 2) for lack in missing]
+        image = np.pad(image, (*around, (0, 0)))
+        height, width = image.shape[:2]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[top : top + size, left : left + size]
 
 
 def resize_short(image: np.ndarray, size: int) -> np.ndarray:

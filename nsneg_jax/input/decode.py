@@ -27,7 +27,22 @@ _JPEG = b"\xff\xd8\xff"
 
 
 class UnreadableImage(UsageError):
-    """An image file is missing, damaged or no image; the message names the file and the reason."""
+    """An image file is missing, damaged or no image; the message names the file and the reason.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return (
+            f"The image {self.path} cannot be read: {self.reason}. Replace it with a good copy of "
+            "the same name."
+        )
 
 
 def read_image(path: str) -> np.ndarray:
@@ -91,6 +106,4 @@ def rgb_of(picture: Image.Image) -> np.ndarray:
 
 def unreadable(name: str, reason: str) -> UnreadableImage:
     """Makes the error for an image file from its name and what is wrong with it."""
-    return UnreadableImage(
-        f"The image {name} cannot be read: {reason}. Replace it with a good copy, or remove it."
-    )
+    return UnreadableImage(name, reason)

@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from jax.sharding import Mesh
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_whole
 from nsneg_jax.input.sources.source import FileSource, Source
+from nsneg_jax.input.sources.subset import Subset
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.textures.recipe import TextureRecipe
 from nsneg_jax.textures.synthesis import compiled_synthesis, cut_exemplars, mosaic, random_generator
@@ -22,23 +22,6 @@ EXEMPLARS, _EXEMPLAR_SHARE = 2, 96 / 224
 _SMALLEST_EXEMPLAR = 6  # smallest that holds neighbourhoods of 3 pixels
 _LARGE_EXEMPLAR = 80  # from here on, the recipe for photographs
 _BATCH = 128
-
-
-class Subset:
-    """Some images of a source, as a `Source`."""
-
-    def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        self._source = source
-        self._indices = np.asarray(indices)
-        self.name = f"{source.name}, {len(indices)} of {len(source)} images"
-        self.classes = source.classes
-        self.labels = np.asarray(source.labels)[self._indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def image(self, index: int) -> np.ndarray:
-        return self._source.image(int(self._indices[index]))
 
 
 def pair_folders(

@@ -309,4 +309,4 @@ def features_of(loaded, source) -> Features:
     images = np.stack([source.image(i) for i in range(len(source))])
     normalised = normalise(jnp.asarray(images, jnp.float32) / 255)
     found = loaded.encoder.features(loaded.params, loaded.stats, normalised)
-    return Features(np.asarray(found), source.labels)
+    return Features(np.asarray(found), source.labels, np.arange(len(source)))
