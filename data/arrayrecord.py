@@ -221,7 +221,7 @@ def _names(source: FileSource) -> bytes:
                 f"The image {path!r} of {source.name} cannot be packed: its path must be one line "
                 "and begin with the name of its class. Rename it."
             )
-    return "".join(f"{path}\n" for path in paths).encode()
+    return "".join(f"{path}\n" for path in paths).encode("utf-8", "surrogateescape")
 
 
 def _claim(folder: str, index: Index) -> Index:

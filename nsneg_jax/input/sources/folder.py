@@ -10,6 +10,7 @@ from nsneg_jax.files import earlier_data
 from nsneg_jax.input.decode import read_image, unreadable
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import some, wanted
+from nsneg_jax.input.sources.names import Names
 
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
@@ -60,7 +61,7 @@ class Folder:
         there = set(found)
         with ThreadPoolExecutor(_LISTING_THREADS) as pool:
             listings = list(
-                pool.map(lambda name: self._listing(name) if name in there else [], self.classes)
+                pool.map(lambda name: self._listing(name if name in there else None), self.classes)
             )
         empty = [name for name, files in zip(self.classes, listings, strict=True) if not files]
         if len(empty) == len(self.classes):
@@ -75,7 +76,7 @@ class Folder:
                 f"image: {some(empty)}. Complete or remove them, or set data.classes to the "
                 "classes wanted."
             )
-        self._files = [file for files in listings for file in files]
+        self._files = Names.joined(listings)
         counts = np.array([len(files) for files in listings])
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         self.present = np.flatnonzero(counts).astype(np.int32)
@@ -108,9 +109,11 @@ class Folder:
         except OSError as error:
             raise unreadable(path, error.strerror or str(error)) from error
 
-    def _listing(self, name: str) -> list[str]:
+    def _listing(self, name: str | None) -> Names:
+        if name is None:
+            return Names.of(())
         try:
-            return sorted(storage.files_below(self._folder, name, IMAGE_ENDINGS))
+            return Names.of(sorted(storage.files_below(self._folder, name, IMAGE_ENDINGS)))
         except OSError as error:
             raise UsageError(
                 f"The class folder {storage.join(self._folder, name)} cannot be listed: {error}. "

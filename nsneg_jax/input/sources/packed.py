@@ -22,6 +22,7 @@ from nsneg_jax.files import earlier_data
 from nsneg_jax.input.decode import decode_image, unreadable
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import Choice
+from nsneg_jax.input.sources.names import Names
 
 INDEX, NAMES = "index.json", "names.txt"
 FORMAT = "nsneg_jax images, version 1"
@@ -125,11 +126,12 @@ class ArrayRecord:
         if index is None:
             raise UsageError(_no_index(root, split))
         _check_whole(self._folder, index)
-        self._paths = _read_names(self._folder, index)
-        labels = _labels(self._folder, index.classes, self._paths)
-        choice = Choice(self._folder, index.classes, labels, self._paths, classes, partial)
+        paths = _read_names(self._folder, index)
+        labels = _labels(self._folder, index.classes, paths)
+        choice = Choice(self._folder, index.classes, labels, paths, classes, partial)
         self.classes, self.labels, self.present = choice.classes, choice.labels, choice.present
         self._records = choice.records
+        self._paths = paths.take(choice.records)
         self._data = open_shards(self._folder, index.shards)
 
     def __len__(self) -> int:
@@ -138,7 +140,7 @@ class ArrayRecord:
 
     def path(self, index: int) -> str:
         """Returns the path of image `index` in the split it came from: 'CLASS/NAME.JPEG'."""
-        return self._paths[self._records[index]]
+        return self._paths[index]
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of image file `index`.
@@ -237,7 +239,7 @@ def _check_whole(folder: str, index: Index) -> None:
 _ANEW = "remove it and run `python -m data.arrayrecord` again with the same options"
 
 
-def _read_names(folder: str, index: Index) -> list[str]:
+def _read_names(folder: str, index: Index) -> Names:
     path = storage.join(folder, NAMES)
     try:
         data = storage.read_bytes(path)
@@ -247,7 +249,7 @@ def _read_names(folder: str, index: Index) -> list[str]:
         raise UsageError(
             f"{path} does not belong to {INDEX} beside it. Copy both again, or {_ANEW}."
         )
-    return data.decode().split("\n")[:-1]
+    return Names.of_lines(data)
 
 
 def _labels(folder: str, classes: Sequence[str], paths: Sequence[str]) -> np.ndarray:

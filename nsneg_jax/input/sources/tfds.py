@@ -21,6 +21,7 @@ from nsneg_jax.extras import needed
 from nsneg_jax.files import expand, user_cache, write_npz
 from nsneg_jax.input.decode import decode_image, unreadable
 from nsneg_jax.input.sources.classes import Choice
+from nsneg_jax.input.sources.names import Names
 
 _SPEC = re.compile(r"(?P<name>\w+)(?:/(?P<config>[^:/\s]+))?(?::(?P<version>\d+\.\d+\.\d+))?")
 _FILE_FEATURES = ("file_name", "filename")
@@ -81,7 +82,7 @@ class Tfds:
         choice = Choice(self.name, names, labels, paths, classes, partial)
         self.classes, self.labels, self.present = choice.classes, choice.labels, choice.present
         self._records = choice.records
-        self._paths = [paths[record] for record in choice.records.tolist()]
+        self._paths = Names.of(paths[record] for record in choice.records.tolist())
 
     def __len__(self) -> int:
         """Number of images."""

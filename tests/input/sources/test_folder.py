@@ -1,6 +1,7 @@
 """Folders of images, and how data sets are named."""
 
 import os
+import pickle
 from contextlib import contextmanager
 
 import numpy as np
@@ -39,6 +40,26 @@ def test_order_labels_and_pictures(root):
     assert folder.image(0).shape == (3, 4, 3)
     with pytest.raises(IndexError):
         folder.image(5)
+
+
+def test_workers_share_names_and_labels(root):
+    folder = Folder(str(root), "train")
+    buffers = []
+    rest = pickle.dumps(folder, protocol=5, buffer_callback=buffers.append)
+    sizes = sorted(len(each.raw()) for each in buffers)
+    assert sizes == sorted([len("a/0.tiffa/x/y/3.Pngb/1.jpgb/2.JPEGc/z.webp"), 6 * 8, 5 * 4, 3 * 4])
+    copy = pickle.loads(rest, buffers=buffers)
+    assert [copy.path(i) for i in range(5)] == [folder.path(i) for i in range(5)]
+    np.testing.assert_array_equal(copy.image(3), folder.image(3))
+
+
+def test_names_that_are_no_text(root):
+    """File systems allow any bytes in a name."""
+    name = os.fsdecode(b"b/\xff.png")
+    save(root / "train" / name, 90)
+    folder = Folder(str(root), "train", ["b"])
+    assert [folder.path(i) for i in range(3)] == ["b/1.jpg", "b/2.JPEG", name]
+    assert folder.image(2)[0, 0, 0] == 90
 
 
 def test_what_counts_as_an_image(root):
