@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input.crops import relative_crop, resized_crop, sample_crop
+from nsneg_jax.input.crops import resized_crop, sample_crop, sample_texture_crop
 from nsneg_jax.input.loading import (
     Batch,
     Loaders,
@@ -74,7 +74,8 @@ def pretrain_batches(
         image_size: side of the crops in pixels.
         crop_scale: smallest and largest area of both crops, see `sample_crop`.
         seed: seed of order and crops.
-        textures: textures of the images, in their order; cropped like the queries.
+        textures: textures of the images, in their order; cropped by `sample_texture_crop` with the
+            draws of the queries, or as the queries where they have the size of the image.
         shuffle: the orders of shuffling BN, if the crops are to be arranged by them.
 
     Yields:
@@ -139,7 +140,11 @@ class _TwoCrops:
         }
         if self.textures is not None and "texture" in names:
             texture = self.textures.image(index)
-            box = relative_crop(boxes[0], image.shape[:2], texture.shape[:2])
+            box = boxes[0]
+            if texture.shape != image.shape:
+                height, width = texture.shape[:2]
+                rng = place_generator(self.seed, place)
+                box = sample_texture_crop(rng, height, width, self.crop_scale)
             sample["texture"] = resized_crop(texture, box, self.image_size)
         return sample
 
