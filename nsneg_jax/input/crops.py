@@ -9,6 +9,7 @@ fitted blur by up to 1.4.
 
 import math
 import threading
+from typing import Protocol, SupportsInt
 
 import numpy as np
 from PIL import Image
@@ -22,8 +23,16 @@ _TRIES = 10
 _of_thread = threading.local()
 
 
+class Draw(Protocol):
+    """What crops need of a `numpy.random.Generator`, such as `draws.PlaceGenerator`."""
+
+    def uniform(self, low: float, high: float, /) -> float: ...
+
+    def integers(self, low: int, high: int, /) -> SupportsInt: ...
+
+
 def sample_crop(
-    rng: np.random.Generator,
+    rng: Draw,
     height: int,
     width: int,
     scale: tuple[float, float] = (0.2, 1.0),
@@ -53,7 +62,7 @@ def sample_crop(
 
 
 def sample_texture_crop(
-    rng: np.random.Generator,
+    rng: Draw,
     height: int,
     width: int,
     scale: tuple[float, float] = (0.2, 1.0),
@@ -87,7 +96,7 @@ def sample_texture_crop(
 
 
 def _sample_size(
-    rng: np.random.Generator,
+    rng: Draw,
     height: int,
     width: int,
     scale: tuple[float, float],
@@ -95,10 +104,11 @@ def _sample_size(
 ) -> tuple[int, int] | None:
     """Draws (height, width) of a crop; None if no draw fits."""
     area = height * width
-    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    smallest, largest = scale
+    narrowest, widest = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(_TRIES):
-        target = area * rng.uniform(*scale)
-        shape = math.exp(rng.uniform(*log_ratio))
+        target = area * rng.uniform(smallest, largest)
+        shape = math.exp(rng.uniform(narrowest, widest))
         w = round(math.sqrt(target * shape))
         h = round(math.sqrt(target / shape))
         if 0 < w <= width and 0 < h <= height:
