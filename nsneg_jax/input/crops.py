@@ -9,6 +9,7 @@ fitted blur by up to 1.4.
 
 import math
 import threading
+from typing import Protocol, SupportsInt
 
 import numpy as np
 from PIL import Image
@@ -22,8 +23,16 @@ _TRIES = 10
 _of_thread = threading.local()
 
 
+class Draw(Protocol):
+    """What crops need of a `numpy.random.Generator`, such as `draws.PlaceGenerator`."""
+
+    def uniform(self, low: float, high: float, /) -> float: ...
+
+    def integers(self, low: int, high: int, /) -> SupportsInt: ...
+
+
 def sample_crop(
-    rng: np.random.Generator,
+    rng: Draw,
     height: int,
     width: int,
     scale: tuple[float, float] = (0.2, 1.0),
@@ -45,44 +54,76 @@ def sample_crop(
     Returns:
         (top, left, height, width) of the crop in pixels, inside the image.
     """
+    size = _sample_size(rng, height, width, scale, ratio)
+    if size is None:
+        return _central_crop(height, width, ratio)
+    h, w = size
+    return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+
+
+def sample_texture_crop(
+    rng: Draw,
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """Draws the crop of an image's texture, of another size, with the draws of the image's crop.
+
+    As in the original, which crops the texture with the query's seed: the crops agree in area
+    fraction and in width over height, in pixels, but not in place. They agree where the same draw
+    is the first that fits into both. A draw that fits into only one is repeated for the other,
+    whose area fraction and shape are then its own.
+
+    Args:
+        rng: a generator in the state in which `sample_crop` got it for the image.
+        height: height of the texture in pixels.
+        width: width of the texture in pixels.
+        scale: as for the image.
+        ratio: as for the image.
+
+    Returns:
+        (top, left, height, width) of the crop in pixels, inside the texture.
+    """
+    size = _sample_size(rng, height, width, scale, ratio)
+    if size is None:
+        return _central_crop(height, width, ratio)
+    h, w = size
+    # The remainder of the word, as in torch.randint. `integers(0, n)` takes the word's high bits,
+    # which would give the texture the place of the image's crop.
+    top, left = (int(rng.integers(0, 2**32)) % places for places in (height - h + 1, width - w + 1))
+    return top, left, h, w
+
+
+def _sample_size(
+    rng: Draw,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[int, int] | None:
+    """Draws (height, width) of a crop; None if no draw fits."""
     area = height * width
-    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    smallest, largest = scale
+    narrowest, widest = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(_TRIES):
-        target = area * rng.uniform(*scale)
-        shape = math.exp(rng.uniform(*log_ratio))
+        target = area * rng.uniform(smallest, largest)
+        shape = math.exp(rng.uniform(narrowest, widest))
         w = round(math.sqrt(target * shape))
         h = round(math.sqrt(target / shape))
         if 0 < w <= width and 0 < h <= height:
-            top = int(rng.integers(0, height - h + 1))
-            left = int(rng.integers(0, width - w + 1))
-            return top, left, h, w
+            return h, w
+    return None
+
+
+def _central_crop(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Returns the largest central crop whose width over height is within `ratio`."""
     h, w = height, width
     if width / height < ratio[0]:
         h = round(width / ratio[0])
     elif width / height > ratio[1]:
         w = round(height * ratio[1])
     return (height - h) // 2, (width - w) // 2, h, w
-
-
-def relative_crop(
-    box: tuple[int, int, int, int], size: tuple[int, int], other: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """Scales a crop to another size of the same image.
-
-    Args:
-        box: (top, left, height, width) in pixels, in an image of `size`.
-        size: (height, width) of the image that `box` is for.
-        other: (height, width) of the image that the result is for.
-
-    Returns:
-        (top, left, height, width), rounded to whole pixels; `box` itself for equal sizes.
-    """
-    (top, left, height, width), (tall, wide), (rows, columns) = box, size, other
-    first = round(top * rows / tall), round(left * columns / wide)
-    last = round((top + height) * rows / tall), round((left + width) * columns / wide)
-    # Keep at least one pixel inside the image.
-    first = min(first[0], rows - 1), min(first[1], columns - 1)
-    return *first, max(last[0] - first[0], 1), max(last[1] - first[1], 1)
 
 
 def resized_crop(

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.input.draws import philox_words
 from nsneg_jax.input.loaders.buffers import Buffers
 from nsneg_jax.input.loaders.crew import Crew, Local, Rows
 from nsneg_jax.input.loaders.workers import Shared, Worker
@@ -36,6 +37,7 @@ _AHEAD = 2
 _MOST_THREADS = 4
 # Per accelerator. 16 load 10,000 photographs per second and more.
 _MOST_WORKERS = 16
+_BLOCKS = 3  # of four random words per sample, enough for most pairs of crops
 _STALLED_SECONDS = 60.0
 
 
@@ -297,12 +299,18 @@ class _Batches:
     def __getitem__(self, step: int) -> Batch:
         wanted = self._order[step][self._first : self._first + self._share]
         place = step * self._steps.batch_size + self._first
+        words = np.empty((self._share, 0), np.uint64)
+        if self._samples.seed is not None:
+            places = np.arange(place, place + self._share)
+            words = philox_words(self._samples.seed, places, _BLOCKS)
         memory, arrays = self._buffers.take()
         filling = [
             self._crew.submit(
-                Rows(memory, arrays, start, wanted[start : start + self._rows], place + start)
+                Rows(memory, arrays, rows.start, wanted[rows], place + rows.start, words[rows])
             )
-            for start in range(0, self._share, self._rows)
+            for rows in (
+                slice(start, start + self._rows) for start in range(0, self._share, self._rows)
+            )
         ]
         for future in filling:
             for found in self._result(future):

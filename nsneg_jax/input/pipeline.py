@@ -66,7 +66,8 @@ def pretrain_batches(
         image_size: side of the crops in pixels.
         crop_scale: smallest and largest area of both crops, see `sample_crop`.
         seed: seed of order and crops.
-        textures: textures of the images, in their order; cropped like the queries.
+        textures: textures of the images, in their order; cropped by `sample_texture_crop` with the
+            draws of the queries, or as the queries where they have the size of the image.
         shuffle: the orders of shuffling BN, if the crops are to be arranged by them.
         on_unreadable: see `load_batches`. Another image, which depends only on the seed and the
             place, replaces one that cannot be read; all other samples stay as they are.

@@ -14,14 +14,21 @@ from typing import Protocol
 import numpy as np
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input.crops import central_view, resized_crop, sample_crop
+from nsneg_jax.input.crops import (
+    central_view,
+    resized_crop,
+    sample_crop,
+    sample_texture_crop,
+)
 from nsneg_jax.input.decode import UnreadableImage
+from nsneg_jax.input.draws import PlaceGenerator
 from nsneg_jax.input.sources.source import Source
 
 BLANK = -1  # the index of a place without an image
 # An image is read anew this often, each time another one, before the run is given up.
 _SUBSTITUTES = 100
 
+Words = Sequence[int]
 Fields = Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
 
 
@@ -45,19 +52,25 @@ class Samples(Protocol):
 
     Attributes:
         fields: shape and type of each entry of a sample, without the batch's axis.
+        seed: seed of the samples' draws; None if they draw nothing from `words`.
     """
 
     @property
     def fields(self) -> Fields: ...
 
+    @property
+    def seed(self) -> int | None: ...
+
     def __call__(
-        self, wanted: np.ndarray, place: int, out: Mapping[str, np.ndarray]
+        self, wanted: np.ndarray, place: int, words: Words, out: Mapping[str, np.ndarray]
     ) -> Sequence[Unreadable]:
         """Writes a sample into a batch.
 
         Args:
             wanted: int64, what the order gives for this place: an image's index, or more.
             place: place in the run, step * batch_size + place in the global batch.
+            words: first words of the place's generator, see `draws.philox_words`; fewer, or none,
+                only make its draws slower.
             out: arrays to write the entries to.
 
         Returns:
@@ -68,12 +81,6 @@ class Samples(Protocol):
     def path(self, index: int) -> str:
         """Names the file of an image."""
         ...
-
-
-def place_generator(seed: int, place: int) -> np.random.Generator:
-    """Makes the generator of a sample's draws on the host, from its place in the run."""
-    # Philox is cheap to make and gives independent streams per key.
-    return np.random.Generator(np.random.Philox(key=np.array([seed, place], np.uint64)))
 
 
 def path_of(source: Source, index: int) -> str:
@@ -140,7 +147,7 @@ class TwoCrops:
         self._images = _Images(source, seed)
         self._textures = None if textures is None else _Images(textures, seed)
         self._crop_scale = crop_scale
-        self._seed = seed
+        self.seed = seed
 
     @property
     def fields(self) -> Fields:
@@ -149,29 +156,34 @@ class TwoCrops:
         return {**crops, "index": ((), np.int64), "replaced": ((), np.bool_)}
 
     def __call__(
-        self, wanted: np.ndarray, place: int, out: Mapping[str, np.ndarray]
+        self, wanted: np.ndarray, place: int, words: Words, out: Mapping[str, np.ndarray]
     ) -> Sequence[Unreadable]:
         """See `Samples`."""
-        found = self.crop(int(wanted), place, {name: out[name] for name in self.names})
+        views = {name: out[name] for name in self.names}
+        found = self.crop(int(wanted), place, words, views)
         out["index"][...] = wanted
         out["replaced"][...] = bool(found)
         return found
 
-    def crop(self, index: int, place: int, out: Mapping[str, np.ndarray]) -> list[Unreadable]:
+    def crop(
+        self, index: int, place: int, words: Words, out: Mapping[str, np.ndarray]
+    ) -> list[Unreadable]:
         """Writes the crops that `out` has places for, of 'query', 'key' and 'texture'."""
         found: list[Unreadable] = []
         index, image = self._images.read(index, place, found)
-        rng = place_generator(self._seed, place)
+        rng = PlaceGenerator(self.seed, place, words)
         height, width = image.shape[:2]
-        for name in ("query", "key"):
-            box = sample_crop(rng, height, width, self._crop_scale)
+        boxes = [sample_crop(rng, height, width, self._crop_scale) for _ in range(2)]
+        for name, box in zip(("query", "key"), boxes, strict=True):
             if name in out:
                 resized_crop(image, box, self.image_size, out[name])
         if self._textures is not None and "texture" in out:
             _, texture = self._textures.read(index, place, found)
-            again = place_generator(self._seed, place)
-            height, width = texture.shape[:2]
-            box = sample_crop(again, height, width, self._crop_scale)
+            box = boxes[0]
+            if texture.shape != image.shape:
+                again = PlaceGenerator(self.seed, place, words)
+                height, width = texture.shape[:2]
+                box = sample_texture_crop(again, height, width, self._crop_scale)
             resized_crop(texture, box, self.image_size, out["texture"])
         return found
 
@@ -192,6 +204,8 @@ class ArrangedCrops:
         passes: 1 + M, one for the keys and one per negative.
     """
 
+    seed = None  # the words of a place are of use at many places
+
     def __init__(self, two: TwoCrops, passes: int) -> None:
         self._two = two
         self._kinds = ["query"] * (passes - 1)
@@ -209,14 +223,14 @@ class ArrangedCrops:
         return fields
 
     def __call__(
-        self, wanted: np.ndarray, place: int, out: Mapping[str, np.ndarray]
+        self, wanted: np.ndarray, place: int, words: Words, out: Mapping[str, np.ndarray]
     ) -> Sequence[Unreadable]:
         """See `Samples`."""
         kinds = ["query", "key", *self._kinds]
         places = [out["query"], out["key"], *(out["negatives"] if self._kinds else ())]
         found: list[Unreadable] = []
         for (index, at), kind, crop in zip(wanted.reshape(-1, 2), kinds, places, strict=True):
-            found += self._two.crop(int(index), int(at), {kind: crop})
+            found += self._two.crop(int(index), int(at), (), {kind: crop})
         out["index"][...] = wanted[0]
         out["replaced"][...] = bool(found)
         return found
@@ -279,10 +293,10 @@ class LabelledCrops(_Labelled):
         super().__init__(source, image_size)
         self._images = _Images(source, seed)
         self._crop_scale = crop_scale
-        self._seed = seed
+        self.seed = seed
 
     def __call__(
-        self, wanted: np.ndarray, place: int, out: Mapping[str, np.ndarray]
+        self, wanted: np.ndarray, place: int, words: Words, out: Mapping[str, np.ndarray]
     ) -> Sequence[Unreadable]:
         """See `Samples`."""
         if wanted == BLANK:
@@ -290,7 +304,7 @@ class LabelledCrops(_Labelled):
             return ()
         found: list[Unreadable] = []
         index, image = self._images.read(int(wanted), place, found)
-        rng = place_generator(self._seed, place)
+        rng = PlaceGenerator(self.seed, place, words)
         height, width = image.shape[:2]
         box = sample_crop(rng, height, width, self._crop_scale)
         resized_crop(image, box, self.image_size, out["image"])
@@ -306,12 +320,14 @@ class CentralViews(_Labelled):
         resize: see `central_view`.
     """
 
+    seed = None
+
     def __init__(self, source: Source, image_size: int, resize: int) -> None:
         super().__init__(source, image_size)
         self._resize = resize
 
     def __call__(
-        self, wanted: np.ndarray, place: int, out: Mapping[str, np.ndarray]
+        self, wanted: np.ndarray, place: int, words: Words, out: Mapping[str, np.ndarray]
     ) -> Sequence[Unreadable]:
         """See `Samples`."""
         if wanted == BLANK:

@@ -165,9 +165,9 @@ def test_threads_share_the_order_of_a_step():
 
     class Places:
         def __init__(self):
-            self.fields = {"place": ((), np.int64)}
+            self.fields, self.seed = {"place": ((), np.int64)}, None
 
-        def __call__(self, wanted, place, out):
+        def __call__(self, wanted, place, words, out):
             out["place"][...] = place
             return ()
 

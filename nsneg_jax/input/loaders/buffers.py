@@ -94,7 +94,11 @@ def _places(fields: Fields, samples: int) -> dict[str, tuple[int, int]]:
     places, start = {}, 0
     for name, (shape, dtype) in fields.items():
         size = samples * int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        size = -(-size // _ALIGNMENT) * _ALIGNMENT
-        places[name] = (start, size)
-        start += size
+        places[name] = (start, aligned(size))
+        start += aligned(size)
     return places
+
+
+def aligned(size: int) -> int:
+    """Rounds a number of bytes up, so that what follows it is aligned."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

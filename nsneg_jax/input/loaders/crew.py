@@ -24,6 +24,7 @@ class Rows:
         start: first row to fill.
         wanted: int64 [rows, ...], see `Samples`.
         place: place in the run of the first row.
+        words: uint64 [rows, ...], see `Samples`.
     """
 
     memory: Memory
@@ -31,6 +32,7 @@ class Rows:
     start: int
     wanted: np.ndarray
     place: int
+    words: np.ndarray
 
 
 class Hand(Protocol):
@@ -59,11 +61,12 @@ class Local:
     def fill(self, rows: Rows) -> list[Unreadable]:
         """See `Hand`."""
         found: list[Unreadable] = []
+        all_words = rows.words.tolist()
         for offset, wanted in enumerate(rows.wanted):
             row = rows.start + offset
             self._reading = int(wanted.flat[0]), time.monotonic()
             out = {name: array[row, ...] for name, array in rows.arrays.items()}
-            found += self._samples(wanted, rows.place + offset, out)
+            found += self._samples(wanted, rows.place + offset, all_words[offset], out)
         self._reading = None
         return found
 

@@ -34,17 +34,17 @@ def work(descriptor: int) -> None:
 
 
 def _serve(connection: Connection) -> None:
-    sizes, number = connection.recv()
+    places, number = connection.recv()
     packed, status = (_map(recv_handle(connection)) for _ in range(2))
     failure: Exception | None = None
     try:
-        samples, rows = _unpack(packed, sizes)
+        samples, rows = _unpack(packed, places)
     except Exception as error:  # reported when rows are asked for
         failure = RuntimeError(f"A worker process cannot load the data set: {error!r}")
     reading = np.frombuffer(status, np.int64).reshape(-1, STATUS)[number]
     batches: dict[int, dict[str, np.ndarray]] = {}
     while True:
-        memory, new, start, wanted, place = connection.recv()
+        memory, new, start, wanted, place, words = connection.recv()
         if new:
             pages = _map(recv_handle(connection))
             if failure is None:
@@ -53,7 +53,7 @@ def _serve(connection: Connection) -> None:
         problem = failure
         if problem is None:
             try:
-                _fill(samples, batches[memory], start, wanted, place, reading, found)
+                _fill(samples, batches[memory], start, wanted, place, words, reading, found)
             except Exception as error:
                 problem = _sendable(error)
         reading[0] = 0
@@ -66,21 +66,21 @@ def _fill(
     start: int,
     all_wanted: np.ndarray,
     place: int,
+    words: np.ndarray,
     reading: np.ndarray,
     found: list[Unreadable],
 ) -> None:
+    words_of = words.tolist()
     for offset, wanted in enumerate(all_wanted):
         reading[1:] = time.monotonic_ns(), wanted.flat[0]
         reading[0] = 1
         out = {name: array[start + offset, ...] for name, array in arrays.items()}
-        found += samples(wanted, place + offset, out)
+        found += samples(wanted, place + offset, words_of[offset], out)
 
 
-def _unpack(packed: mmap.mmap, sizes: list[int]) -> tuple[Samples, int]:
-    whole, start, pieces = memoryview(packed), 0, []
-    for size in sizes:
-        pieces.append(whole[start : start + size])
-        start += size
+def _unpack(packed: mmap.mmap, places: list[tuple[int, int]]) -> tuple[Samples, int]:
+    whole = memoryview(packed)
+    pieces = [whole[start:end] for start, end in places]
     return pickle.loads(pieces[0], buffers=pieces[1:])
 
 

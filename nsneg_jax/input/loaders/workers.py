@@ -20,7 +20,7 @@ from multiprocessing.reduction import send_handle
 import numpy as np
 
 from nsneg_jax.errors import RunError, UsageError
-from nsneg_jax.input.loaders.buffers import make_memory
+from nsneg_jax.input.loaders.buffers import aligned, make_memory
 from nsneg_jax.input.loaders.crew import Rows
 from nsneg_jax.input.loaders.worker import STATUS
 from nsneg_jax.input.samples import Samples, Unreadable
@@ -55,11 +55,16 @@ class Shared:
                 "with data.workers=0, or make its class importable and picklable."
             ) from error
         pieces = [memoryview(packed), *(part.raw() for part in parts)]
-        self.sizes = [len(piece) for piece in pieces]
-        # One copy of names and labels for all workers, which map it.
-        self.packed = make_memory(-1, max(1, sum(self.sizes)), shared=True)
+        # One copy of names and labels for all workers, which map it; start and end of each piece.
+        self.places: list[tuple[int, int]] = []
+        end = 0
         for piece in pieces:
-            self.packed.pages.write(bytes(piece))
+            start = aligned(end)
+            end = start + len(piece)
+            self.places.append((start, end))
+        self.packed = make_memory(-1, end, shared=True)
+        for (start, end), piece in zip(self.places, pieces, strict=True):
+            self.packed.pages[start:end] = bytes(piece)
         # int64 per worker: whether it reads, since when in nanoseconds, and which image
         self.status = make_memory(-1, 8 * STATUS * count, shared=True)
         self._next = iter(range(count))
@@ -144,14 +149,14 @@ class Worker:
             )
         self._connection = Connection(ours.detach())
         shared = self._shared
-        self._connection.send((shared.sizes, self._number))
+        self._connection.send((shared.places, self._number))
         for memory in (shared.packed, shared.status):
             send_handle(self._connection, memory.file, self._process.pid)
 
     def _fill(self, rows: Rows) -> tuple[list[Unreadable], Exception | None]:
         memory = rows.memory
         new = memory.number not in self._known
-        self._connection.send((memory.number, new, rows.start, rows.wanted, rows.place))
+        self._connection.send((memory.number, new, rows.start, rows.wanted, rows.place, rows.words))
         if new:
             send_handle(self._connection, memory.file, self._process.pid)
             self._known.add(memory.number)
