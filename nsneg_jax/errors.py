@@ -19,6 +19,22 @@ class RunError(Exception):
     """
 
 
+def printable(name: str) -> str:
+    """Returns a name for a message: one line, in characters that any terminal in UTF-8 shows.
+
+    Control characters are escaped as in Python, and so are the bytes of file names that are no
+    UTF-8, as \\xNN.
+    """
+    if name.isprintable():
+        return name
+    return "".join(
+        c if c.isprintable()
+        else f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF
+        else c.encode("unicode_escape").decode("ascii")
+        for c in name
+    )  # fmt: skip
+
+
 def paragraph(error: Exception) -> str:
     """Wraps the message for a terminal: lines of 100 characters, paths unbroken."""
     return textwrap.fill(f"error: {error}", 100, break_on_hyphens=False, break_long_words=False)
