@@ -109,7 +109,7 @@ def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
         uint8 [size, size, 3]; do not write to it.
     """
     if resize:
-        image = resize_short(image, resize)
+        image = resize_short(image, resize, size)
     height, width = image.shape[:2]
     if height < size or width < size:
         missing = [max(size - side, 0) for side in (height, width)]
