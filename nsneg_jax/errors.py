@@ -1,5 +1,6 @@
 """Errors that end a run with one clear paragraph instead of a traceback."""
 
+import io
 import sys
 import textwrap
 
@@ -33,6 +34,15 @@ def printable(name: str) -> str:
         else c.encode("unicode_escape").decode("ascii")
         for c in name
     )  # fmt: skip
+
+
+def escape_output() -> None:
+    """Makes standard output escape what its encoding lacks, as standard error does.
+
+    Without this a command that names a file would end with UnicodeEncodeError.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def paragraph(error: Exception) -> str:
