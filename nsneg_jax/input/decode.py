@@ -44,10 +44,14 @@ _KNOWN = [each for each in FORMATS if each in Image.OPEN]
 
 _JPEG = b"\xff\xd8\xff"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)  # frames whose blocks may take no whole bit
+_PROGRESSIVE = 0xC2
+_ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _RESTARTS = range(0xD0, 0xD8)
-# Each block of 8x8 pixels takes at least a bit.
-_MOST_PIXELS_PER_BYTE = 8 * 64
+# A block of 8x8 pixels takes at least two bits, or one in progressive JPEGs, or, in those with
+# arithmetic coding, which nearly nobody writes, less.
+_MOST_PIXELS_PER_BYTE = 4 * 64
+# A macroblock of 16x16 pixels takes at least two bits, by the fixed probabilities of its modes.
+_MOST_WEBP_PIXELS_PER_BYTE = 4 * 256
 # Encoders write 3 to 15; each is another pass over all pixels.
 _MOST_SCANS = 100
 # Pictures are converted in parts of about so many pixels, since Pillow needs copies.
@@ -165,7 +169,7 @@ def rgb_of(picture: Image.Image) -> np.ndarray:
     """
     mode = picture.mode
     if mode in ("I", "F") and not (mode == "I" and picture.format == "PPM"):
-        raise ValueError(f"its pixels are 32-bit numbers (mode {mode}) whose range is not known")
+        raise _NoImage(f"its pixels are 32-bit numbers (mode {mode}) whose range is not known")
     rows = max(_PART_PIXELS // picture.width, 1)
     if rows >= picture.height:
         return _rgb(picture)
@@ -186,7 +190,7 @@ class _TooLarge(ValueError):
 
 
 class _NoImage(ValueError):
-    """A file is in none of `FORMATS`."""
+    """A file is in none of `FORMATS`, or its numbers are no colours."""
 
 
 def _unreadable(name: str, error: Exception) -> UnreadableImage:
@@ -238,14 +242,15 @@ def _opened(data: bytes) -> Image.Image:
 
 def _check_jpeg(data: bytes, height: int, width: int) -> None:
     """Raises ValueError if a JPEG cannot hold its picture, or takes too many passes over it."""
-    lies = height * width > _MOST_PIXELS_PER_BYTE * len(data)
+    excess = height * width / (_MOST_PIXELS_PER_BYTE * len(data))
     # Such bytes occur in what follows the picture, too: phones append films.
     scans = data.count(bytes((0xFF, _START_OF_SCAN)))
-    if not lies and scans <= _MOST_SCANS:
+    if excess <= 1 and scans <= _MOST_SCANS:
         return
     markers = list(_jpeg_markers(data))
-    if lies and not any(marker in _ARITHMETIC for marker in markers):
-        raise ValueError(f"its {len(data):,} bytes are too few for {width} x {height} pixels")
+    most = 2 if _PROGRESSIVE in markers else 1
+    if excess > most and not any(marker in _ARITHMETIC for marker in markers):
+        raise _short(data, height, width)
     if markers.count(_START_OF_SCAN) > _MOST_SCANS:
         raise ValueError(f"it is in more than {_MOST_SCANS} scans")
 
@@ -267,12 +272,21 @@ def _jpeg_markers(data: bytes) -> Iterator[int]:
 
 
 def _check_webp(data: bytes) -> None:
-    """Raises _TooLarge for a WebP before its decoder, which allocates the whole canvas."""
+    """Checks a WebP's header before its decoder, which allocates two of its canvas at once."""
     if not (data.startswith(b"RIFF") and data[8:12] == b"WEBP" and len(data) >= 30):
         return
     if data[12:16] == b"VP8X":
-        sides = [int.from_bytes(data[place : place + 3], "little") + 1 for place in (24, 27)]
-        _check_pixels(sides[1], sides[0])
+        width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
+        _check_pixels(height, width)
+    elif data[12:16] == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+        _check_pixels(height, width)
+        if height * width > _MOST_WEBP_PIXELS_PER_BYTE * len(data):
+            raise _short(data, height, width)
+
+
+def _short(data: bytes, height: int, width: int) -> ValueError:
+    return ValueError(f"its {len(data):,} bytes are too few for {width} x {height} pixels")
 
 
 def _rgb(picture: Image.Image) -> np.ndarray:

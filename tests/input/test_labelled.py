@@ -161,7 +161,7 @@ def test_the_middle_alone_equals_the_middle_of_the_whole(size, resize, monkeypat
     """As for long thin pictures, where the whole would not fit into memory."""
     monkeypatch.setattr(crops, "_MOST_WHOLE", 0)
     rng = np.random.default_rng(0)
-    for height, width in [*itertools.product(SIDES, SIDES[2:]), (1, 3000), (4000, 2)]:
+    for height, width in [*itertools.product(SIDES, SIDES[2:]), (1, 300), (400, 2)]:
         short = min(height, width)
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         # torchvision.transforms.Resize and CenterCrop, by Pillow
