@@ -25,7 +25,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
-from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.errors import UsageError, escape_output, tell
 from nsneg_jax.files import data_root, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
@@ -52,6 +52,7 @@ _UNREADABLE = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
+    escape_output()
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.imagenet100", description=__doc__.split("\n")[0]
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nsneg_jax
-from nsneg_jax.errors import RunError, UsageError, tell
+from nsneg_jax.errors import RunError, UsageError, escape_output, tell
 
 if TYPE_CHECKING:
     from nsneg_jax.command_line import Command
@@ -72,6 +72,7 @@ def run_main(argv: Sequence[str]) -> int | str:
 
 
 def _status(function: Callable[..., int | str], *arguments: Any) -> int | str:
+    escape_output()
     try:
         return function(*arguments)
     except (UsageError, RunError) as error:

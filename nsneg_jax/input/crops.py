@@ -20,6 +20,7 @@ except ImportError:
     fast = None
 
 _TRIES = 10
+_MOST_WHOLE = 2**24  # pixels, 50 MB
 _of_thread = threading.local()
 
 
@@ -164,7 +165,7 @@ def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
         uint8 [size, size, 3]; do not write to it.
     """
     if resize:
-        image = resize_short(image, resize)
+        image = resize_short(image, resize, size)
     height, width = image.shape[:2]
     if height < size or width < size:
         missing = [max(size - side, 0) for side in (height, width)]
@@ -175,14 +176,47 @@ def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
 
-def resize_short(image: np.ndarray, size: int) -> np.ndarray:
+def resize_short(image: np.ndarray, size: int, centre: int | None = None) -> np.ndarray:
     """Resizes uint8 [H, W, 3] to a shorter side of `size` pixels: torchvision's `Resize(size)`.
 
     As in torchvision, the longer side is rounded down. Filter and threads as in `resized_crop`.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: length of the shorter side in pixels.
+        centre: side of a central square that suffices, placed as by torchvision's `CenterCrop`.
+            Only this is made of a result with more than 16 million pixels (of long thin pictures,
+            or a large `size`), and by Pillow; others are made whole.
     """
     height, width = image.shape[:2]
     short = min(height, width)
-    return resize(image, size * height // short, size * width // short)
+    tall, wide = size * height // short, size * width // short
+    if centre is None or tall * wide <= _MOST_WHOLE:
+        return resize(image, tall, wide)
+    rows, columns = min(tall, centre), min(wide, centre)
+    top, left = round((tall - rows) / 2), round((wide - columns) / 2)
+    across, (x0, x1) = _window(width, wide, left, columns)
+    down, (y0, y1) = _window(height, tall, top, rows)
+    picture = Image.fromarray(image[down, across])
+    square = picture.resize((columns, rows), Image.Resampling.BILINEAR, (x0, y0, x1, y1))
+    return np.asarray(square)
+
+
+def _window(old: int, new: int, first: int, count: int) -> tuple[slice, tuple[float, float]]:
+    """Finds what `count` pixels of a resized side, from `first`, are made of.
+
+    Args:
+        old, new: length of the side before and after resizing.
+        first, count: the pixels of the resized side.
+
+    Returns:
+        The part of the side within the support of the filter, and the place of the pixels in it;
+        places in the whole side may be too large for Pillow's single precision.
+    """
+    start, stop = first * old / new, min((first + count) * old / new, old)
+    support = math.ceil(max(old / new, 1)) + 1
+    begin, end = max(int(start) - support, 0), min(math.ceil(stop) + support, old)
+    return slice(begin, end), (start - begin, stop - begin)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

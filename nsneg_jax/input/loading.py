@@ -18,7 +18,7 @@ import grain
 import jax
 import numpy as np
 
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import UsageError, printable
 from nsneg_jax.input.draws import philox_words
 from nsneg_jax.input.loaders.buffers import Buffers
 from nsneg_jax.input.loaders.crew import Crew, Local, Rows
@@ -107,7 +107,7 @@ def available_processors() -> int:
 
 def report(found: Unreadable) -> None:
     """Prints an image that could not be read on standard error."""
-    print(f"unreadable: {found.path}: {found.reason}", file=sys.stderr, flush=True)
+    print(f"unreadable: {printable(found.path)}: {found.reason}", file=sys.stderr, flush=True)
 
 
 def load_batches(

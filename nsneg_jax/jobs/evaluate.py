@@ -136,7 +136,7 @@ def _classes(named: str, pretrained: Pretrained) -> tuple[str, ...]:
 
 def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
     """Hashes every value of the network and the names of its classes."""
-    digest = hashlib.sha256("\n".join(classes).encode())
+    digest = hashlib.sha256("\n".join(classes).encode("utf-8", "surrogateescape"))
     for leaf in jax.tree.leaves((pretrained.params, pretrained.stats, pretrained.classifier)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
@@ -144,7 +144,8 @@ def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
 
 def _key(settings: EvaluationSettings, network: str, part: Part) -> str:
     """Returns all that the outputs of a part depend on, except the contents of its files."""
-    names = hashlib.sha256("\n".join(part.names()).encode()).hexdigest()
+    listed = "\n".join(part.names()).encode("utf-8", "surrogateescape")
+    names = hashlib.sha256(listed).hexdigest()
     size = settings.reading.image_size
     others = [size, settings.seed, settings.dtype, settings.precision]
     if part.corruption is not None and TABLE[part.corruption[0]].kind == registry.OWN:

@@ -65,7 +65,8 @@ def _write_npz(path: Path, found: Features, classes: tuple[str, ...]) -> None:
 def _write_safetensors(path: Path, found: Features, classes: tuple[str, ...]) -> None:
     from safetensors.numpy import save_file
 
-    metadata = {"classes": "\n".join(classes)}
+    # Names that are no UTF-8 are escaped.
+    metadata = {"classes": "\n".join(classes).encode("utf-8", "backslashreplace").decode()}
     write_whole(path, lambda partial_path: save_file(found._asdict(), partial_path, metadata))
 
 

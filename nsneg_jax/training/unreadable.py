@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import UsageError, printable
 from nsneg_jax.files import write_text
 from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.training.workdir import UNREADABLE
@@ -54,9 +54,14 @@ class UnreadableImages:
             if found.path in self._found:
                 return
             self._found[found.path] = found.reason
-            print(f"unreadable: {found.path}: {found.reason}", file=sys.stderr, flush=True)
+            print(
+                f"unreadable: {printable(found.path)}: {found.reason}", file=sys.stderr, flush=True
+            )
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            lines = (f"{path}\t{reason}\n" for path, reason in sorted(self._found.items()))
+            lines = (
+                f"{printable(path)}\t{printable(reason)}\n"
+                for path, reason in sorted(self._found.items())
+            )
             write_text(self._path, "".join(lines))
         if len(self) > self._limit:
             if self._stop is None:
@@ -78,7 +83,7 @@ class UnreadableImages:
             raise UsageError(
                 f"{len(self)} of {self._images:,} images could not be read, but "
                 f"data.max_bad_fraction={self._fraction:g} allows {self._limit}. The first is "
-                f"{first}: {reason}. All are listed in {self._path}. Replace each with a good copy "
+                f"{printable(first)}: {reason}. All are listed in {self._path}. Replace each with a good copy "
                 "of the same name and run the same command again, or allow more with "
                 "--config.data.max_bad_fraction."
             )

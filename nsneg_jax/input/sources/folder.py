@@ -1,13 +1,15 @@
 """Images in class folders, ImageNet's layout: ROOT/SPLIT/CLASS/**/NAME.JPEG."""
 
+import functools
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import UsageError, printable
 from nsneg_jax.files import earlier_data
-from nsneg_jax.input.decode import read_image, unreadable
+from nsneg_jax.input.decode import read_encoded, read_image
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import some, wanted
 from nsneg_jax.input.sources.names import Names
@@ -26,8 +28,10 @@ class Folder:
     Classes are the folders in ROOT/SPLIT in the order of their names, which gives ImageNet's usual
     labels. Images are ordered by path within their class, the same on every file system. The
     ending, in upper or lower case, marks a file as an image, at any depth. Hidden files and folders
-    do not count; links are followed, except back to a folder above. A broken link counts as an
-    image, so that reading it fails instead of silently leaving it out.
+    do not count, nor do the thumbnails and waste of file servers (`storage.LEFTOVERS`). Links are
+    followed, except links to folders that lead back into ROOT/SPLIT or to a folder above it, which
+    would give an image two classes; one note on standard error names those. A broken link counts as
+    an image, so that reading it fails instead of silently leaving it out.
 
     Args:
         root: folder with the splits, local or as 'gs://BUCKET/FOLDER' (see storage.py).
@@ -59,9 +63,18 @@ class Folder:
         found = _class_folders(root, split)
         self.classes = wanted(self._folder, found, classes, partial)
         there = set(found)
+        passed: list[str] = []
         with ThreadPoolExecutor(_LISTING_THREADS) as pool:
             listings = list(
-                pool.map(lambda name: self._listing(name if name in there else None), self.classes)
+                pool.map(
+                    lambda name: self._listing(name if name in there else None, passed),
+                    self.classes,
+                )
+            )
+        if passed:
+            _say_once(
+                f"note: {len(passed)} links in {self._folder} lead to a folder that is listed "
+                f"anyway or holds the data set, and are not followed: {some(sorted(passed))}"
             )
         empty = [name for name, files in zip(self.classes, listings, strict=True) if not files]
         if len(empty) == len(self.classes):
@@ -103,22 +116,24 @@ class Folder:
         Raises:
             UnreadableImage: the file is missing or cannot be read.
         """
-        path = storage.join(self._folder, self._files[index])
-        try:
-            return storage.read_bytes(path)
-        except OSError as error:
-            raise unreadable(path, error.strerror or str(error)) from error
+        return read_encoded(storage.join(self._folder, self._files[index]))
 
-    def _listing(self, name: str | None) -> Names:
+    def _listing(self, name: str | None, passed: list[str]) -> Names:
         if name is None:
             return Names.of(())
         try:
-            return Names.of(sorted(storage.files_below(self._folder, name, IMAGE_ENDINGS)))
+            found = storage.files_below(self._folder, name, IMAGE_ENDINGS, passed)
+            return Names.of(sorted(found))
         except OSError as error:
             raise UsageError(
                 f"The class folder {storage.join(self._folder, name)} cannot be listed: {error}. "
                 "Make it readable, or remove it."
             ) from error
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _class_folders(root: str, split: str) -> list[str]:

@@ -3,7 +3,8 @@
 `python -m data.arrayrecord` makes them. ROOT/SPLIT holds
 
     00000-of-00016.array_record ...   one record per image: the bytes of the image file
-    names.txt                         paths of the images in the order of the records, one per line
+    names.txt                         paths of the images in the order of the records, one per line,
+                                      in the bytes of the file system
     index.json                        an `Index`
 
 so that classes, labels and names are known without reading a record.
@@ -71,8 +72,10 @@ class Index:
     shards: tuple[Shard, ...] = ()
     format: str = FORMAT
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+    def to_json(self) -> bytes:
+        """Returns the bytes of index.json, in UTF-8; names that have none are escaped."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", "backslashreplace")
 
 
 def read_index(folder: str) -> Index | None:

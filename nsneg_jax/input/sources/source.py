@@ -170,7 +170,9 @@ def fingerprint(source: Source) -> dict[str, int | str]:
 
 
 def _digest(names: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    # The bytes of file names, which may be no UTF-8.
+    text = "\n".join(names).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def check_same_data(source: Source, images_before: int | None, workdir: Path) -> None:
@@ -201,7 +203,7 @@ def class_names(classes: str) -> tuple[str, ...]:
     """
     path = user_path(classes)
     if path.is_file():
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8", "surrogateescape").splitlines()
         names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     elif path.suffix in (".txt", ".tsv") or "/" in classes:
         raise UsageError(
