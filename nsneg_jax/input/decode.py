@@ -155,7 +155,8 @@ def header_of(data: bytes, name: str) -> Header:
         header = _jpeg_header(data)
         if header is None:
             with _opened(data) as picture:
-                header = Header(str(picture.format), picture.mode, picture.height, picture.width)
+                form = "JPEG" if data.startswith(_JPEG) else str(picture.format)  # not MPO
+                header = Header(form, picture.mode, picture.height, picture.width)
         return header
     except Exception as error:
         raise _unreadable(name, error) from error
