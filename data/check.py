@@ -183,7 +183,8 @@ def check(split: str, options: argparse.Namespace) -> bool:
         tell(error)  # the other splits may be good
         return False
     scheme, _, root = options.root.partition(":")
-    where = source.name if scheme == "tfds" else storage.join(root, split)
+    place = "" if split == "." else split
+    where = source.name if scheme == "tfds" else storage.join(root, place).rstrip("/")
     tally = Tally()
     with tqdm(total=len(source), unit="image", smoothing=0.05, desc=split) as progress:
         for header, findings in _examined(source, where, options.threads):

@@ -315,5 +315,5 @@ def test_prepare_runs_the_scripts_with_home_in_their_arguments(script, home):
     assert ended.returncode == 2
     assert f"{home}/no" in "".join(ended.stderr.split())
     ended = in_a_process(*argv, "--help", where=here)
-    assert ended.returncode == 0 and "--out" in ended.stdout
+    assert ended.returncode == 0 and "--classes" in ended.stdout
     assert not list(here.iterdir())
