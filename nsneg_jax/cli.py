@@ -34,7 +34,7 @@ PROGRAMS = {
 }
 # One line per command, in the order of use.
 ABOUT = {
-    "prepare": "make the data sets: ImageNet-100, textures, packed images",
+    "prepare": "make data sets (ImageNet-100, textures, packed images) and check them",
     "plan": "say what a pre-training will need: memory, FLOPs, exchanges between devices",
     "pretrain": "train an encoder by MoCo-v2, with or without non-semantic negatives",
     "linear": "train a linear probe on a frozen encoder",
@@ -45,7 +45,7 @@ ABOUT = {
     "convert": "import and export PyTorch checkpoints",
 }
 # Scripts of `nsneg prepare`, in data/.
-PREPARE = ("imagenet100", "texture", "arrayrecord")
+PREPARE = ("imagenet100", "texture", "arrayrecord", "check")
 _HELP = ("--help", "-h", "-help")
 
 

@@ -310,9 +310,10 @@ def test_prepare_runs_the_scripts_with_home_in_their_arguments(script, home):
     """In processes of their own: a script chooses its devices before JAX starts."""
     argv = ["-m", "nsneg_jax", "prepare", script]
     here = home.parent / "here"
-    ended = in_a_process(*argv, "--source=~/no", "--out=~/out", where=here, HOME=str(home))
+    given = ["~/no"] if script == "check" else ["--source=~/no", "--out=~/out"]
+    ended = in_a_process(*argv, *given, where=here, HOME=str(home))
     assert ended.returncode == 2
     assert f"{home}/no" in "".join(ended.stderr.split())
     ended = in_a_process(*argv, "--help", where=here)
-    assert ended.returncode == 0 and "--out" in ended.stdout
+    assert ended.returncode == 0 and "--classes" in ended.stdout
     assert not list(here.iterdir())

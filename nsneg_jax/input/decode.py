@@ -46,6 +46,7 @@ _JPEG = b"\xff\xd8\xff"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _PROGRESSIVE = 0xC2
 _ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+_FRAMES = (*(0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7), *_ARITHMETIC)
 _RESTARTS = range(0xD0, 0xD8)
 # A block of 8x8 pixels takes at least two bits, or one in progressive JPEGs, or, in those with
 # arithmetic coding, which nearly nobody writes, less.
@@ -155,7 +156,8 @@ def header_of(data: bytes, name: str) -> Header:
         header = _jpeg_header(data)
         if header is None:
             with _opened(data) as picture:
-                header = Header(str(picture.format), picture.mode, picture.height, picture.width)
+                form = "JPEG" if data.startswith(_JPEG) else str(picture.format)  # not MPO
+                header = Header(form, picture.mode, picture.height, picture.width)
         return header
     except Exception as error:
         raise _unreadable(name, error) from error
@@ -242,31 +244,41 @@ def _opened(data: bytes) -> Image.Image:
 
 def _check_jpeg(data: bytes, height: int, width: int) -> None:
     """Raises ValueError if a JPEG cannot hold its picture, or takes too many passes over it."""
-    excess = height * width / (_MOST_PIXELS_PER_BYTE * len(data))
-    # Such bytes occur in what follows the picture, too: phones append films.
-    scans = data.count(bytes((0xFF, _START_OF_SCAN)))
-    if excess <= 1 and scans <= _MOST_SCANS:
-        return
-    markers = list(_jpeg_markers(data))
-    most = 2 if _PROGRESSIVE in markers else 1
-    if excess > most and not any(marker in _ARITHMETIC for marker in markers):
+    frame, in_one_scan = _jpeg_frame(data)
+    most = _MOST_PIXELS_PER_BYTE * (2 if frame == _PROGRESSIVE else 1)
+    if height * width > most * len(data) and frame not in _ARITHMETIC:
         raise _short(data, height, width)
-    if markers.count(_START_OF_SCAN) > _MOST_SCANS:
+    # Such bytes occur in what follows the picture, too: phones append films.
+    if in_one_scan or data.count(bytes((0xFF, _START_OF_SCAN))) <= _MOST_SCANS:
+        return
+    if sum(marker == _START_OF_SCAN for marker, _ in _jpeg_segments(data)) > _MOST_SCANS:
         raise ValueError(f"it is in more than {_MOST_SCANS} scans")
 
 
-def _jpeg_markers(data: bytes) -> Iterator[int]:
-    """Yields the codes of the markers of a JPEG, up to the end of its picture."""
+def _jpeg_frame(data: bytes) -> tuple[int, bool]:
+    """Returns the marker of a JPEG's frame, which tells the coding, and whether one scan is all."""
+    frame, components = 0, 0
+    for marker, place in _jpeg_segments(data):
+        if marker in _FRAMES and place + 7 < len(data):
+            frame, components = marker, data[place + 7]
+        elif marker == _START_OF_SCAN:
+            whole = place + 2 < len(data) and data[place + 2] == components
+            return frame, whole and frame != _PROGRESSIVE
+    return frame, True
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yields markers of a JPEG and where their segments begin, up to the end of its picture."""
     place = 2
     while (place := data.find(b"\xff", place)) >= 0 and place + 1 < len(data):
         marker = data[place + 1]
         place += 1
         if marker in (0x00, 0xFF) or marker in _RESTARTS:  # part of a scan
             continue
-        yield marker
+        place += 1
+        yield marker, place
         if marker == _END_OF_IMAGE:
             return
-        place += 1
         if len(data) >= place + 2:
             place += struct.unpack_from(">H", data, place)[0]
 
