@@ -39,6 +39,7 @@ _MOST_THREADS = 4
 _MOST_WORKERS = 16
 _BLOCKS = 3  # of four random words per sample, enough for most pairs of crops
 _STALLED_SECONDS = 60.0
+_POLL_SECONDS = 5.0
 
 
 class Order(Protocol):
@@ -320,7 +321,7 @@ class _Batches:
     def _result(self, future: "Future[list[Unreadable]]") -> list[Unreadable]:
         while True:
             try:
-                return future.result(timeout=5)
+                return future.result(timeout=_POLL_SECONDS)
             except TimeoutError:
                 if future.done():
                     raise  # it came from reading

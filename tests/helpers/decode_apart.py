@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nsneg_jax.input.crops import resized_crop, sample_crop
+from nsneg_jax.input.crops import central_view, resized_crop, sample_crop
 from nsneg_jax.input.decode import UnreadableImage, decode_image
-from nsneg_jax.input.labelled import central_view
 from nsneg_jax.input.sources.folder import Folder
 
 # Not lossless WebP: its header may be damaged to any size, which nothing contradicts until the
