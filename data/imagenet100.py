@@ -25,7 +25,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
-from nsneg_jax.errors import UsageError, escape_output, tell
+from nsneg_jax.errors import UsageError, escape_output, printable, tell
 from nsneg_jax.files import data_root, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
@@ -165,7 +165,14 @@ def _from_folder(folder: Path, out: Path, classes: tuple[str, ...], link: str) -
         (out / wnid).mkdir(parents=True, exist_ok=True)
         for name in _images(folder / wnid):
             source, target = folder / wnid / name, out / wnid / name
-            if not _whole(target, source.stat().st_size):
+            try:
+                size = source.stat().st_size
+            except OSError as error:
+                raise UsageError(
+                    f"{printable(str(source))} cannot be read: {error.strerror}. Replace or "
+                    "remove it."
+                ) from error
+            if not _whole(target, size):
                 _place(source, target, link)
 
 

@@ -71,8 +71,8 @@ class UnreadableImage(UsageError):
     def __init__(self, path: str, reason: str, kind: str = "damaged") -> None:
         super().__init__(
             f"The image {printable(path)} cannot be read: {printable(reason)}. Replace it with a "
-            "good copy of the same name: without it the data set has another order, and a begun "
-            "run cannot go on. `nsneg prepare check FOLDER` lists all such images."
+            "good copy of the same name; without the file a begun run could not go on. `nsneg "
+            "prepare check FOLDER` lists all such images."
         )
         self.path, self.reason, self.kind = path, reason, kind
 
