@@ -240,6 +240,8 @@ def _samples(raw: str) -> Counter[tuple[int, str]]:
     found = Counter[tuple[int, str]]()
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")
+        if not count.isdecimal():  # read while it changed, as nothing is paused for it
+            continue
         thread = _THREAD.match(stack)
         found[int(thread[1]) if thread else 0, stage_of(stack)] += int(count)
     return found

@@ -33,8 +33,9 @@ AUTOMATIC = -1
 _MOST_ROWS = 16
 # Batches being filled or waiting, besides the caller's.
 _AHEAD = 2
-# With more processors than these, Python's lock holds threads up, so workers take over.
-_MOST_THREADS = 4
+# More threads than these hold each other up by Python's lock; with more processors than these one
+# of them is left to the process that trains.
+_FEW = 4
 # Per accelerator. 16 load 10,000 photographs per second and more.
 _MOST_WORKERS = 16
 _BLOCKS = 3  # of four random words per sample, enough for most pairs of crops
@@ -71,8 +72,8 @@ class Loaders:
         threads: threads that decode and crop if there are no workers; -1 chooses the number of
             processors, but 4 at most.
         workers: worker processes that decode and crop in place of this process; 0 uses threads. -1
-            chooses none with up to four processors, and otherwise one less than there are, up to
-            16 per accelerator.
+            chooses one per processor; with more than four one less, up to 16 per accelerator; none
+            with a single processor.
         process_index: index of this process, which loads only this slice of each batch.
         process_count: number of processes.
     """
@@ -89,9 +90,10 @@ class Loaders:
         threads, workers = self.threads, self.workers
         if workers == AUTOMATIC:
             most = _MOST_WORKERS * accelerators
-            workers = 0 if processors <= _MOST_THREADS else min(processors - 1, most)
+            workers = min(processors if processors <= _FEW else processors - 1, most)
+            workers = 0 if processors == 1 else workers
         if threads == AUTOMATIC:
-            threads = min(processors, _MOST_THREADS)
+            threads = min(processors, _FEW)
         return Loaders(threads, workers, self.process_index, self.process_count)
 
 
@@ -161,9 +163,9 @@ def _load(
     share = steps.batch_size // loaders.process_count
     if loaders.workers:
         shared = Shared(samples, share, loaders.workers)
-        crew = Crew(loaders.workers, lambda: Worker(shared))
+        crew = Crew(loaders.workers, lambda: Worker(shared), available_processors())
     else:
-        crew = Crew(loaders.threads, lambda: Local(samples))
+        crew = Crew(loaders.threads, lambda: Local(samples), available_processors())
     batches = _Batches(order, samples, steps, loaders, crew, on_unreadable)
     dataset = grain.MapDataset.source(batches)[steps.start :].to_iter_dataset(
         grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)
@@ -290,9 +292,9 @@ class _Batches:
         self._on_unreadable = on_unreadable
         self._warned: set[tuple[int, float]] = set()
         self._buffers = Buffers(samples.fields, self._share, shared=loaders.workers > 0)
-        hands = loaders.workers or loaders.threads
-        # the last rows of a batch should keep all hands busy
-        self._rows = max(1, min(_MOST_ROWS, self._share // (2 * hands)))
+        hands = min(loaders.workers or loaders.threads, available_processors())
+        # The next batch keeps those hands busy that have no rows of this one left.
+        self._rows = max(1, min(_MOST_ROWS, self._share // hands))
 
     def __len__(self) -> int:
         return self._steps.total

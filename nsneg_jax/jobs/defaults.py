@@ -62,8 +62,8 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "resize": 256,
                 # threads that decode and crop, without workers; -1 = by the number of processors
                 "threads": -1,
-                # processes that decode and crop; 0 = threads; -1 = none with up to 4 processors,
-                # otherwise one less than there are, and 16 per accelerator at most
+                # processes that decode and crop; 0 = threads; -1 = one per processor, one less with
+                # more than 4, and 16 per accelerator at most
                 "workers": -1,
                 # images that may be unreadable, as a part of all, 0 to 1; more stop the run
                 "max_bad_fraction": 0.001,
@@ -221,8 +221,8 @@ def probing() -> ConfigDict:
                 "resize": 256,
                 # threads that decode and crop, without workers; -1 = by the number of processors
                 "threads": -1,
-                # processes that decode and crop; 0 = threads; -1 = none with up to 4 processors,
-                # otherwise one less than there are, and 16 per accelerator at most
+                # processes that decode and crop; 0 = threads; -1 = one per processor, one less with
+                # more than 4, and 16 per accelerator at most
                 "workers": -1,
                 # images that may be unreadable, as a part of all, 0 to 1; more stop the run
                 "max_bad_fraction": 0.001,
@@ -263,8 +263,8 @@ def evaluation() -> ConfigDict:
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
                 # threads that decode, without workers; -1 = by the number of processors
                 "threads": -1,
-                # processes that decode; 0 = threads; -1 = none with up to 4 processors,
-                # otherwise one less than there are, and 16 per accelerator at most
+                # processes that decode; 0 = threads; -1 = one per processor, one less with more
+                # than 4, and 16 per accelerator at most
                 "workers": -1,
             },
             "sets": {},

@@ -83,7 +83,7 @@ class UnreadableImages:
             raise UsageError(
                 f"{len(self)} of {self._images:,} images could not be read, but "
                 f"data.max_bad_fraction={self._fraction:g} allows {self._limit}. The first is "
-                f"{printable(first)}: {reason}. All are listed in {self._path}. Replace each with a "
-                "good copy of the same name and run the same command again, or allow more with "
+                f"{printable(first)}: {reason}. All are listed in {self._path}. Replace each by "
+                "a good copy of the same name and run the same command again, or allow more with "
                 "--config.data.max_bad_fraction."
             )

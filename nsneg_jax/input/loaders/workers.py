@@ -29,6 +29,14 @@ _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "from nsneg_jax.input.loaders.worker import work; work(int(sys.argv[1]))"
 )
+_ENVIRONMENT = {
+    # One thread per worker: NumPy's would only take up memory.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    # Keep the memory of images between them: a fifth faster than asking for it again (glibc).
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 # A worker that the system ends, for lack of memory for instance, is started again this often.
 _RESTARTS = 3
 
@@ -144,8 +152,7 @@ class Worker:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                # One thread per worker: NumPy's would only take up memory.
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env=os.environ | _ENVIRONMENT,
             )
         self._connection = Connection(ours.detach())
         shared = self._shared

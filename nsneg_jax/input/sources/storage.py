@@ -106,10 +106,11 @@ def _read_regular(path: str, most: int | None) -> bytes:
         _check_regular(path, status)
         if most is not None and status.st_size > most:
             raise _too_large(path, most)
-        parts = [os.read(opened, max(status.st_size + 1, _LEAST_READ))]
+        parts = [os.read(opened, status.st_size + 1 if status.st_size else _LEAST_READ)]
         held = len(parts[0])
-        # One read gets the whole of an ordinary file, but not of one that grows.
-        while parts[-1] and (most is None or held <= most):
+        # One read gets the whole of an ordinary file, but not of one that grows, or of an odd
+        # file system that knows no sizes.
+        while held != status.st_size and parts[-1] and (most is None or held <= most):
             parts.append(os.read(opened, _LEAST_READ))
             held += len(parts[-1])
     finally:

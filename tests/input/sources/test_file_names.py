@@ -76,7 +76,7 @@ def test_lists_of_classes_may_name_them(root, tmp_path):
 def test_results_are_valid_files(tmp_path):
     write_json(tmp_path / "a.json", {"classes": [CLASS, "é"]})
     assert json.loads((tmp_path / "a.json").read_text("ascii"))["classes"] == [CLASS, "é"]
-    found = Features(np.zeros((1, 2), np.float32), np.zeros(1, np.int32))
+    found = Features(np.zeros((1, 2), np.float32), np.zeros(1, np.int32), np.zeros(1, np.int32))
     features._write_npz(tmp_path / "a.npz", found, ("a", CLASS))
     assert np.load(tmp_path / "a.npz")["classes"].tolist() == ["a", CLASS]
     features._write_safetensors(tmp_path / "a.safetensors", found, ("a", CLASS, "é"))
