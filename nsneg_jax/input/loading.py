@@ -79,7 +79,7 @@ class Loaders:
     """
 
     threads: int = AUTOMATIC
-    workers: int = AUTOMATIC
+    workers: int = 0
     process_index: int = 0
     process_count: int = 1
 

@@ -16,7 +16,7 @@ from photo_folder import write_photos
 from benchmarks import input as benchmark
 from benchmarks import input_profile
 from benchmarks.input_profile import NOT_PYTHON, OTHER, RULES, STAGES, profile, stage_of
-from nsneg_jax.input import crops, loading, pipeline
+from nsneg_jax.input import crops, loading, pipeline, samples
 from nsneg_jax.input.loading import Loaders, Steps
 
 ROOT = Path(__file__).parents[2]
@@ -46,17 +46,17 @@ def frame(function, text=""):
 
 
 def test_the_innermost_frame_with_a_rule_decides():
-    load = frame(pipeline._TwoCrops.crops)
+    load = frame(samples.TwoCrops.crop)
     cut = frame(crops.resize_fast, "ImageData(image.shape")
-    stack = frame(loading._Chunks.__getitem__, "np.stack(")
     for stage, frames in {
         OTHER: [load],
         "draw": [load, frame(crops.sample_crop)],
         "resize": [load, frame(crops.resize), frame(crops.resize_fast, ".resize(source")],
         "cut, copy": [load, frame(crops.resize), cut],
-        "order": [frame(loading.images_of)],
+        "order": [frame(loading._Batches.__getitem__, "_order[")],
         "read": [load, f"read_bytes ({ROOT}/nsneg_jax/input/sources/storage.py:62)"],
-        "write into batch": [stack, "stack (/lib/numpy/_core/shape_base.py:465)"],
+        "write into batch": [load, frame(crops.resized_crop, "out[...]")],
+        "hand-over": [frame(loading._Batches._result)],
     }.items():
         assert stage_of(";".join([WORKER, *frames])) == stage
     assert stage_of(WORKER) == "hand-over"
