@@ -1,8 +1,8 @@
 """The random draws of many samples at once: those of NumPy's generators, to the bit, but cheaper.
 
-A NumPy generator per sample and two crops drawn from it take 26 us, all under Python's lock. Here
+A NumPy generator per sample and two crops drawn from it take 28 us, all under Python's lock. Here
 the random words of a batch are computed together, and a crop needs only plain arithmetic on them:
-8 us per sample in batches of 64, 6 us in batches of 512 (timeit on one core of a Xeon at 500x375
+9 us per sample in batches of 64, 7 us in batches of 512 (timeit on one core of a Xeon at 500x375
 pixels, November 2026).
 
 References: Philox4x64-10 is by Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as
