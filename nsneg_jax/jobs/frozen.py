@@ -30,6 +30,7 @@ class Splits:
     split: str
     eval_split: str
     classes: str
+    labels: str
     image_size: int
 
 
