@@ -2,7 +2,7 @@
 
     python -m data.arrayrecord --source datasets/imagenet100 --out datasets/imagenet100-packed
 
-SOURCE holds SPLIT/CLASS/NAME.JPEG, or is a named data set ('tfds:imagenet2012'). OUT gets the
+SOURCE is any folder of images, or a named data set ('tfds:imagenet2012', 'hf:PATH'). OUT gets the
 splits as `--config.data.source=arrayrecord:OUT` reads them (nsneg_jax/input/sources/packed.py).
 Files are kept byte for byte; --resize_short reduces larger images. Every shard is read back before
 it gets its name, so run the same command again to complete a stopped run. --verify reads and
@@ -90,7 +90,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--source",
         type=expand,
         default=f"{data_root()}/imagenet100",
-        help="folder with SPLIT/CLASS/NAME.JPEG, or 'tfds:NAME' ...",
+        help="folder of images, or 'tfds:NAME', 'hf:PATH' ...",
     )
     parser.add_argument(
         "--out",
@@ -134,7 +134,10 @@ def pack(source: FileSource, folder: str, options: argparse.Namespace) -> None:
         UsageError: the source cannot be used, or the folder was begun with other options or images.
         OSError: the folder cannot be written.
     """
-    names = _names(source)
+    # Records may have any order: the paths in names.txt give the images theirs. Some sources are
+    # much quicker to read in their own.
+    order = getattr(source, "stored", np.arange(len(source))).argsort(kind="stable")
+    names = _names(source, order.tolist())
     resizing = options.resize_short is not None
     shards = options.shards or min(max(round(len(source) / _IMAGES_A_SHARD), 1), _MOST_SHARDS)
     index = Index(
@@ -156,7 +159,9 @@ def pack(source: FileSource, folder: str, options: argparse.Namespace) -> None:
         for file, (first, last) in zip(files, itertools.pairwise(bounds), strict=True):
             shard = _there(folder, file, last - first, known.get(file))
             if shard is None:
-                shard = _make_shard(source, range(first, last), folder, file, options, progress)
+                shard = _make_shard(
+                    source, order[first:last].tolist(), folder, file, options, progress
+                )
             else:
                 progress.update(last - first)
             made.append(shard)
@@ -214,10 +219,11 @@ def _made_splits(options: argparse.Namespace) -> list[str]:
     return found
 
 
-def _names(source: FileSource) -> bytes:
-    paths = [source.path(i) for i in range(len(source))]
-    for path, label in zip(paths, source.labels.tolist(), strict=True):
-        if "\n" in path or not path.startswith(f"{source.classes[label]}/"):
+def _names(source: FileSource, order: Sequence[int]) -> bytes:
+    paths = [source.path(i) for i in order]
+    for i, path in zip(order, paths, strict=True):
+        name = source.classes[source.labels[i]]
+        if "\n" in path or not path.startswith(f"{name}/" if name else ""):
             raise UsageError(
                 f"The image {path!r} of {source.name} cannot be packed: its path must be one line "
                 "and begin with the name of its class. Rename it."
@@ -269,7 +275,7 @@ def _there(folder: str, file: str, images: int, known: Shard | None) -> Shard | 
 
 def _make_shard(
     source: FileSource,
-    members: range,
+    members: Sequence[int],
     folder: str,
     file: str,
     options: argparse.Namespace,

@@ -2,52 +2,40 @@
 
     python -m data.imagenet100 --source IMAGENET --out datasets/imagenet100
 
-IMAGENET holds either `train/WNID/*.JPEG` and `val/WNID/*.JPEG`, or the archives as downloaded:
-ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and, for the labels of the latter,
-ILSVRC2012_devkit_t12.tar.gz. Files get their names when they are complete; run the same command
-again to complete a stopped run. Exit status: 0 all counts are right, 1 some are wrong.
+IMAGENET holds either `train/WNID/*.JPEG` and `val/WNID/*.JPEG` (or `val/*.JPEG`, as in Kaggle's
+ILSVRC/Data/CLS-LOC), or the archives as downloaded: ILSVRC2012_img_train.tar,
+ILSVRC2012_img_val.tar. Labels of validation images in no folders are in
+ILSVRC2012_devkit_t12.tar.gz or Kaggle's LOC_val_solution.csv. Files get their names when they are
+complete; run the same command again to complete a stopped run. Exit status: 0 all counts are right,
+1 some are wrong.
 """
 
 import argparse
-import io
 import os
-import re
 import shutil
 import sys
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
 from nsneg_jax.errors import UsageError, escape_output, printable, tell
 from nsneg_jax.files import data_root, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
+from nsneg_jax.input.sources.labels import DEVKIT, KAGGLE, Labels, found_labels
 from nsneg_jax.input.sources.source import class_names
 
 CLASS_LIST = Path(__file__).parent / "imagenet100.tsv"
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
-DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 # All 100 classes of the paper; each class of ImageNet has 732 to 1300 training images.
 TRAIN_IMAGES = 126_689
 TRAIN_RANGE = (732, 1300)
 VAL_PER_CLASS = 50
 _PARTIAL = ".partial"
-
-# The devkit's numbers of the classes, and the number of each validation image.
-_META = "data/meta.mat"
-_LABELS = "data/ILSVRC2012_validation_ground_truth.txt"
-# Errors of reading a file that is not the devkit.
-_UNREADABLE = (
-    *(OSError, EOFError, tarfile.TarError, zlib.error, MatReadError),
-    *(LookupError, ValueError, TypeError, NotImplementedError),
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="how to place files from a folder; files from archives are always written",
     )
     parser.add_argument(
-        "--devkit", type=expand, help=f"labels of {ARCHIVES['val']}; SOURCE/{DEVKIT} by default"
+        "--devkit", type=expand, help=f"labels of validation images; SOURCE/{DEVKIT} by default"
     )
     parser.add_argument(
-        "--val-labels", type=expand, help="the same as text: one wnid per line and image"
+        "--val-labels", type=expand, help=f"the same as text: one wnid per line, or {KAGGLE}"
     )
     options = parser.parse_args(arguments)
     try:
@@ -107,17 +95,21 @@ def plan(options: argparse.Namespace, split: str, classes: tuple[str, ...]) -> C
     if folder.is_dir():
         if out.exists() and folder.samefile(out):
             raise UsageError(f"--out is {options.out}, which is the source. Give another folder.")
-        missing = [wnid for wnid in classes if not (folder / wnid).is_dir()]
+        found = {wnid: _images(folder / wnid) for wnid in classes}
+        loose = _images(folder)
+        if loose and not any(found.values()):
+            found = _by_wnid(folder, loose, _val_labels(options, folder), classes)
+        missing = [wnid for wnid in classes if not found[wnid]]
         if missing:
             raise UsageError(
-                f"{len(missing)} of the {len(classes)} classes have no folder in {folder}, the "
+                f"{len(missing)} of the {len(classes)} classes have no image in {folder}, the "
                 f"first is {missing[0]}. Complete the source, or give another list with --classes."
             )
-        return partial(_from_folder, folder, out, classes, options.link)
+        return partial(_from_folder, found, out, options.link)
     if archive.is_file() and split == "train":
         return partial(_from_archive, archive, out, classes, _train_members)
     if archive.is_file() and split == "val":
-        members = partial(_val_members, labels=_val_labels(options))
+        members = partial(_val_members, labels=_val_labels(options, source))
         return partial(_from_archive, archive, out, classes, members)
     raise UsageError(
         f"There is neither a folder {folder} nor an archive {archive}. Give ImageNet's folder with "
@@ -149,22 +141,40 @@ def check(
     return wrong
 
 
-def _images(folder: Path) -> list[str]:
+def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
         return sorted(
-            entry.name
+            Path(entry.path)
             for entry in entries
-            if entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith(".")
+            if entry.name.lower().endswith(IMAGE_ENDINGS)
+            and not entry.name.startswith(".")
+            and not entry.is_dir()
         )
 
 
-def _from_folder(folder: Path, out: Path, classes: tuple[str, ...], link: str) -> None:
-    for wnid in tqdm(classes, out.name, unit="class"):
+def _by_wnid(
+    folder: Path, images: Sequence[Path], labels: Labels, classes: Sequence[str]
+) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {wnid: [] for wnid in classes}
+    for path in images:
+        wnid = labels.of(path.name, folder.name)
+        if wnid is None:
+            raise UsageError(
+                f"{labels.path} does not name the image {path}. Complete it, or give other labels "
+                "with --devkit or --val-labels."
+            )
+        if wnid in found:
+            found[wnid].append(path)
+    return found
+
+
+def _from_folder(found: Mapping[str, Sequence[Path]], out: Path, link: str) -> None:
+    for wnid, images in tqdm(found.items(), out.name, unit="class"):
         (out / wnid).mkdir(parents=True, exist_ok=True)
-        for name in _images(folder / wnid):
-            source, target = folder / wnid / name, out / wnid / name
+        for source in images:
+            target = out / wnid / source.name
             try:
                 size = source.stat().st_size
             except OSError as error:
@@ -245,65 +255,28 @@ def _train_members(archive: tarfile.TarFile, wanted: frozenset[str]) -> Members:
                         yield wnid, image.name, image.size, images.extractfile(image)
 
 
-def _val_members(
-    archive: tarfile.TarFile, wanted: frozenset[str], labels: Sequence[str]
-) -> Members:
-    """Yields the images ILSVRC2012_val_NUMBER.JPEG, numbered from 1."""
+def _val_members(archive: tarfile.TarFile, wanted: frozenset[str], labels: Labels) -> Members:
+    """Yields the images of an archive without folders."""
     for member in archive:
-        number = re.search(r"_(\d+)\.\w+$", member.name)
-        if not member.isfile() or not number:
+        if not member.isfile() or not member.name.lower().endswith(IMAGE_ENDINGS):
             continue
-        if not 1 <= int(number[1]) <= len(labels):
-            raise tarfile.ReadError(f"{member.name} has no label: there are {len(labels)}")
-        wnid = labels[int(number[1]) - 1]
+        wnid = labels.of(os.path.basename(member.name), "val")
+        if wnid is None:
+            raise tarfile.ReadError(f"{member.name} has no label in {labels.path}")
         if wnid in wanted:
             yield wnid, member.name, member.size, archive.extractfile(member)
 
 
-def _val_labels(options: argparse.Namespace) -> list[str]:
-    if options.val_labels:
-        try:
-            labels = Path(options.val_labels).read_text().split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--val-labels cannot be read: {error}.") from error
-        wrong = next((word for word in labels if not re.fullmatch(r"n\d{8}", word)), None)
-        if wrong is not None or not labels:
-            raise UsageError(
-                f"--val-labels {options.val_labels} must hold one wnid per line, such as "
-                f"n01558993, but has {wrong!r}. Correct that line."
-            )
-        return labels
-    return validation_wnids(options.devkit or os.path.join(options.source, DEVKIT))
-
-
-def validation_wnids(path: str) -> list[str]:
-    """Reads the wnids of the validation images, in the order of their numbers.
-
-    Args:
-        path: path of the devkit.
-
-    Raises:
-        UsageError: the file is not the devkit.
-    """
-    try:
-        with tarfile.open(path) as archive:
-            meta, numbers = (_member(archive, name) for name in (_META, _LABELS))
-        synsets = loadmat(io.BytesIO(meta), simplify_cells=True)["synsets"]
-        wnids = {int(synset["ILSVRC2012_ID"]): synset["WNID"] for synset in synsets}
-        return [wnids[int(number)] for number in numbers.split()]
-    except _UNREADABLE as error:
+def _val_labels(options: argparse.Namespace, folder: Path) -> Labels:
+    """Finds the labels of the validation images, which are in `folder` or in an archive there."""
+    path = options.val_labels or options.devkit or found_labels(str(folder))
+    if not path:
         raise UsageError(
-            f"The labels of the validation images cannot be read from {path}: "
-            f"{type(error).__name__}: {error}. Give ImageNet's {DEVKIT} with --devkit, or a text "
-            "file with one wnid per line and image with --val-labels."
-        ) from error
-
-
-def _member(archive: tarfile.TarFile, ending: str) -> bytes:
-    for member in archive:
-        if member.isfile() and member.name.endswith(ending):
-            return archive.extractfile(member).read()
-    raise KeyError(f"there is no {ending} in it")
+            f"There are no labels of the validation images in {folder} or above it. Give "
+            f"ImageNet's {DEVKIT} with --devkit, or Kaggle's {KAGGLE}, or a text file with one "
+            "wnid per line and image, with --val-labels."
+        )
+    return Labels(path)
 
 
 if __name__ == "__main__":

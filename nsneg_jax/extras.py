@@ -9,6 +9,7 @@ from nsneg_jax.errors import UsageError
 PACKAGES = {
     "shapes": ("cv2",),
     "tfds": ("tensorflow_datasets",),
+    "hf": ("pyarrow",),
     "report": ("matplotlib",),
     "torch": ("torch",),
     "gcs": ("gcsfs",),

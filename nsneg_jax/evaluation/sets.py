@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,10 @@ class EvaluationSet:
     """Where the images of a set are, and how to evaluate them.
 
     Attributes:
-        source: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]' or 'shapes/VERSION:SIZE'.
+        source: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'hf:PATH[/CONFIG]' or
+            'shapes/VERSION:SIZE'.
         split: folder in PATH that holds the class folders, or a split of TFDS.
+        labels: file with the classes of images in no class folders, see `Folder`; '' for none.
         resize: shorter side before the central crop, at 224; 0 crops without resizing.
         protocol: one of `PROTOCOLS`.
         answers: arg-max over 'all' classes of the classifier or those 'present' in the set.
@@ -39,6 +41,7 @@ class EvaluationSet:
 
     source: str
     split: str
+    labels: str
     resize: int
     protocol: str
     answers: str
@@ -186,9 +189,15 @@ def _part(
         resize=settings.resize,
         answers=_answers(settings, source, classes),
         corruption=None,
-        settings=json.dumps(asdict(settings)),
+        settings=json.dumps(_told(settings)),
         generated=generated,
     )
+
+
+def _told(settings: EvaluationSet) -> dict[str, Any]:
+    """Returns the settings of a set, without those that earlier versions had not."""
+    found = asdict(settings)
+    return found if settings.labels else {k: v for k, v in found.items() if k != "labels"}
 
 
 def _ready_corruptions(
@@ -283,7 +292,14 @@ def _open(
     # In TFDS, wnids name the labels of all these sets.
     by_name = settings.names == "class" or scheme == "tfds"
     names = classes if by_name else _imagenet_indices(name, classes)
-    return open_files(settings.source, settings.split, names, partial=True, tfds_dir=tfds_dir)
+    return open_files(
+        settings.source,
+        settings.split,
+        names,
+        partial=True,
+        tfds_dir=tfds_dir,
+        labels=settings.labels,
+    )
 
 
 class _CueFolder(Folder):

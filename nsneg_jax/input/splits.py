@@ -3,7 +3,8 @@
 from typing import Protocol
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input.sources.source import Source, fingerprint, open_source
+from nsneg_jax.input.sources.classes import MEND_CLASSES
+from nsneg_jax.input.sources.source import Source, fingerprint, has_classes, open_source
 from nsneg_jax.parallel import hosts
 
 
@@ -15,6 +16,7 @@ class DataSet(Protocol):
         classes: classes to use; '' uses all.
         image_size: side in pixels of generated images.
         tfds_dir: folder of TFDS data sets.
+        labels: file with the classes of images in folders; '' for none.
     """
 
     @property
@@ -29,6 +31,9 @@ class DataSet(Protocol):
     @property
     def tfds_dir(self) -> str: ...
 
+    @property
+    def labels(self) -> str: ...
+
 
 def open_split(data: DataSet, split: str) -> Source:
     """Opens a split of a data set, the same on all processes.
@@ -42,9 +47,38 @@ def open_split(data: DataSet, split: str) -> Source:
         image_size=data.image_size,
         classes=data.classes,
         tfds_dir=data.tfds_dir,
+        labels=data.labels,
     )
     agree_on_files(source)
     return source
+
+
+def open_labelled(data: DataSet, split: str, purpose: str) -> Source:
+    """Does `open_split` for a job that needs labels.
+
+    Args:
+        data, split: see `open_split`.
+        purpose: what the labels are for, as the subject of "needs": "A linear probe".
+
+    Raises:
+        UsageError: the split cannot be used, or its images have no classes.
+    """
+    source = open_split(data, split)
+    if not tells_apart(source):
+        raise UsageError(f"{purpose} needs labels, but {without_classes(source)}. {MEND_CLASSES}")
+    return source
+
+
+def tells_apart(source: Source) -> bool:
+    """Returns whether the images of a source have labels, of more than one class."""
+    return len(source.classes) > 1
+
+
+def without_classes(source: Source) -> str:
+    """Says that a source has no classes, or only one, as a clause."""
+    if not has_classes(source):
+        return f"{source.name} has no classes"
+    return f"{source.name} has only the class {source.classes[0]!r}"
 
 
 def agree_on_files(source: Source) -> None:

@@ -50,13 +50,18 @@ def pretraining(variant: str = "") -> ConfigDict:
             "knn_every_epochs": 0,  # epochs between measurements of the kNN accuracy; 0 = never
             "pictures": True,  # whether to draw views and negatives before the first step
             "data": {
-                # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]' or,
-                # built in, 'shapes[/VERSION][:SIZE][@SEED]'
+                # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]',
+                # 'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'
                 "source": f"folder:{data_root()}/imagenet100",
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
-                "split": "train",  # images trained on
-                "eval_split": "val",  # images classified by kNN during training
+                # images trained on; 'train' may be PATH itself, and '.' is. They need no labels
+                "split": "train",
+                # images classified by kNN during training; without labels it is left out
+                "eval_split": "val",
                 "classes": "",  # used: '' = all; names with commas, or a file of one per line
+                # file with the class of each image in no class folder: a table of image and class,
+                # ImageNet's devkit; '' = class folders, or Kaggle's LOC_val_solution.csv if found
+                "labels": "",
                 "image_size": 224,  # side of a view in pixels, 8 or more
                 # kNN: pixels at 224 of the shorter side before the central crop; 0 = crop only
                 "resize": 256,
@@ -209,13 +214,16 @@ def probing() -> ConfigDict:
             # 'default' (TPUs round to 8 bits)
             "precision": "float32",
             "data": {
-                # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]' or,
-                # built in, 'shapes[/VERSION][:SIZE][@SEED]'
+                # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]',
+                # 'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'
                 "source": f"folder:{data_root()}/imagenet100",
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
                 "split": "train",  # images trained on; the bank of kNN
                 "eval_split": "val",  # images evaluated, or turned into features
                 "classes": "",  # used: '' = all; names with commas, or a file of one per line
+                # file with the class of each image in no class folder: a table of image and class,
+                # ImageNet's devkit; '' = class folders, or Kaggle's LOC_val_solution.csv if found
+                "labels": "",
                 "image_size": 224,  # side of a view in pixels, 8 or more
                 # pixels at 224 of the shorter side before the central crop; 0 = crop only
                 "resize": 256,
@@ -280,11 +288,14 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         changes: values of other fields by name.
     """
     fields = {
-        # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'shapes/VERSION:SIZE'
+        # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'hf:PATH[/CONFIG]',
+        # 'shapes/VERSION:SIZE'
         "source": source,
         # folder in PATH that holds the class folders; for TFDS, '.' is the only split, or
         # 'validation'
         "split": split,
+        # file with the class of each image in no class folder, see data.labels of other jobs
+        "labels": "",
         # pixels at 224 of the shorter side before the central crop; 0 = crop only
         "resize": 256,
         # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'cue_conflict'

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,8 @@ from nsneg_jax.evaluation import summary
 from nsneg_jax.evaluation.classifier import Classifier
 from nsneg_jax.evaluation.sets import Part, plan
 from nsneg_jax.files import write_npz
-from nsneg_jax.input.sources.source import class_names
+from nsneg_jax.input.sources.identity import identity
+from nsneg_jax.input.sources.source import class_names, is_files
 from nsneg_jax.jobs.frozen import EvaluationSettings, evaluation_settings
 from nsneg_jax.jobs.opening import open_run
 from nsneg_jax.jobs.validation import validate_evaluate
@@ -69,7 +71,10 @@ def evaluate(
     network = _fingerprint(pretrained, classes)
     keys = {part.title: _key(settings, network, part) for part in parts}
     hosts.agree("classifier and files", keys, hosts.SAME_DATA)
-    finished = hosts.of_first([_is_done(_path(workdir, p), keys[p.title]) for p in parts])
+    data = _data(parts)
+    finished = hosts.of_first(
+        [_is_done(_path(workdir, p), keys[p.title], data[p.title]) for p in parts]
+    )
     waiting = [part for part, is_done in zip(parts, finished, strict=True) if not is_done]
     done = len(parts) - len(waiting)
     sets = len({part.set_name for part in parts})
@@ -78,8 +83,9 @@ def evaluate(
         for part in waiting:
             outputs = classify(part, display)
             if jax.process_index() == 0:
-                key = np.array(keys[part.title])
-                write_npz(_path(workdir, part), outputs | {"key": key})
+                about = {"key": keys[part.title], "data": data[part.title]}
+                arrays = {name: np.array(text) for name, text in about.items()}
+                write_npz(_path(workdir, part), outputs | arrays)
             done += 1
             display.advance(done)
             valid = outputs["valid"]
@@ -143,7 +149,10 @@ def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
 
 
 def _key(settings: EvaluationSettings, network: str, part: Part) -> str:
-    """Returns all that the outputs of a part depend on, except the contents of its files."""
+    """Returns all that the outputs of a part depend on, except the contents of its files.
+
+    This includes the location of the set as given.
+    """
     listed = "\n".join(part.names()).encode("utf-8", "surrogateescape")
     names = hashlib.sha256(listed).hexdigest()
     size = settings.reading.image_size
@@ -153,12 +162,34 @@ def _key(settings: EvaluationSettings, network: str, part: Part) -> str:
     return json.dumps([network, part.settings, names, *others])
 
 
-def _is_done(path: Path, key: str) -> bool:
+def _data(parts: Sequence[Part]) -> dict[str, str]:
+    """Returns the identity of the images of each part by its title, as JSON."""
+    # Generated corruptions share a source.
+    sources = {id(part.source): part.source for part in parts}
+    texts = {number: json.dumps(identity(source)) for number, source in sources.items()}
+    return {part.title: texts[id(part.source)] for part in parts}
+
+
+def _is_done(path: Path, key: str, data: str) -> bool:
     if not path.exists():
         return False
     with np.load(path) as kept:
         # Repeat a part with an unreadable image, which may have been replaced by now.
-        return str(kept["key"]) == key and bool(kept["valid"].all())
+        if not kept["valid"].all():
+            return False
+        before = str(kept["key"])
+        if "data" not in kept:  # from an earlier version
+            return before == key
+        return _anywhere(before) == _anywhere(key) and str(kept["data"]) == data
+
+
+def _anywhere(key: str) -> list[Any]:
+    """Returns a part's key without the location of a set of files."""
+    network, settings, *others = json.loads(key)
+    fields = json.loads(settings)
+    if is_files(fields["source"]):
+        fields = {name: fields[name] for name in fields if name not in ("source", "labels")}
+    return [network, fields, *others]
 
 
 def _path(workdir: Path, part: Part) -> Path:

@@ -31,6 +31,7 @@ class Splits:
     split: str
     eval_split: str
     classes: str
+    labels: str
     image_size: int
     max_bad_fraction: float
 

@@ -11,7 +11,13 @@ from nsneg_jax.evaluation.features import Extractor
 from nsneg_jax.evaluation.neighbours import Monitor, accuracies
 from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.input.sources.source import Source
-from nsneg_jax.input.splits import check_same_classes, open_split
+from nsneg_jax.input.splits import (
+    check_same_classes,
+    open_labelled,
+    open_split,
+    tells_apart,
+    without_classes,
+)
 from nsneg_jax.jobs.frozen import knn_settings, reading_of
 from nsneg_jax.jobs.opening import open_run
 from nsneg_jax.jobs.validation import validate_knn
@@ -41,7 +47,7 @@ def knn(
     )
     settings = knn_settings(config)
     data = settings.data
-    sources = [open_split(data, split) for split in (data.split, data.eval_split)]
+    sources = [open_labelled(data, split, "kNN") for split in (data.split, data.eval_split)]
     check_same_classes(*sources)
     pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
     run.claim()
@@ -67,25 +73,43 @@ def knn(
     return figures
 
 
-def monitor(
-    config: ConfigDict,
-    bank: Source,
-    encoder: Encoder,
-    devices: Mesh,
-    on_unreadable: Callable[[Unreadable], None],
-) -> Monitor:
-    """Makes the monitor of kNN accuracy on a pre-training's `data.eval_split`.
+def monitored(config: ConfigDict, bank: Source) -> tuple[Source | None, str]:
+    """Opens `data.eval_split` for the kNN accuracy during a pre-training.
 
     Args:
         config: config of a pre-training job.
         bank: the training images.
-        encoder: the network.
-        devices: devices to split the work over.
-        on_unreadable: called for each image that cannot be read; it is left out.
+
+    Returns:
+        The split, and ''. If either has no labels, None and a sentence that says so.
 
     Raises:
         UsageError: `data.eval_split` is missing, or has other classes.
     """
-    queries = open_split(config.data, config.data.eval_split)
+    queries = open_split(config.data, config.data.eval_split) if tells_apart(bank) else bank
+    if not tells_apart(queries):
+        return None, f"kNN is left out, because {without_classes(queries)}."
+    check_same_classes(bank, queries)
+    return queries, ""
+
+
+def monitor(
+    config: ConfigDict,
+    bank: Source,
+    queries: Source,
+    encoder: Encoder,
+    devices: Mesh,
+    on_unreadable: Callable[[Unreadable], None],
+) -> Monitor:
+    """Makes the monitor of kNN accuracy during a pre-training.
+
+    Args:
+        config: config of a pre-training job.
+        bank: the training images.
+        queries: the images to classify, see `monitored`.
+        encoder: the network.
+        devices: devices to split the work over.
+        on_unreadable: called for each image that cannot be read; it is left out.
+    """
     reading = reading_of(config)
     return Monitor(encoder, bank, queries, reading, config.model.dtype, devices, on_unreadable)

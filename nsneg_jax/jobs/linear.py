@@ -16,8 +16,9 @@ from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.evaluation.passes import Evaluation, means
 from nsneg_jax.input import labelled
 from nsneg_jax.input.loading import Steps, prefetch_to_devices
-from nsneg_jax.input.sources.source import Source, check_same_data
-from nsneg_jax.input.splits import check_same_classes, open_split
+from nsneg_jax.input.sources.identity import check_same_data, identity
+from nsneg_jax.input.sources.source import Source
+from nsneg_jax.input.splits import check_same_classes, open_labelled
 from nsneg_jax.jobs.frozen import ProbeSettings, probe_settings
 from nsneg_jax.jobs.opening import Run, open_run
 from nsneg_jax.jobs.validation import validate_linear
@@ -29,6 +30,8 @@ from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import stopped
 from nsneg_jax.training.unreadable import UnreadableImages
+
+_PURPOSE = "A linear probe"
 
 
 def linear(
@@ -57,16 +60,17 @@ def linear(
     )
     settings = probe_settings(config)
     reading = settings.reading
-    validation = open_split(settings.data, settings.data.eval_split)
+    validation = open_labelled(settings.data, settings.data.eval_split, _PURPOSE)
     if settings.evaluate_only:
         _evaluate(run, settings, validation)
         return None
-    training = open_split(settings.data, settings.data.split)
+    training = open_labelled(settings.data, settings.data.split, _PURPOSE)
     check_same_classes(training, validation)
     steps_per_epoch = labelled.steps_per_pass(len(training), reading.batch_size)
     total = settings.epochs * steps_per_epoch
 
-    with run.resumable(keep=1) as (checkpoints, signals, resumed):
+    with run.resumable(keep=1) as resumption:
+        checkpoints, signals, resumed = resumption.checkpoints, resumption.signals, resumption.step
         # The probe's checkpoint holds the encoder too; the run it came from may be gone by now.
         path = settings.pretrained if resumed is None else workdir
         pretrained = load_pretrained(path, run.dtype, run.precision)
@@ -78,15 +82,23 @@ def linear(
             "encoder": pretrained.encoder_origin,
             "encoder_seed": pretrained.encoder_seed,
             "images": len(training),
+            "data": identity(training),
+            "validation": identity(validation),
             "image_size": reading.image_size,
             "resize": reading.resize,
             "chosen": 0,
             "last": {},
         }
         if resumed is not None:
+            now = progress
             state, progress = checkpoints.restore(resumed, state)
-            check_same_data(training, progress["images"], workdir)
-        run.claim(resuming=resumed is not None)
+            images = progress["images"]
+            check_same_data(training, now["data"], progress.get("data"), images, workdir)
+            check_same_data(
+                validation, now["validation"], progress.get("validation"), None, workdir
+            )
+            progress |= {name: now[name] for name in ("data", "validation")}
+        run.claim(resumption)
         frozen = jax.device_get(state.backbone)
         done = start = resumed or 0
         sizes = f"{len(training):,} training and {len(validation):,} validation images"

@@ -15,7 +15,7 @@ from nsneg_jax.files import write_json
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.training.checkpoint import Checkpoints
 from nsneg_jax.training.signals import StopSignals
-from nsneg_jax.training.workdir import RESULTS, check_workdir, claim_workdir
+from nsneg_jax.training.workdir import RESULTS, check_workdir, claim_workdir, moved_fields
 
 
 class Resumption(NamedTuple):
@@ -25,11 +25,13 @@ class Resumption(NamedTuple):
         checkpoints: checkpoints in the workdir.
         signals: signals that ask the run to stop.
         step: steps done in the latest checkpoint; None for a new run.
+        moved: fields that may differ from the earlier start, for `Run.claim`.
     """
 
     checkpoints: Checkpoints
     signals: StopSignals
     step: int | None
+    moved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,25 @@ class Run:
         """
         with Checkpoints(self.workdir, keep) as checkpoints, StopSignals() as signals:
             step = hosts.of_first(checkpoints.latest_step())
+            moved: tuple[str, ...] = ()
             if step is not None:
-                check_workdir(self.config, self.workdir)
-            yield Resumption(checkpoints, signals, step)
+                moved = moved_fields(checkpoints.progress(step))
+                check_workdir(self.config, self.workdir, moved)
+            yield Resumption(checkpoints, signals, step, moved)
 
-    def claim(self, resuming: bool = False) -> None:
+    def claim(self, resumption: Resumption | None = None) -> None:
         """Writes config.json. Call it after all checks, so that a refused run leaves none.
+
+        Args:
+            resumption: for a resumable run.
 
         Raises:
             UsageError: the workdir belongs to another run, see `claim_workdir`.
         """
-        claim_workdir(self.config, self.workdir, resuming, write=jax.process_index() == 0)
+        resuming = resumption is not None and resumption.step is not None
+        moved = resumption.moved if resumption is not None else ()
+        write = jax.process_index() == 0
+        claim_workdir(self.config, self.workdir, resuming, moved, write=write)
 
     @property
     def computation(self) -> dict[str, str]:

@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.input.loading import Loaders, Steps, prefetch_to_devices
 from nsneg_jax.input.pipeline import pretrain_batches
-from nsneg_jax.input.sources.source import Source, check_same_data
+from nsneg_jax.input.sources.identity import Identity, check_same_data, identity
+from nsneg_jax.input.sources.source import Source, has_classes, has_files
 from nsneg_jax.input.splits import open_split
 from nsneg_jax.jobs import build
-from nsneg_jax.jobs.knn import monitor
+from nsneg_jax.jobs.knn import monitor, monitored
 from nsneg_jax.jobs.opening import Resumption, Run, open_run
 from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.methods.batches import ViewMaker
@@ -44,10 +45,17 @@ _PICTURED_SAMPLES = 8
 
 @dataclass(frozen=True)
 class _Data:
-    """The training images, and how long to train."""
+    """The images, and how long to train on them.
+
+    `queries` are classified by kNN during training, None without kNN; `notes` are lines for the
+    user; `identities` are stored to recognise the data on resume.
+    """
 
     source: Source
     textures: Source | None
+    queries: Source | None
+    notes: tuple[str, ...]
+    identities: Mapping[str, Identity]
     steps_per_epoch: int
     total: int
 
@@ -91,7 +99,7 @@ def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
     with run.resumable(config.checkpoint.keep) as resumption:
         training = _build_or_restore(config, run, data, resumption)
         # Only now: a refused run must not leave its config behind.
-        run.claim(resuming=resumption.step is not None)
+        run.claim(resumption)
         print(_summary(config, run, data, training), flush=True)
         images = len(data.source) * (1 if data.textures is None else 2)
         unreadable = UnreadableImages(
@@ -116,8 +124,18 @@ def _open_data(config: ConfigDict, workdir: Path) -> _Data:
     if "texture" in config.negatives.kind:
         source, textures = build.open_textures(config, source, workdir)
     steps_per_epoch = _steps_per_epoch(source, config.batch_size)
+    queries, note = monitored(config, source) if config.knn_every_epochs else (None, "")
+    identities = {"data": identity(source)}
+    if textures is not None and has_files(textures):
+        identities["textures"] = identity(textures)
     return _Data(
-        source, textures, steps_per_epoch, config.total_steps or config.epochs * steps_per_epoch
+        source=source,
+        textures=textures,
+        queries=queries,
+        notes=(note,) if note else (),
+        identities=identities,
+        steps_per_epoch=steps_per_epoch,
+        total=config.total_steps or config.epochs * steps_per_epoch,
     )
 
 
@@ -133,7 +151,11 @@ def _build_or_restore(
     if resumed is None:
         return _Training(method, placement, state, Window(), 0, 0)
     state, progress = checkpoints.restore(resumed, state)
-    check_same_data(data.source, progress["images"], run.workdir)
+    for name, source in (("data", data.source), ("textures", data.textures)):
+        if source is not None and name in data.identities:
+            images = progress["images"] if name == "data" else None
+            now, before = data.identities[name], progress.get(name)
+            check_same_data(source, now, before, images, run.workdir)
     if "official" in progress:
         print(_about_import(progress, config.batch_size, data.steps_per_epoch))
     window, replaced = Window(**progress["window"]), progress.get("replaced_samples", 0)
@@ -153,11 +175,12 @@ def _train(
     train_step = compile_step(training.method, run.devices, training.placement)
     finite = jax.jit(is_finite)
     steps_per_knn = config.knn_every_epochs * data.steps_per_epoch
-    if steps_per_knn:
-        knn = monitor(config, data.source, training.method.encoder, run.devices, unreadable)
     read = partial(_batches, config, run, data, training.method.views, unreadable)
     batches = read(training.placement, start, total, give_up=resumption.signals.may_give_up)
     count = jax.jit(jnp.sum, out_shardings=mesh.replicated(run.devices))
+    if data.queries is not None:
+        encoder = training.method.encoder
+        knn = monitor(config, data.source, data.queries, encoder, run.devices, unreadable)
     if start == 0 and config.pictures:
         batches = _with_pictures(run.workdir, training, batches, read)
     done = start
@@ -165,7 +188,7 @@ def _train(
     def save(done: int) -> None:
         if not finite(training.state):  # a finite loss may have an infinite gradient
             raise FloatingPointError(f"Parameters after step {done} are not finite")
-        progress = _progress(run.config, training, data.source)
+        progress = _progress(run.config, training, data)
         resumption.checkpoints.save(done, training.state, progress)
 
     try:
@@ -200,7 +223,7 @@ def _train(
                 elif display.is_due():
                     figures = window.means() | stopwatch.figures()
                     display.show(done, _status(done, data, config.epochs, figures))
-                if steps_per_knn and done % steps_per_knn == 0:
+                if data.queries is not None and done % steps_per_knn == 0:
                     with stopwatch.paused():
                         figures = knn(training.state.params_q, training.state.stats_q)
                     writer.write(done, "val", figures)
@@ -268,12 +291,13 @@ def _steps_per_epoch(source: Source, batch_size: int) -> int:
     return len(source) // batch_size
 
 
-def _progress(fields: Mapping[str, Any], training: _Training, source: Source) -> dict[str, Any]:
+def _progress(fields: Mapping[str, Any], training: _Training, data: _Data) -> dict[str, Any]:
     """Returns what a checkpoint stores besides the state, so that it needs no config to be used."""
     return {
         "window": training.window.totals(),
         "replaced_samples": training.replaced,
-        "images": len(source),
+        "images": len(data.source),
+        **data.identities,
         "image_size": fields["data"]["image_size"],
         "resize": fields["data"]["resize"],
         "seed": fields["seed"],
@@ -345,13 +369,15 @@ def _summary(config: ConfigDict, run: Run, data: _Data, training: _Training) -> 
     source, devices, start = data.source, run.devices, training.start
     parameters = sum(leaf.size for leaf in jax.tree.leaves(training.state.params_q))
     kind = devices.devices.flat[0].device_kind
+    classes = f"{len(source.classes):,} classes" if has_classes(source) else "no classes"
     lines = [
-        f"data     {source.name}: {len(source):,} images, {len(source.classes):,} classes",
+        f"data     {source.name}: {len(source):,} images, {classes}",
         f"encoder  {config.model.arch}, {parameters:,} parameters, {config.model.dtype}",
         f"devices  {devices.size} x {kind}, batch {config.batch_size} in "
         f"{config.model.bn_groups} batch-norm groups",
         f"steps    {data.total:,}, {data.steps_per_epoch:,} per epoch"
         + (f"; {start:,} done before" if start else ""),
+        *(f"note     {note}" for note in data.notes),
     ]
     return "\n".join(lines)
 

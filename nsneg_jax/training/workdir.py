@@ -1,12 +1,13 @@
 """The workdir of a run: the names of its files, and the check of its config."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_json
+from nsneg_jax.input.sources.source import is_files
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"  # a folder per step
@@ -42,6 +43,7 @@ _FREE_IN_PRETRAINING = (
 # Fields missing in config.json of earlier versions, with the values that such runs used.
 _ADDED = {
     "method": "moco",
+    "data.labels": "",
     "model.precision": "tensorfloat32",
     "optimizer.name": "sgd",
     "optimizer.warmup_epochs": 0,
@@ -60,12 +62,22 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
+def moved_fields(progress: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the fields that say where data are, if a checkpoint's progress knows the data.
+
+    Such a run compares the images themselves, so that they may move.
+    """
+    images = ("data.source", "data.labels") if progress.get("data") else ()
+    return images + (("negatives.texture_source",) if progress.get("textures") else ())
+
+
+def check_workdir(config: Mapping[str, Any], workdir: Path, moved: Collection[str] = ()) -> None:
     """Checks that config.json in `workdir`, if there is one, agrees with `config`.
 
     Args:
         config: config of this run, nested dicts of JSON values.
         workdir: workdir of the run.
+        moved: see `moved_fields`; these may differ between data sets of files.
 
     Raises:
         UsageError: some values differ; the message lists them.
@@ -81,7 +93,9 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
     differences = [
         f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name, _ADDED.get(name)) and name not in free
+        if before.get(name) != now.get(name, _ADDED.get(name))
+        and name not in free
+        and not (name in moved and _are_of_files(before, now))
     ]
     if differences:
         raise UsageError(
@@ -92,7 +106,12 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
 
 
 def claim_workdir(
-    config: Mapping[str, Any], workdir: Path, resuming: bool, *, write: bool = True
+    config: Mapping[str, Any],
+    workdir: Path,
+    resuming: bool,
+    moved: Collection[str] = (),
+    *,
+    write: bool = True,
 ) -> None:
     """Checks the run in `workdir` against `config`, then writes config.json.
 
@@ -100,13 +119,14 @@ def claim_workdir(
         config: config of this run, nested dicts of JSON values.
         workdir: folder, made if missing.
         resuming: whether there is a checkpoint to resume from.
+        moved: see `check_workdir`.
         write: False in all processes but the first, which only check.
 
     Raises:
         UsageError: the run there has other values, which the message lists, or another job.
     """
     if resuming:
-        check_workdir(config, workdir)
+        check_workdir(config, workdir, moved)
     else:
         _check_same_job(config, workdir)
     if write:
@@ -127,6 +147,10 @@ def _check_same_job(config: Mapping[str, Any], workdir: Path) -> None:
             f"{workdir} holds a {job} run, whose files this {now} run would overwrite. Give "
             "another --workdir."
         )
+
+
+def _are_of_files(*configs: Mapping[str, Any]) -> bool:
+    return all(is_files(str(fields.get("data.source", ""))) for fields in configs)
 
 
 def _shown(fields: Mapping[str, Any], name: str) -> str:

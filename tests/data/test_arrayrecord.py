@@ -15,7 +15,10 @@ from PIL import Image
 from tfds_sets import jpeg, prepare
 
 from data import arrayrecord as tool
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.packed import ArrayRecord
+from nsneg_jax.input.sources.source import open_source
 from nsneg_jax.input.sources.tfds import Tfds
 
 ROOT = Path(tool.__file__).parents[1]
@@ -160,6 +163,35 @@ def test_a_set_of_tfds_is_packed(tmp_path, monkeypatch):
     assert packed.classes == ("n00", "n01")
     assert packed.labels.tolist() == original.labels.tolist() == [0] * 5 + [1] * 4
     assert packed.path(5) == "n01/n01_1.JPEG" and packed.encoded(5) == jpeg((20, 9, 9))
+
+
+def test_images_without_classes_are_packed(tmp_path):
+    names = ["b.jpg", "a.png", "2019/x.jpg", os.fsdecode(b"\xff.jpg")]
+    write_photos(tmp_path / "photos", names, split="")
+    assert run(tmp_path / "photos", tmp_path / "out") == 0
+    packed = ArrayRecord(str(tmp_path / "out"), "train")
+    folder = Folder(str(tmp_path / "photos"), "train")
+    assert packed.classes == folder.classes == ("",) and packed.labels.tolist() == [0] * 4
+    assert [packed.path(i) for i in range(4)] == [folder.path(i) for i in range(4)]
+    assert [packed.encoded(i) for i in range(4)] == [folder.encoded(i) for i in range(4)]
+    with pytest.raises(UsageError, match="has no classes"):
+        ArrayRecord(str(tmp_path / "out"), "train", ["2019"])
+
+
+def test_a_set_of_hugging_face_is_packed_in_its_own_order(tmp_path):
+    pytest.importorskip("pyarrow", reason='needs pyarrow: pip install "nsneg_jax[hf]"')
+    from hf_sets import table, write_parquet
+
+    rows = [(i % 2, f"{(7 * i) % 9}.JPEG", jpeg((20 * i, 9, 9))) for i in range(9)]
+    write_parquet(tmp_path / "hf", "train", table(rows, ["n01", "n00"]), compression="snappy")
+    assert run(f"hf:{tmp_path}/hf", tmp_path / "out") == 0
+    written = (tmp_path / "out" / "train" / "names.txt").read_text().split()
+    assert written == [f"n0{1 - label}/{name}" for label, name, _ in rows]
+    packed = ArrayRecord(str(tmp_path / "out"), "train")
+    original = open_source(f"hf:{tmp_path}/hf", "train", image_size=8)
+    assert packed.labels.tolist() == original.labels.tolist() == [0] * 4 + [1] * 5
+    assert [packed.path(i) for i in range(9)] == [original.path(i) for i in range(9)]
+    assert [packed.encoded(i) for i in range(9)] == [original.encoded(i) for i in range(9)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -114,6 +115,21 @@ def test_from_folders(folders, tmp_path, link, capsys):
     assert os.lstat(one).st_mtime_ns == before
 
 
+def test_from_kaggles_folders(folders, tmp_path):
+    """Its validation images lie in one folder, and a table far above it has the labels."""
+    wnids = {path.stem: path.parent.name for path in (folders / "val").glob("*/*.JPEG")}
+    flat = tmp_path / "kaggle" / "ILSVRC" / "Data" / "CLS-LOC"
+    shutil.copytree(folders / "train", flat / "train")
+    (flat / "val").mkdir()
+    for path in (folders / "val").glob("*/*.JPEG"):
+        shutil.copy(path, flat / "val")
+    assert run(flat, tmp_path) == 2
+    rows = ["ImageId,PredictionString", *(f"{name},{wnids[name]} 1 2 3 4" for name in wnids)]
+    (tmp_path / "kaggle" / "LOC_val_solution.csv").write_text("\n".join(rows))
+    assert run(flat, tmp_path) == 0
+    assert contents(tmp_path / "out") == wanted(folders)
+
+
 def test_relative_sources_can_be_linked(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("imagenet", tmp_path) == 0
@@ -140,7 +156,7 @@ def test_labels_as_text(archives, folders, tmp_path, capsys):
     assert "must hold one wnid per line" in capsys.readouterr().err.replace("\n", " ")
     labels.write_text(WNIDS[0])
     assert run(archives, tmp_path, "--val-labels", str(labels)) == 2
-    assert "has no label: there are 1" in capsys.readouterr().err.replace("\n", " ")
+    assert "00000002.JPEG has no label in" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("kind", ["folders", "archives"])
@@ -219,7 +235,7 @@ def test_what_cannot_be_used_is_named(folders, archives, tmp_path, capsys):
     says("ILSVRC2012_img_train.tar cannot be unpacked", "download it again")
     os.rename(folders / "train" / CLASSES[2], tmp_path / "moved")
     assert run(folders, tmp_path) == 2
-    says("1 of the 3 classes have no folder", CLASSES[2])
+    says("1 of the 3 classes have no image", CLASSES[2])
 
 
 def test_a_broken_link_in_the_source_is_named(folders, tmp_path, capsys):

@@ -6,6 +6,13 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 
+# The classes of a source without labels: all its images have label 0.
+UNLABELLED = ("",)
+MEND_CLASSES = (
+    "Put the images of each class into a folder, SPLIT/CLASS/NAME.jpg, or give a file with the "
+    "columns image and class by --config.data.labels=FILE (docs/data.md)."
+)
+
 
 def wanted(
     where: str, found: Sequence[str], classes: Sequence[str] | None, partial: bool

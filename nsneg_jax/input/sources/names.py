@@ -9,8 +9,8 @@ import numpy as np
 class Names(Sequence[str]):
     """An immutable sequence of strings, for the paths of millions of files.
 
-    It takes two fifths of the memory of a list. Its arrays are pickled out of band with protocol 5,
-    so that processes can share one copy of them.
+    It takes two fifths of the memory of a list. Protocol 5 pickles its arrays out of band, so that
+    processes can share one copy of them.
 
     Args:
         data: uint8 [B], the names in UTF-8, one after another. Bytes that are no UTF-8, as file

@@ -22,7 +22,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.files import earlier_data
 from nsneg_jax.input.decode import decode_image, unreadable
 from nsneg_jax.input.sources import storage
-from nsneg_jax.input.sources.classes import Choice
+from nsneg_jax.input.sources.classes import UNLABELLED, Choice
 from nsneg_jax.input.sources.names import Names
 
 INDEX, NAMES = "index.json", "names.txt"
@@ -131,10 +131,17 @@ class ArrayRecord:
         _check_whole(self._folder, index)
         paths = _read_names(self._folder, index)
         labels = _labels(self._folder, index.classes, paths)
-        choice = Choice(self._folder, index.classes, labels, paths, classes, partial)
+        names = index.classes
+        if names == UNLABELLED and classes is not None and tuple(classes) != UNLABELLED:
+            raise UsageError(
+                f"{self.name} has no classes: the images were packed without. Leave data.classes "
+                "empty, or pack them again from folders with classes."
+            )
+        choice = Choice(self._folder, names, labels, paths, classes, partial)
         self.classes, self.labels, self.present = choice.classes, choice.labels, choice.present
         self._records = choice.records
         self._paths = paths.take(choice.records)
+        self.altered = _alteration(index)
         self._data = open_shards(self._folder, index.shards)
 
     def __len__(self) -> int:
@@ -144,6 +151,9 @@ class ArrayRecord:
     def path(self, index: int) -> str:
         """Returns the path of image `index` in the split it came from: 'CLASS/NAME.JPEG'."""
         return self._paths[index]
+
+    def size(self, index: int) -> None:
+        """Returns None, because only the record itself has its length."""
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of image file `index`.
@@ -205,6 +215,12 @@ def add_record(digest: Any, record: bytes) -> None:
     digest.update(record)
 
 
+def _alteration(index: Index) -> str:
+    if index.resize_short is None:
+        return ""
+    return f"reduced to {index.resize_short} pixels, JPEG quality {index.quality}"
+
+
 def _no_index(root: str, split: str) -> str:
     make = f"Make it with `python -m data.arrayrecord --source FOLDER --out {root}`."
     if not storage.is_folder(root):
@@ -256,6 +272,8 @@ def _read_names(folder: str, index: Index) -> Names:
 
 
 def _labels(folder: str, classes: Sequence[str], paths: Sequence[str]) -> np.ndarray:
+    if tuple(classes) == UNLABELLED:
+        return np.zeros(len(paths), np.int64)
     numbers = {name: label for label, name in enumerate(classes)}
     try:
         return np.array([numbers[path.partition("/")[0]] for path in paths], np.int64)

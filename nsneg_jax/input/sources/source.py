@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Protocol, TypeGuard
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import expand, user_path
 from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources.classes import UNLABELLED
 
 _SHAPES_SIZE = 4000
 _SHAPES = re.compile(r"shapes(?:/(?P<version>\w+))?(?::(?P<size>[0-9]+))?(?:@(?P<seed>[0-9]+))?")
@@ -22,8 +22,8 @@ class Source(Protocol):
 
     Attributes:
         name: for messages, e.g. 'folder:/data/imagenet100 [train]'.
-        classes: names of the classes, sorted.
-        labels: int32 [len], indices into `classes`.
+        classes: names of the classes, sorted; `UNLABELLED` if they are unknown.
+        labels: int32 [len], indices into `classes`; 0 if unknown.
     """
 
     name: str
@@ -44,16 +44,23 @@ class FileSource(Source, Protocol):
 
     Attributes:
         present: int32, indices of the classes with images, ascending.
+        altered: what was done to the images since they were files, such as a reduction; ''
+            for nothing.
     """
 
     present: np.ndarray
+    altered: str
 
     def path(self, index: int) -> str:
-        """Returns the path 'CLASS/NAME.JPEG' of image `index`."""
+        """Returns the path 'CLASS/NAME.JPEG' of image `index`, without 'CLASS/' if unknown."""
         ...
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of the file of image `index`."""
+        ...
+
+    def size(self, index: int) -> int | None:
+        """Returns the length of the file of image `index` in bytes; None if not known cheaply."""
         ...
 
 
@@ -62,26 +69,40 @@ def has_files(source: Source) -> TypeGuard[FileSource]:
     return hasattr(source, "path")
 
 
+def has_classes(source: Source) -> bool:
+    """Whether the classes of the images of a source are known."""
+    return source.classes != UNLABELLED
+
+
 def open_source(
-    spec: str, split: str, *, image_size: int, classes: str = "", tfds_dir: str = ""
+    spec: str,
+    split: str,
+    *,
+    image_size: int,
+    classes: str = "",
+    tfds_dir: str = "",
+    labels: str = "",
 ) -> Source:
     """Opens the data set that `data.source` names.
 
     Args:
         spec: 'folder:ROOT' (see `Folder`), 'arrayrecord:ROOT' (see `ArrayRecord`),
-            'tfds:NAME[/CONFIG][:VERSION]' (see `Tfds`), or 'shapes[/VERSION][:SIZE][@SEED]', the
-            built-in procedural images (see `Shapes`): 'shapes' are 4000 of version 'clean' and
-            seed 0, 'shapes/sketch:1000@7' are a thousand of version 'sketch' and seed 7.
+            'tfds:NAME[/CONFIG][:VERSION]' (see `Tfds`), 'hf:PATH' (see `HuggingFace`), or
+            'shapes[/VERSION][:SIZE][@SEED]', the built-in procedural images (see `Shapes`):
+            'shapes' are 4000 of version 'clean' and seed 0, 'shapes/sketch:1000@7' are a thousand
+            of version 'sketch' and seed 7.
         split: 'train', 'val' or any other split of the data set.
         image_size: side of the procedural images in pixels; files keep their size.
         classes: classes of files to use, see `class_names`; '' uses all.
         tfds_dir: folder of TFDS data sets; '' leaves the choice to TFDS.
+        labels: file with the classes of the images of a folder, see `Folder`.
 
     Raises:
         UsageError: the data set is unknown, or cannot be used.
     """
     if is_files(spec):
-        return open_files(spec, split, class_names(classes) if classes else None, tfds_dir=tfds_dir)
+        names = class_names(classes) if classes else None
+        return open_files(spec, split, names, tfds_dir=tfds_dir, labels=labels)
     shapes = _SHAPES.fullmatch(spec)
     if shapes:
         from nsneg_jax.input.shapes.source import Shapes
@@ -91,6 +112,8 @@ def open_source(
                 f"data.classes is {classes!r}, but the built-in shapes always have all classes. "
                 "Leave it empty."
             )
+        if labels:
+            raise UsageError(_only_for_folders(labels, spec))
         return Shapes(
             split,
             image_size=image_size,
@@ -99,9 +122,10 @@ def open_source(
             version=shapes["version"] or "clean",
         )
     raise UsageError(
-        f"data.source is {spec!r}, but must be 'folder:PATH' (images in PATH/{split}/CLASS/), "
-        "'arrayrecord:PATH' (packed by `python -m data.arrayrecord`), "
-        "'tfds:NAME[/CONFIG][:VERSION]' or 'shapes[/VERSION][:SIZE][@SEED]' (built in), such as "
+        f"data.source is {spec!r}, but must be 'folder:PATH' (any folder of images; with classes "
+        f"PATH/{split}/CLASS/), 'arrayrecord:PATH' (packed by `python -m data.arrayrecord`), "
+        "'tfds:NAME[/CONFIG][:VERSION]', 'hf:PATH[/CONFIG]' (a local data set of Hugging Face) or "
+        "'shapes[/VERSION][:SIZE][@SEED]' (built in), such as "
         "'shapes', 'shapes:1000' or 'shapes/sketch:1000@7'. Set it with "
         "--config.data.source=folder:PATH."
     )
@@ -110,7 +134,7 @@ def open_source(
 def is_files(spec: str) -> bool:
     """Returns whether `spec` names a data set of image files."""
     scheme, _, rest = spec.partition(":")
-    return scheme in ("folder", "arrayrecord", "tfds") and bool(rest)
+    return scheme in ("folder", "arrayrecord", "tfds", "hf") and bool(rest)
 
 
 def open_files(
@@ -120,11 +144,12 @@ def open_files(
     *,
     partial: bool = False,
     tfds_dir: str = "",
+    labels: str = "",
 ) -> FileSource:
     """Opens a data set of image files, see `is_files`.
 
     Args:
-        spec, split, tfds_dir: see `open_source`.
+        spec, split, tfds_dir, labels: see `open_source`.
         classes, partial: see `Folder`.
 
     Raises:
@@ -134,7 +159,13 @@ def open_files(
     if scheme == "folder":
         from nsneg_jax.input.sources.folder import Folder
 
-        return Folder(rest, split, classes, partial)
+        return Folder(rest, split, classes, partial, labels)
+    if labels:
+        raise UsageError(_only_for_folders(labels, spec))
+    if scheme == "hf":
+        from nsneg_jax.input.sources.huggingface.source import HuggingFace
+
+        return HuggingFace(rest, split, classes, partial)
     if scheme == "arrayrecord":
         from nsneg_jax.input.sources.packed import ArrayRecord
 
@@ -142,6 +173,13 @@ def open_files(
     from nsneg_jax.input.sources.tfds import Tfds
 
     return Tfds(rest, split, classes, partial, tfds_dir)
+
+
+def _only_for_folders(labels: str, spec: str) -> str:
+    return (
+        f"The labels {labels} are for images in folders, but {spec} has its own. Leave data.labels "
+        "empty, or the field labels of the test set."
+    )
 
 
 def of_files(spec_or_folder: str) -> str:
@@ -173,22 +211,6 @@ def _digest(names: Iterable[str]) -> str:
     # The bytes of file names, which may be no UTF-8.
     text = "\n".join(names).encode("utf-8", "surrogateescape")
     return hashlib.sha256(text).hexdigest()[:12]
-
-
-def check_same_data(source: Source, images_before: int | None, workdir: Path) -> None:
-    """Raises UsageError if a resumed run has another number of images than before.
-
-    Args:
-        source: source of the run.
-        images_before: number of images before; None if unknown.
-        workdir: workdir of the run, for the message.
-    """
-    if images_before is not None and len(source) != images_before:
-        raise UsageError(
-            f"{source.name} has {len(source)} images, but the run in {workdir} was started with "
-            f"{images_before}, and the order of the data depends on it. Give the same data to "
-            "resume it, or another --workdir for a new run."
-        )
 
 
 def class_names(classes: str) -> tuple[str, ...]:

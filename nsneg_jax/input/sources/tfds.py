@@ -82,6 +82,7 @@ class Tfds:
         ]
         choice = Choice(self.name, names, labels, paths, classes, partial)
         self.classes, self.labels, self.present = choice.classes, choice.labels, choice.present
+        self.altered = ""
         self._records = choice.records
         self._paths = Names.of(paths[record] for record in choice.records.tolist())
 
@@ -92,6 +93,9 @@ class Tfds:
     def path(self, index: int) -> str:
         """Returns 'CLASS/NAME' of image `index`; NAME is its number if file names are unknown."""
         return self._paths[index]
+
+    def size(self, index: int) -> None:
+        """Returns None, because only the record itself has its length."""
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of image file `index`.

@@ -68,7 +68,8 @@ def test_what_counts_as_an_image(root):
         (train / name).parent.mkdir(parents=True, exist_ok=True)
         (train / name).write_text("no image")
     (train / ".git").mkdir()
-    (train / "README.jpg").write_text("not in a class")
+    (train / ".preview.jpg").write_text("not in a class")
+    (train / "list.txt").write_text("no image")
     for ending in ("BMP", "gif", "PGM", "jpe", "tif", "PpM"):
         save(train / "d" / f"1.{ending}")
     folder = Folder(str(root), "train")
@@ -215,8 +216,9 @@ def test_what_is_missing_is_named(root, tmp_path):
         Folder(str(root / "val" / "a" / "only.jpg"), "train")
     with pytest.raises(UsageError, match=r"no split 'test'\. Folders there: train, val"):
         Folder(str(root), "test")
-    with pytest.raises(UsageError, match="no class folders"):
-        Folder(str(root / "val"), "a")
+    (root / "bare").mkdir()
+    with pytest.raises(UsageError, match=r"no images in .*, and no class folders"):
+        Folder(str(root), "bare")
     (root / "empty" / "k").mkdir(parents=True)
     with pytest.raises(
         UsageError, match=r"None of the 1 classes .* has a folder with an image: k\."

@@ -1,0 +1,141 @@
+"""Which images a run was started with, kept in its checkpoints and compared when it resumes.
+
+Names, classes and sizes count; the location and the kind of source do not, so data may move.
+Digests of blocks of names say where the first difference is, in some 50 KB for the whole of
+ImageNet.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsneg_jax.errors import UsageError
+from nsneg_jax.input.sources.source import FileSource, Source, has_files
+
+Identity = Mapping[str, Any]
+
+_LEAST_BLOCK, _MOST_BLOCKS = 1000, 2000
+_MOST_CLASSES = 2000
+# Sizes cost a request per file on network storage, so only so many files are asked, evenly spread.
+_MOST_SIZES, _SIZE_THREADS = 2000, 16
+
+
+def identity(source: Source) -> dict[str, Any]:
+    """Describes the images of a source, as plain values.
+
+    Returns:
+        'images', the number of images; 'name' of the source if its images are no files; else
+        'classes', their names (none if they are more than 2,000); 'names', digests of blocks of
+        equally many paths with their classes, at most 2,000 blocks; 'sizes', the bytes of up to
+        2,000 files spread evenly, None where unknown; 'altered', see `FileSource`.
+    """
+    if not has_files(source):
+        return {"images": len(source), "name": source.name}
+    block = _block(len(source))
+    digests = []
+    for start in range(0, len(source), block):
+        names = (source.path(i) for i in range(start, min(start + block, len(source))))
+        text = "\n".join(names).encode("utf-8", "surrogateescape")
+        digests.append(hashlib.sha256(text).hexdigest()[:8])
+    return {
+        "images": len(source),
+        "classes": list(source.classes) if len(source.classes) <= _MOST_CLASSES else [],
+        "names": digests,
+        "sizes": _sizes(source),
+        "altered": source.altered,
+    }
+
+
+def check_same_data(
+    source: Source, now: Identity, before: Identity | None, images_before: int | None, run: Path
+) -> None:
+    """Raises UsageError if a resumed run has other images than before; names the first difference.
+
+    Args:
+        source: source of the run.
+        now: its `identity`.
+        before: the identity that the run has kept; None for runs of versions that kept none.
+        images_before: number of images before; None if unknown.
+        run: workdir of the run, for the message.
+    """
+    before = before or ({} if images_before is None else {"images": images_before})
+    found = difference(source, now, before)
+    if found:
+        raise UsageError(
+            f"{source.name} differs from the images that the run in {run} was started with: "
+            f"{found}. Order and labels of the data depend on it. Give the same images to resume, "
+            "wherever they are now, or another --workdir for a new run."
+        )
+
+
+def difference(source: Source, now: Identity, before: Identity) -> str | None:
+    """Describes the first difference between two identities; None if there is none.
+
+    Args:
+        source: the source that `now` describes.
+        now, before: see `identity`; what is missing in `before` is not compared.
+    """
+    if before.get("name", now.get("name")) != now.get("name"):
+        return f"it was {before.get('name', 'image files')} and is {now.get('name', 'image files')}"
+    if before.get("classes") and before["classes"] != now["classes"]:
+        return _different_class(before["classes"], now["classes"])
+    parts = []
+    if before.get("images", now["images"]) != now["images"]:
+        parts.append(f"there were {before['images']:,} images and there are {now['images']:,}")
+    if before.get("names", now.get("names")) != now.get("names"):
+        parts.append(_different_names(source, now["names"], before["names"]))
+    if parts:
+        return "; ".join(parts)
+    if before.get("altered", "") != now.get("altered", ""):
+        was, is_now = (each.get("altered") or "as they are" for each in (before, now))
+        return f"images were {was} and are {is_now}"
+    for i, (was, size) in enumerate(zip(before.get("sizes", ()), now.get("sizes", ()))):  # noqa: B905
+        if has_files(source) and was is not None and size is not None and was != size:
+            path = source.path(int(_spread(len(source))[i]))
+            return f"{path} had {was:,} bytes and has {size:,}"
+    return None
+
+
+def _different_class(before: list[str], now: list[str]) -> str:
+    for i, (was, name) in enumerate(zip(before, now)):  # noqa: B905 - one may be longer
+        if was != name:
+            return f"class {i} was {was!r} and is {name!r}"
+    longer = before if len(before) > len(now) else now
+    first = longer[min(len(before), len(now))]
+    return (
+        f"there were {len(before):,} classes and there are {len(now):,}; {first!r} is "
+        f"{'missing' if longer is before else 'new'}"
+    )
+
+
+def _different_names(source: Source, now: list[str], before: list[str]) -> str:
+    block = _block(len(source))
+    pairs = enumerate(zip(before, now))  # noqa: B905 - one may be longer
+    place = next((i for i, (was, digest) in pairs if was != digest), min(len(before), len(now)))
+    first = place * block
+    last = min(first + block, len(source)) - 1
+    if not has_files(source) or first > last:
+        return "images are missing at the end"
+    return (
+        f"the first other name is among images {first:,} to {last:,}, now {source.path(first)} to "
+        f"{source.path(last)}"
+    )
+
+
+def _block(images: int) -> int:
+    return max(_LEAST_BLOCK, math.ceil(images / _MOST_BLOCKS))
+
+
+def _spread(images: int) -> np.ndarray:
+    return np.linspace(0, images - 1, min(images, _MOST_SIZES)).astype(np.int64)
+
+
+def _sizes(source: FileSource) -> list[int | None]:
+    with ThreadPoolExecutor(_SIZE_THREADS) as pool:
+        found = list(pool.map(source.size, _spread(len(source)).tolist()))
+    return found if any(each is not None for each in found) else []
