@@ -197,8 +197,13 @@ def _train(
             if done < total:
                 display.compiling("the step")
             while done < total:
-                with stopwatch.waiting():
-                    batch = next(batches, None)
+                try:
+                    with stopwatch.waiting():
+                        batch = next(batches, None)
+                except Exception:
+                    if done > start and jax.process_count() == 1:  # the others cannot save now
+                        save(done)
+                    raise
                 if batch is None:  # stopped while waiting
                     save(done)
                     break

@@ -316,3 +316,29 @@ def test_a_killed_worker_is_started_again(damaged, tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 0 and "started again" in output
+
+
+class Failing(Stalled):
+    """A source that fails for another reason than an unreadable image, once in 30 reads."""
+
+    name = "failing"
+
+    def __init__(self):
+        super().__init__()
+        self.go_on.set()
+        self.reads = 0
+
+    def image(self, index):
+        self.reads += 1
+        if self.reads > 60:
+            raise OSError("the store is gone")
+        return super().image(index)
+
+
+def test_a_failing_input_ends_a_training_with_its_steps_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("nsneg_jax.jobs.pretrain.open_split", lambda *_: Failing())
+    config = tiny_config(total_steps=9, **{"data.threads": 1, "checkpoint.every_steps": 100})
+    with pytest.raises(OSError, match="the store is gone"):
+        pretrain(config, tmp_path, one_device())
+    (saved,) = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+    assert 1 <= saved <= 3

@@ -66,7 +66,7 @@ class FileSource(Source, Protocol):
 
 def has_files(source: Source) -> TypeGuard[FileSource]:
     """Whether the images of a source are files."""
-    return hasattr(source, "path")
+    return hasattr(source, "encoded")
 
 
 def has_classes(source: Source) -> bool:
