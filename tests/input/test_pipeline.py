@@ -1,6 +1,8 @@
 """The images of a step and their crops depend only on the seed and the step."""
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 
@@ -333,3 +335,15 @@ def test_prefetch_passes_errors_on(tmp_path):
     sharding = NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))
     with pytest.raises(UsageError, match=r"100 images .*/a/[0-9].jpg: it is empty"):
         next(prefetch_to_devices(batches(Folder(str(tmp_path), "train")), sharding, CROPS))
+
+
+def test_workers_import_little():
+    """A worker per processor: neither time nor memory for what only the training needs."""
+    program = (
+        "import sys; import nsneg_jax.input.loaders.worker, nsneg_jax.input.sources.folder\n"
+        "print([name for name in ('jax', 'grain', 'scipy', 'pyarrow') if name in sys.modules])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.strip() == "[]"

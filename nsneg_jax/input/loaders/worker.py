@@ -28,7 +28,8 @@ def work(descriptor: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "SCHED_BATCH"):  # more workers than processors then wait for each other less
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with contextlib.suppress(OSError):  # some containers forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with contextlib.suppress(EOFError, ConnectionError):  # the parent has ended
         _serve(Connection(descriptor))
     sys.stderr.flush()
