@@ -19,7 +19,7 @@ from nsneg_jax.input.sources.source import FileSource, Source, has_files
 
 Identity = Mapping[str, Any]
 
-_LEAST_BLOCK, _MOST_BLOCKS = 1000, 2000
+_LEAST_BLOCK, _MOST_BLOCKS = 1, 2000
 _MOST_CLASSES = 2000
 # Sizes cost a request per file on network storage, so only so many files are asked, evenly spread.
 _MOST_SIZES, _SIZE_THREADS = 2000, 16
@@ -87,7 +87,9 @@ def difference(source: Source, now: Identity, before: Identity) -> str | None:
     parts = []
     if before.get("images", now["images"]) != now["images"]:
         parts.append(f"there were {before['images']:,} images and there are {now['images']:,}")
-    if before.get("names", now.get("names")) != now.get("names"):
+    # Blocks of different sizes cannot be compared.
+    alike = _block(before.get("images", now["images"])) == _block(now["images"])
+    if alike and before.get("names", now.get("names")) != now.get("names"):
         parts.append(_different_names(source, now["names"], before["names"]))
     if parts:
         return "; ".join(parts)
@@ -121,6 +123,8 @@ def _different_names(source: Source, now: list[str], before: list[str]) -> str:
     last = min(first + block, len(source)) - 1
     if not has_files(source) or first > last:
         return "images are missing at the end"
+    if first == last:
+        return f"image {first:,} is {source.path(first)} and was another"
     return (
         f"the first other name is among images {first:,} to {last:,}, now {source.path(first)} to "
         f"{source.path(last)}"
