@@ -294,8 +294,6 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         # folder in PATH that holds the class folders; for TFDS, '.' is the only split, or
         # 'validation'
         "split": split,
-        # file with the class of each image in no class folder, see data.labels of other jobs
-        "labels": "",
         # pixels at 224 of the shorter side before the central crop; 0 = crop only
         "resize": 256,
         # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'cue_conflict'
@@ -307,5 +305,7 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         # with `generate`: whether to add the corruptions outside the benchmark's mean,
         # ImageNet-C's four and your own
         "extra": False,
+        # file with the class of each image in no class folder, see data.labels of other jobs
+        "labels": "",
     }
     return ConfigDict({**fields, **changes})

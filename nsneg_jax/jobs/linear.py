@@ -29,7 +29,7 @@ from nsneg_jax.pretrained import Pretrained, load_pretrained
 from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import stopped
-from nsneg_jax.training.unreadable import UnreadableImages
+from nsneg_jax.training.unreadable import UnreadableImages, listed
 
 _PURPOSE = "A linear probe"
 
@@ -93,9 +93,10 @@ def linear(
             now = progress
             state, progress = checkpoints.restore(resumed, state)
             images = progress["images"]
-            check_same_data(training, now["data"], progress.get("data"), images, workdir)
+            bad = listed(workdir)
+            check_same_data(training, now["data"], progress.get("data"), images, workdir, bad)
             check_same_data(
-                validation, now["validation"], progress.get("validation"), None, workdir
+                validation, now["validation"], progress.get("validation"), None, workdir, bad
             )
             progress |= {name: now[name] for name in ("data", "validation")}
         run.claim(resumption)

@@ -37,7 +37,7 @@ from nsneg_jax.training.step import (
     shuffle_orders,
     state_sharding,
 )
-from nsneg_jax.training.unreadable import UnreadableImages
+from nsneg_jax.training.unreadable import UnreadableImages, listed
 from nsneg_jax.training.workdir import VIEWS
 
 _PICTURED_SAMPLES = 8
@@ -155,7 +155,7 @@ def _build_or_restore(
         if source is not None and name in data.identities:
             images = progress["images"] if name == "data" else None
             now, before = data.identities[name], progress.get(name)
-            check_same_data(source, now, before, images, run.workdir)
+            check_same_data(source, now, before, images, run.workdir, listed(run.workdir))
     if "official" in progress:
         print(_about_import(progress, config.batch_size, data.steps_per_epoch))
     window, replaced = Window(**progress["window"]), progress.get("replaced_samples", 0)

@@ -13,6 +13,13 @@ from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.training.workdir import UNREADABLE
 
 
+def listed(workdir: Path) -> list[str]:
+    """Returns the paths of the images that a run could not read so far."""
+    names = sorted(workdir.glob(f"{Path(UNREADABLE).stem}*{Path(UNREADABLE).suffix}"))
+    lines = (line for name in names for line in name.read_text("utf-8").splitlines())
+    return [line.partition("\t")[0] for line in lines]
+
+
 class UnreadableImages:
     """Reports each unreadable image once, and lists them in WORKDIR/unreadable.tsv. Thread-safe.
 

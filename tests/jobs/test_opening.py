@@ -35,10 +35,10 @@ def test_nothing_is_written_until_it_is_claimed(tmp_path):
 
 def test_a_run_goes_on_with_its_own_config_alone(tmp_path):
     run = opened(tmp_path)
-    with run.resumable(keep=1) as (checkpoints, _, step):
-        assert step is None
+    with run.resumable(keep=1) as new:
+        assert new.step is None
         run.claim()
-        checkpoints.save(3, {"x": np.zeros(2)}, {})
+        new.checkpoints.save(3, {"x": np.zeros(2)}, {})
     with opened(tmp_path, **{"data.threads": 1}).resumable(keep=1) as resumed:
         assert resumed.step == 3
     with (

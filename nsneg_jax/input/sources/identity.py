@@ -7,7 +7,7 @@ ImageNet.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources.source import FileSource, Source, has_files
 
 Identity = Mapping[str, Any]
@@ -52,9 +53,17 @@ def identity(source: Source) -> dict[str, Any]:
 
 
 def check_same_data(
-    source: Source, now: Identity, before: Identity | None, images_before: int | None, run: Path
+    source: Source,
+    now: Identity,
+    before: Identity | None,
+    images_before: int | None,
+    run: Path,
+    repaired: Sequence[str] = (),
 ) -> None:
     """Raises UsageError if a resumed run has other images than before; names the first difference.
+
+    The size of a file may change if the file has become unreadable, or was so before: a training
+    replaces such images.
 
     Args:
         source: source of the run.
@@ -62,9 +71,10 @@ def check_same_data(
         before: the identity that the run has kept; None for runs of versions that kept none.
         images_before: number of images before; None if unknown.
         run: workdir of the run, for the message.
+        repaired: paths of files that the run could not read before.
     """
     before = before or ({} if images_before is None else {"images": images_before})
-    found = difference(source, now, before)
+    found = difference(source, now, before, repaired)
     if found:
         raise UsageError(
             f"{source.name} differs from the images that the run in {run} was started with: "
@@ -73,12 +83,15 @@ def check_same_data(
         )
 
 
-def difference(source: Source, now: Identity, before: Identity) -> str | None:
+def difference(
+    source: Source, now: Identity, before: Identity, repaired: Sequence[str] = ()
+) -> str | None:
     """Describes the first difference between two identities; None if there is none.
 
     Args:
         source: the source that `now` describes.
         now, before: see `identity`; what is missing in `before` is not compared.
+        repaired: see `check_same_data`.
     """
     if before.get("name", now.get("name")) != now.get("name"):
         return f"it was {before.get('name', 'image files')} and is {now.get('name', 'image files')}"
@@ -98,7 +111,11 @@ def difference(source: Source, now: Identity, before: Identity) -> str | None:
         return f"images were {was} and are {is_now}"
     for i, (was, size) in enumerate(zip(before.get("sizes", ()), now.get("sizes", ()))):  # noqa: B905
         if has_files(source) and was is not None and size is not None and was != size:
-            path = source.path(int(_spread(len(source))[i]))
+            index = int(_spread(len(source))[i])
+            path = source.path(index)
+            known = any(each.endswith(f"/{path}") for each in repaired)
+            if known or not _is_readable(source, index):
+                continue
             return f"{path} had {was:,} bytes and has {size:,}"
     return None
 
@@ -129,6 +146,14 @@ def _different_names(source: Source, now: list[str], before: list[str]) -> str:
         f"the first other name is among images {first:,} to {last:,}, now {source.path(first)} to "
         f"{source.path(last)}"
     )
+
+
+def _is_readable(source: Source, index: int) -> bool:
+    try:
+        source.image(index)
+    except UnreadableImage:
+        return False
+    return True
 
 
 def _block(images: int) -> int:

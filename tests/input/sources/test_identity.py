@@ -86,8 +86,14 @@ def test_a_file_of_another_size(root):
     before = kept(root)
     path = root / "train" / "cat" / "1.png"
     size = path.stat().st_size
+    path.write_bytes((root / "train" / "ant" / "0.png").read_bytes())
+    other = path.stat().st_size
+    assert found(root, before) == f"cat/1.png had {size:,} bytes and has {other:,}"
+    # a file that was unreadable and is repaired, and one that has become unreadable
+    source = Folder(str(root), "train")
+    assert difference(source, identity(source), before, [f"/data/{source.path(9)}"]) is None
     path.write_bytes(b"other")
-    assert found(root, before) == f"cat/1.png had {size:,} bytes and has 5"
+    assert found(root, before) is None
     path.unlink()
     path.symlink_to(root / "nowhere")  # its size is not known, and reading it fails
     assert found(root, before) is None
