@@ -83,15 +83,14 @@ class Loaders:
     process_index: int = 0
     process_count: int = 1
 
-    def chosen(self, processors: int | None = None, accelerators: int | None = None) -> "Loaders":
-        """Replaces -1 by the numbers for this machine, or for the given one."""
-        processors = processors or available_processors()
-        accelerators = accelerators or jax.local_device_count()
+    def chosen(self, processors: int, accelerators: int | None = None) -> "Loaders":
+        """Replaces -1 by the numbers for so many processors and accelerators; None: JAX's."""
         threads, workers = self.threads, self.workers
-        if workers == AUTOMATIC:
-            most = _MOST_WORKERS * accelerators
+        if workers == AUTOMATIC and processors == 1:
+            workers = 0
+        elif workers == AUTOMATIC:
+            most = _MOST_WORKERS * (accelerators or jax.local_device_count())
             workers = min(processors if processors <= _FEW else processors - 1, most)
-            workers = 0 if processors == 1 else workers
         if threads == AUTOMATIC:
             threads = min(processors, _FEW)
         return Loaders(threads, workers, self.process_index, self.process_count)
@@ -150,7 +149,7 @@ def load_batches(
                 f"data.{name} is {count}, but must be {least} or more, or -1 to choose it by the "
                 "number of processors. Correct it."
             )
-    return _load(order, samples, steps, loaders.chosen(), on_unreadable)
+    return _load(order, samples, steps, loaders, on_unreadable)
 
 
 def _load(
@@ -160,12 +159,13 @@ def _load(
     loaders: Loaders,
     on_unreadable: Callable[[Unreadable], None],
 ) -> Iterator[Batch]:
-    share = steps.batch_size // loaders.process_count
+    processors = available_processors()
+    loaders = loaders.chosen(processors)
     if loaders.workers:
-        shared = Shared(samples, share, loaders.workers)
-        crew = Crew(loaders.workers, lambda: Worker(shared), available_processors())
+        shared = Shared(samples, steps.batch_size // loaders.process_count, loaders.workers)
+        crew = Crew(loaders.workers, lambda: Worker(shared), processors)
     else:
-        crew = Crew(loaders.threads, lambda: Local(samples), available_processors())
+        crew = Crew(loaders.threads, lambda: Local(samples), processors)
     batches = _Batches(order, samples, steps, loaders, crew, on_unreadable)
     dataset = grain.MapDataset.source(batches)[steps.start :].to_iter_dataset(
         grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)
@@ -292,9 +292,8 @@ class _Batches:
         self._on_unreadable = on_unreadable
         self._warned: set[tuple[int, float]] = set()
         self._buffers = Buffers(samples.fields, self._share, shared=loaders.workers > 0)
-        hands = min(loaders.workers or loaders.threads, available_processors())
-        # The next batch keeps those hands busy that have no rows of this one left.
-        self._rows = max(1, min(_MOST_ROWS, self._share // hands))
+        # The next batch keeps those threads busy that have no rows of this one left.
+        self._rows = max(1, min(_MOST_ROWS, self._share // crew.at_work))
 
     def __len__(self) -> int:
         return self._steps.total

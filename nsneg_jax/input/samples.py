@@ -7,7 +7,7 @@ place, so that all other samples and the order stay as they are. Passes that cou
 leave it out instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,6 +89,46 @@ def path_of(source: Source, index: int) -> str:
     return f"{path(index)} of {source.name}" if path else f"image {index} of {source.name}"
 
 
+def fill(
+    samples: Samples,
+    arrays: Mapping[str, np.ndarray],
+    start: int,
+    all_wanted: np.ndarray,
+    place: int,
+    words: np.ndarray,
+    note: Callable[[int], None],
+) -> list[Unreadable]:
+    """Writes samples into rows of a batch.
+
+    Args:
+        samples: makes the samples.
+        arrays: arrays of the batch.
+        start: first row to write.
+        all_wanted: int64 [rows, ...], see `Samples`.
+        place: place in the run of the first row.
+        words: uint64 [rows, ...], see `Samples`.
+        note: called with the index of each image before it is read.
+
+    Returns:
+        The images that could not be read.
+    """
+    found: list[Unreadable] = []
+    for offset, (wanted, first) in enumerate(zip(all_wanted, words.tolist(), strict=True)):
+        note(int(wanted.flat[0]))
+        out = {name: array[start + offset, ...] for name, array in arrays.items()}
+        found += samples(wanted, place + offset, first, out)
+    return found
+
+
+def _read(source: Source, index: int, found: list[Unreadable]) -> np.ndarray | None:
+    """Reads an image; adds an unreadable one to `found`."""
+    try:
+        return source.image(index)
+    except UnreadableImage as error:
+        found.append(Unreadable(index, error.path, error.reason))
+        return None
+
+
 @dataclass(frozen=True)
 class _Images:
     """Reads images, and other ones in place of those that cannot be read."""
@@ -98,7 +138,7 @@ class _Images:
 
     def read(self, index: int, place: int, found: list[Unreadable]) -> tuple[int, np.ndarray]:
         """Returns the index of the image that is used, and the image; adds to `found`."""
-        image = self._read(index, found)
+        image = _read(self.source, index, found)
         if image is not None:
             return index, image
         key = np.array([self.seed, place], np.uint64)
@@ -106,7 +146,7 @@ class _Images:
         rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, 1]))
         for _ in range(_SUBSTITUTES):
             other = int(rng.integers(len(self.source)))
-            image = self._read(other, found)
+            image = _read(self.source, other, found)
             if image is not None:
                 return other, image
         raise UsageError(
@@ -114,13 +154,6 @@ class _Images:
             f"the last one is {found[-1].path}: {found[-1].reason}. Find out whether the data are "
             "still there and complete with `nsneg prepare check`."
         )
-
-    def _read(self, index: int, found: list[Unreadable]) -> np.ndarray | None:
-        try:
-            return self.source.image(index)
-        except UnreadableImage as error:
-            found.append(Unreadable(index, error.path, error.reason))
-            return None
 
 
 class TwoCrops:
@@ -246,11 +279,13 @@ class _Labelled:
     Args:
         source: the images and labels.
         image_size: side of a view in pixels.
+        seed: seed of the views' draws; None if they draw nothing.
     """
 
-    def __init__(self, source: Source, image_size: int) -> None:
+    def __init__(self, source: Source, image_size: int, seed: int | None = None) -> None:
         self.source = source
         self.image_size = image_size
+        self.seed = seed
 
     @property
     def fields(self) -> Fields:
@@ -263,19 +298,32 @@ class _Labelled:
             "replaced": ((), np.bool_),
         }
 
+    def __call__(
+        self, wanted: np.ndarray, place: int, words: Words, out: Mapping[str, np.ndarray]
+    ) -> Sequence[Unreadable]:
+        """See `Samples`."""
+        found: list[Unreadable] = []
+        index = int(wanted)
+        used = None if index == BLANK else self._view(index, place, words, out["image"], found)
+        if used is None:
+            for array in out.values():
+                array[...] = 0
+            return found
+        out["label"][...] = self.source.labels[used]
+        out["valid"][...] = True
+        out["index"][...] = used
+        out["replaced"][...] = bool(found)
+        return found
+
     def path(self, index: int) -> str:
         """See `Samples`."""
         return path_of(self.source, index)
 
-    def _blank(self, out: Mapping[str, np.ndarray]) -> None:
-        for array in out.values():
-            array[...] = 0
-
-    def _describe(self, index: int, out: Mapping[str, np.ndarray], replaced: bool) -> None:
-        out["label"][...] = self.source.labels[index]
-        out["valid"][...] = True
-        out["index"][...] = index
-        out["replaced"][...] = replaced
+    def _view(
+        self, index: int, place: int, words: Words, out: np.ndarray, found: list[Unreadable]
+    ) -> int | None:
+        """Writes a view of an image; returns the index of the image used, None to leave a blank."""
+        raise NotImplementedError
 
 
 class LabelledCrops(_Labelled):
@@ -290,26 +338,19 @@ class LabelledCrops(_Labelled):
     def __init__(
         self, source: Source, image_size: int, crop_scale: tuple[float, float], seed: int
     ) -> None:
-        super().__init__(source, image_size)
-        self._images = _Images(source, seed)
+        super().__init__(source, image_size, seed)
         self._crop_scale = crop_scale
-        self.seed = seed
+        self._images = _Images(source, seed)
 
-    def __call__(
-        self, wanted: np.ndarray, place: int, words: Words, out: Mapping[str, np.ndarray]
-    ) -> Sequence[Unreadable]:
-        """See `Samples`."""
-        if wanted == BLANK:
-            self._blank(out)
-            return ()
-        found: list[Unreadable] = []
-        index, image = self._images.read(int(wanted), place, found)
-        rng = PlaceGenerator(self.seed, place, words)
+    def _view(
+        self, index: int, place: int, words: Words, out: np.ndarray, found: list[Unreadable]
+    ) -> int:
+        index, image = self._images.read(index, place, found)
+        rng = PlaceGenerator(self._images.seed, place, words)
         height, width = image.shape[:2]
         box = sample_crop(rng, height, width, self._crop_scale)
-        resized_crop(image, box, self.image_size, out["image"])
-        self._describe(index, out, bool(found))
-        return found
+        resized_crop(image, box, self.image_size, out)
+        return index
 
 
 class CentralViews(_Labelled):
@@ -320,25 +361,15 @@ class CentralViews(_Labelled):
         resize: see `central_view`.
     """
 
-    seed = None
-
     def __init__(self, source: Source, image_size: int, resize: int) -> None:
         super().__init__(source, image_size)
         self._resize = resize
 
-    def __call__(
-        self, wanted: np.ndarray, place: int, words: Words, out: Mapping[str, np.ndarray]
-    ) -> Sequence[Unreadable]:
-        """See `Samples`."""
-        if wanted == BLANK:
-            self._blank(out)
-            return ()
-        index = int(wanted)
-        try:
-            image = self.source.image(index)
-        except UnreadableImage as error:
-            self._blank(out)
-            return (Unreadable(index, error.path, error.reason),)
-        out["image"][...] = central_view(image, self.image_size, self._resize)
-        self._describe(index, out, False)
-        return ()
+    def _view(
+        self, index: int, place: int, words: Words, out: np.ndarray, found: list[Unreadable]
+    ) -> int | None:
+        image = _read(self.source, index, found)
+        if image is None:
+            return None
+        out[...] = central_view(image, self.image_size, self._resize)
+        return index

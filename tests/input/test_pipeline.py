@@ -347,3 +347,13 @@ def test_workers_import_little():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
     assert printed.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("processors", "accelerators", "threads", "workers"),
+    [(1, 1, 1, 0), (2, 1, 2, 2), (4, 1, 4, 4), (16, 1, 4, 15), (96, 1, 4, 16), (96, 8, 4, 95)],
+)
+def test_loaders_follow_the_machine(processors, accelerators, threads, workers):
+    chosen = Loaders(-1, -1).chosen(processors, accelerators)
+    assert (chosen.threads, chosen.workers) == (threads, workers)
+    assert Loaders(3, 5).chosen(processors, accelerators) == Loaders(3, 5)

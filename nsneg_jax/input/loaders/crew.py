@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from nsneg_jax.input.loaders.buffers import Memory
-from nsneg_jax.input.samples import Samples, Unreadable
+from nsneg_jax.input.samples import Samples, Unreadable, fill
 
 # Most images are decoded in less; one that takes longer is thought to be waited for.
 _SLOW_SECONDS = 0.02
@@ -75,15 +75,18 @@ class Local:
 
     def fill(self, rows: Rows) -> list[Unreadable]:
         """See `Hand`."""
-        found: list[Unreadable] = []
-        all_words = rows.words.tolist()
-        for offset, wanted in enumerate(rows.wanted):
-            row = rows.start + offset
-            self._reading = int(wanted.flat[0]), time.monotonic()
-            out = {name: array[row, ...] for name, array in rows.arrays.items()}
-            found += self._samples(wanted, rows.place + offset, all_words[offset], out)
-        self._reading = None
-        return found
+        try:
+            return fill(
+                self._samples,
+                rows.arrays,
+                rows.start,
+                rows.wanted,
+                rows.place,
+                rows.words,
+                self._note,
+            )
+        finally:
+            self._reading = None
 
     def reading(self) -> tuple[int, float] | None:
         """See `Hand`."""
@@ -91,6 +94,9 @@ class Local:
 
     def close(self) -> None:
         """See `Hand`."""
+
+    def _note(self, index: int) -> None:
+        self._reading = index, time.monotonic()
 
 
 class Crew:
@@ -108,8 +114,8 @@ class Crew:
     """
 
     def __init__(self, count: int, make_hand: Callable[[], Hand], processors: int) -> None:
+        self.at_work = min(count, processors)  # threads that work at a time, storage apart
         self._make_hand = make_hand
-        self._processors = processors
         self._changed = threading.Condition()
         self._tasks: deque[_Task] = deque()
         self._hands: list[Hand] = []
@@ -161,7 +167,7 @@ class Crew:
         thread.start()
 
     def _next(self) -> "_Task | None":
-        if self._tasks and self._busy - self._slow < self._processors:
+        if self._tasks and self._busy - self._slow < self.at_work:
             self._busy += 1
             return self._tasks.popleft()
         return None

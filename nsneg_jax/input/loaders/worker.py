@@ -14,7 +14,7 @@ from multiprocessing.reduction import recv_handle
 import numpy as np
 
 from nsneg_jax.input.loaders.buffers import arrays_in
-from nsneg_jax.input.samples import Samples, Unreadable
+from nsneg_jax.input.samples import Samples, Unreadable, fill
 
 STATUS = 3  # numbers per worker: whether it reads, since when in nanoseconds, and which image
 
@@ -45,6 +45,10 @@ def _serve(connection: Connection) -> None:
     except Exception as error:  # reported when rows are asked for
         failure = RuntimeError(f"A worker process cannot load the data set: {error!r}")
     reading = np.frombuffer(status, np.int64).reshape(-1, STATUS)[number]
+
+    def note(index: int) -> None:
+        reading[:] = 1, time.monotonic_ns(), index
+
     batches: dict[int, dict[str, np.ndarray]] = {}
     while True:
         memory, new, start, wanted, place, words = connection.recv()
@@ -56,29 +60,11 @@ def _serve(connection: Connection) -> None:
         problem = failure
         if problem is None:
             try:
-                _fill(samples, batches[memory], start, wanted, place, words, reading, found)
+                found = fill(samples, batches[memory], start, wanted, place, words, note)
             except Exception as error:
                 problem = _sendable(error)
         reading[0] = 0
         connection.send((found, problem))
-
-
-def _fill(
-    samples: Samples,
-    arrays: dict[str, np.ndarray],
-    start: int,
-    all_wanted: np.ndarray,
-    place: int,
-    words: np.ndarray,
-    reading: np.ndarray,
-    found: list[Unreadable],
-) -> None:
-    words_of = words.tolist()
-    for offset, wanted in enumerate(all_wanted):
-        reading[1:] = time.monotonic_ns(), wanted.flat[0]
-        reading[0] = 1
-        out = {name: array[start + offset, ...] for name, array in arrays.items()}
-        found += samples(wanted, place + offset, words_of[offset], out)
 
 
 def _unpack(packed: mmap.mmap, places: list[tuple[int, int]]) -> tuple[Samples, int]:
