@@ -61,7 +61,7 @@ RULES = (
     Rule(
         "draw",
         "nsneg_jax/input/crops.py",
-        ("sample_crop", "sample_texture_crop", "_sample_size", "_central_crop"),
+        ("sample_crop", "sample_texture_crop", "remainder", "_sample"),
     ),
     Rule("cut, copy", "nsneg_jax/input/crops.py", ("resize_fast",), "ImageData("),
     Rule("cut, copy", "nsneg_jax/input/crops.py", ("resize_fast",), "get_buffer("),

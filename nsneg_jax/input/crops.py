@@ -9,6 +9,7 @@ fitted blur by up to 1.4.
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Protocol, SupportsInt
 
 import numpy as np
@@ -55,11 +56,7 @@ def sample_crop(
     Returns:
         (top, left, height, width) of the crop in pixels, inside the image.
     """
-    size = _sample_size(rng, height, width, scale, ratio)
-    if size is None:
-        return _central_crop(height, width, ratio)
-    h, w = size
-    return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    return _sample(rng, height, width, scale, ratio, lambda places: int(rng.integers(0, places)))
 
 
 def sample_texture_crop(
@@ -86,24 +83,24 @@ def sample_texture_crop(
     Returns:
         (top, left, height, width) of the crop in pixels, inside the texture.
     """
-    size = _sample_size(rng, height, width, scale, ratio)
-    if size is None:
-        return _central_crop(height, width, ratio)
-    h, w = size
-    # The remainder of the word, as in torch.randint. `integers(0, n)` takes the word's high bits,
-    # which would give the texture the place of the image's crop.
-    top, left = (int(rng.integers(0, 2**32)) % places for places in (height - h + 1, width - w + 1))
-    return top, left, h, w
+
+    def remainder(places: int) -> int:
+        # As in torch.randint. `integers(0, n)` takes the word's high bits, which would give the
+        # texture the place of the image's crop.
+        return int(rng.integers(0, 2**32)) % places
+
+    return _sample(rng, height, width, scale, ratio, remainder)
 
 
-def _sample_size(
+def _sample(
     rng: Draw,
     height: int,
     width: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
-) -> tuple[int, int] | None:
-    """Draws (height, width) of a crop; None if no draw fits."""
+    one_of: Callable[[int], int],
+) -> tuple[int, int, int, int]:
+    """Draws a crop; `one_of(n)` draws from 0 .. n - 1 for its place."""
     area = height * width
     smallest, largest = scale
     narrowest, widest = math.log(ratio[0]), math.log(ratio[1])
@@ -113,12 +110,7 @@ def _sample_size(
         w = round(math.sqrt(target * shape))
         h = round(math.sqrt(target / shape))
         if 0 < w <= width and 0 < h <= height:
-            return h, w
-    return None
-
-
-def _central_crop(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
-    """Returns the largest central crop whose width over height is within `ratio`."""
+            return one_of(height - h + 1), one_of(width - w + 1), h, w
     h, w = height, width
     if width / height < ratio[0]:
         h = round(width / ratio[0])
