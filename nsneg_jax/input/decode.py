@@ -182,11 +182,6 @@ def rgb_of(picture: Image.Image) -> np.ndarray:
     return image
 
 
-def unreadable(name: str, reason: str) -> UnreadableImage:
-    """Makes the error for an image file from its name and what is wrong with it."""
-    return UnreadableImage(name, reason)
-
-
 class _TooLarge(ValueError):
     """A picture has more pixels than `MAX_PIXELS`, or a file more bytes than `MAX_BYTES`."""
 

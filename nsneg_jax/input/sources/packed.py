@@ -20,7 +20,7 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import earlier_data
-from nsneg_jax.input.decode import decode_image, unreadable
+from nsneg_jax.input.decode import UnreadableImage, decode_image
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import UNLABELLED, Choice
 from nsneg_jax.input.sources.names import Names
@@ -164,7 +164,7 @@ class ArrayRecord:
         try:
             return self._data[self._records[index]]
         except RuntimeError as error:
-            raise unreadable(f"{self._folder}/{self.path(index)}", str(error)) from error
+            raise UnreadableImage(f"{self._folder}/{self.path(index)}", str(error)) from error
 
     def image(self, index: int) -> np.ndarray:
         """Reads image `index` as uint8 [H, W, 3], see `decode_image`.

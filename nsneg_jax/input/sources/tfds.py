@@ -19,7 +19,7 @@ from tqdm import tqdm
 from nsneg_jax.errors import UsageError
 from nsneg_jax.extras import needed
 from nsneg_jax.files import expand, user_cache, write_npz
-from nsneg_jax.input.decode import decode_image, unreadable
+from nsneg_jax.input.decode import UnreadableImage, decode_image
 from nsneg_jax.input.sources.classes import Choice
 from nsneg_jax.input.sources.names import Names
 
@@ -108,7 +108,7 @@ class Tfds:
             return self._data[record]["image"]
         # A damaged file raises RuntimeError; parsing it may raise anything.
         except Exception as error:
-            raise unreadable(f"{self.path(index)} of {self.name}", str(error)) from error
+            raise UnreadableImage(f"{self.path(index)} of {self.name}", str(error)) from error
 
     def image(self, index: int) -> np.ndarray:
         """Reads image `index` as uint8 [H, W, 3], see `decode_image`.

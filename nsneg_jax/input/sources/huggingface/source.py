@@ -10,7 +10,7 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.extras import needed
-from nsneg_jax.input.decode import decode_image, unreadable
+from nsneg_jax.input.decode import UnreadableImage, decode_image
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import UNLABELLED, Choice
 from nsneg_jax.input.sources.huggingface.records import ArrowRecords, ParquetRecords
@@ -122,9 +122,9 @@ class HuggingFace:
         except Exception as error:  # pyarrow has errors of many types
             if isinstance(error, IndexError):
                 raise
-            raise unreadable(name, str(error)) from error
+            raise UnreadableImage(name, str(error)) from error
         if data is None:
-            raise unreadable(name, "the record is empty")
+            raise UnreadableImage(name, "the record is empty")
         return data
 
     def image(self, index: int) -> np.ndarray:
