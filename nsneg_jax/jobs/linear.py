@@ -107,12 +107,8 @@ def linear(
         print(f"data     {training.name}: {sizes}, {len(training.classes):,} classes")
         print(f"steps    {total:,}, {steps_per_epoch:,} per epoch", flush=True)
 
-        unreadable = UnreadableImages(
-            workdir,
-            len(training) + len(validation),
-            settings.data.max_bad_fraction,
-            lambda: signals.request("too many unreadable images"),
-        )
+        images, fraction = len(training) + len(validation), settings.data.max_bad_fraction
+        unreadable = UnreadableImages(workdir, images, fraction, signals)
         loaded = labelled.training_batches(
             training,
             Steps(reading.batch_size, start, total),
@@ -130,6 +126,11 @@ def linear(
         )
         count = jax.jit(jnp.sum, out_shardings=mesh.replicated(run.devices))
         replaced: Any = progress.get("replaced_samples", 0)
+
+        def save() -> None:
+            progress["replaced_samples"] = int(replaced)
+            checkpoints.save(done, state, progress)
+
         train_step, end_epoch = compile_steps(method, run.devices)
         evaluate = Evaluation(method, reading, validation, run.devices, unreadable)
         with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
@@ -138,7 +139,7 @@ def linear(
             while done < total:
                 batch = next(batches, None)
                 if batch is None:  # stopped while waiting
-                    checkpoints.save(done, state, progress | {"replaced_samples": int(replaced)})
+                    save()
                     break
                 replaced = replaced + count(batch.pop("replaced"))
                 state = train_step(state, batch)
@@ -168,8 +169,7 @@ def linear(
                     losses = _losses(means(state.sums))
                     display.show(done, f"epoch {epoch + 1}/{settings.epochs}  loss {losses}")
                 if rest == 0 or stop:
-                    progress["replaced_samples"] = int(replaced)
-                    checkpoints.save(done, state, progress)
+                    save()
                 if stop:
                     break
     if done < total:

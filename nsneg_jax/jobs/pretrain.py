@@ -102,12 +102,8 @@ def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
         run.claim(resumption)
         print(_summary(config, run, data, training), flush=True)
         images = len(data.source) * (1 if data.textures is None else 2)
-        unreadable = UnreadableImages(
-            workdir,
-            images,
-            config.data.max_bad_fraction,
-            lambda: resumption.signals.request("too many unreadable images"),
-        )
+        fraction = config.data.max_bad_fraction
+        unreadable = UnreadableImages(workdir, images, fraction, resumption.signals)
         done = _train(config, run, data, training, resumption, unreadable)
     if len(unreadable):
         print(unreadable.summary(round(training.replaced)))

@@ -1,23 +1,30 @@
 """Counts the images of a run that could not be read, lists them, and stops a run with too many."""
 
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
 from nsneg_jax.errors import UsageError, printable
 from nsneg_jax.files import write_text
+from nsneg_jax.input.loading import report
 from nsneg_jax.input.samples import Unreadable
+from nsneg_jax.training.signals import StopSignals
 from nsneg_jax.training.workdir import UNREADABLE
 
 
 def listed(workdir: Path) -> list[str]:
     """Returns the paths of the images that a run could not read so far."""
     names = sorted(workdir.glob(f"{Path(UNREADABLE).stem}*{Path(UNREADABLE).suffix}"))
-    lines = (line for name in names for line in name.read_text("utf-8").splitlines())
-    return [line.partition("\t")[0] for line in lines]
+    return [path for name in names for path, _ in _lines(name)]
+
+
+def _lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Yields path and reason of each line."""
+    for line in file.read_text("utf-8").splitlines():
+        path, _, reason = line.partition("\t")
+        yield path, reason
 
 
 class UnreadableImages:
@@ -30,7 +37,8 @@ class UnreadableImages:
         workdir: workdir of the run.
         images: images in the data set.
         fraction: largest part of them that may be unreadable; one image always may.
-        stop: asks the run to stop once there are more; None raises the error of `check` at once.
+        signals: of a run that can stop and resume: asked to stop it once there are more. None
+            raises the error of `check` at once.
     """
 
     def __init__(
@@ -38,7 +46,7 @@ class UnreadableImages:
         workdir: Path,
         images: int,
         fraction: float,
-        stop: Callable[[], None] | None = None,
+        signals: StopSignals | None = None,
     ) -> None:
         name = Path(UNREADABLE)
         if jax.process_index():
@@ -47,8 +55,10 @@ class UnreadableImages:
         self._images = images
         self._fraction = fraction
         self._limit = max(1, int(fraction * images))
-        self._stop = stop
+        self._signals = signals
         self._found: dict[str, str] = {}
+        # A resumed run has not met all of them yet; who repairs a file must find it named here.
+        self._earlier = dict(_lines(self._path)) if self._path.exists() else {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -61,20 +71,16 @@ class UnreadableImages:
             if found.path in self._found:
                 return
             self._found[found.path] = found.reason
-            print(
-                f"unreadable: {printable(found.path)}: {found.reason}", file=sys.stderr, flush=True
-            )
+            report(found)
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            lines = (
-                f"{printable(path)}\t{printable(reason)}\n"
-                for path, reason in sorted(self._found.items())
-            )
-            write_text(self._path, "".join(lines))
+            now = {printable(path): printable(reason) for path, reason in self._found.items()}
+            all_of_run = sorted((self._earlier | now).items())
+            write_text(self._path, "".join(f"{path}\t{reason}\n" for path, reason in all_of_run))
         if len(self) > self._limit:
-            if self._stop is None:
+            if self._signals is None:
                 self.check()
             else:
-                self._stop()
+                self._signals.request("too many unreadable images")
 
     def summary(self, replaced: int) -> str:
         """Returns the message at the end of a training with `replaced` samples of other images."""

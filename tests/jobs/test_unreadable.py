@@ -21,11 +21,14 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.input import loading
 from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches, sample_order
+from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.jobs.features import write_features
 from nsneg_jax.jobs.knn import knn
 from nsneg_jax.jobs.linear import linear as train_probe
 from nsneg_jax.jobs.pretrain import pretrain
+from nsneg_jax.training import unreadable
+from nsneg_jax.training.unreadable import UnreadableImages
 
 ROOT = Path(__file__).parents[2]
 
@@ -189,6 +192,15 @@ def test_fifty_kinds_of_bad_files_in_one_training(tmp_path):
     assert sum(line["replaced_samples"] for line in metrics_lines(run)) == expected
     # substitutes that are bad themselves may be listed as well
     assert len(set(met.tolist()) & bad) <= len(listed(run)) <= len(bad)
+
+
+def test_the_list_of_a_resumed_run_keeps_what_it_had(tmp_path):
+    UnreadableImages(tmp_path, 100, 0.5)(Unreadable(1, "/data/a/1.png", "it is empty"))
+    resumed = UnreadableImages(tmp_path, 100, 0.0)
+    assert len(resumed) == 0
+    resumed(Unreadable(2, "/data/a/2.png", "it is empty"))
+    assert len(resumed) == 1  # only what this run has met counts against the limit
+    assert unreadable.listed(tmp_path) == ["/data/a/1.png", "/data/a/2.png"]
 
 
 class Stalled:
