@@ -36,7 +36,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from benchmarks import input_profile, input_scaling
 from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.input.crops import sample_crop
-from nsneg_jax.input.loading import AUTOMATIC, Loaders, Steps
+from nsneg_jax.input.loading import AUTOMATIC, Loaders, Steps, available_processors
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.source import Source, open_source
@@ -94,15 +94,13 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         "peer_turns": [round(speed, 1) for speed in peer],
         "peer": f"Pillow/NumPy: two v2 views and a patch negative per image on the host; {loader}",
         "peer_workers": options.peer_workers,
-        **_loaders(options),
-        "batch": options.batch,
-        "size": options.size,
-        "cpus": os.cpu_count(),
+        "threads": _loaders(options).threads,
+        "workers": _loaders(options).workers,
+        **_setting(options),
         "images": len(source),
         "median_image_pixels": int(statistics.median(w * h for w, h in sizes)),
         "median_image_width": int(statistics.median(w for w, _ in sizes)),
         "median_image_height": int(statistics.median(h for _, h in sizes)),
-        "versions": {"python": platform.python_version(), **_versions()},
     }
 
 
@@ -134,11 +132,9 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
             }
             for spec, speeds in turns.items()
         },
-        **_loaders(options),
-        "batch": options.batch,
-        "size": options.size,
-        "cpus": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "threads": _loaders(options).threads,
+        "workers": _loaders(options).workers,
+        **_setting(options),
     }
 
 
@@ -148,22 +144,17 @@ def profile(options: argparse.Namespace) -> dict[str, object]:
         raise UsageError(
             f"--profile samples one process, but --workers is {options.workers}. Set it to 0."
         )
-    options.workers = 0
     specs = options.source or [f"folder:{options.root}"]
     found = {}
     for spec in specs:
-        source = _open(spec, options)
-        batches = _our_batches(source, options, 0)
+        batches = _batches_by(_open(spec, options), options, Loaders(options.threads))
         found[spec] = input_profile.profile(batches, options.batch, options.seconds / len(specs))
         print(f"{spec}\n\n{input_profile.table(found[spec])}\n", flush=True)
     return {
         "benchmark": "input",
         "profiles": found,
-        "threads": options.threads,
-        "batch": options.batch,
-        "size": options.size,
-        "cpus": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "threads": _loaders(options).threads,
+        **_setting(options),
     }
 
 
@@ -178,10 +169,7 @@ def scaling(options: argparse.Namespace) -> dict[str, object]:
     return {
         "benchmark": "input",
         "scaling": found,
-        "batch": options.batch,
-        "size": options.size,
-        "cpus": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        **_setting(options),
     }
 
 
@@ -190,7 +178,7 @@ def _open(spec: str, options: argparse.Namespace) -> Source:
 
 
 def _our_batches(source: Source, options: argparse.Namespace, turn: int) -> Iterator[object]:
-    return _batches_by(source, options, Loaders(options.threads, options.workers), turn)
+    return _batches_by(source, options, _loaders(options), turn)
 
 
 def _batches_by(
@@ -350,9 +338,19 @@ def _image_sizes(source: Folder, most: int = 500) -> list[tuple[int, int]]:
     return [source.image(index).shape[1::-1] for index in chosen]
 
 
-def _loaders(options: argparse.Namespace) -> dict[str, int]:
-    chosen = Loaders(options.threads, options.workers).chosen()
-    return {"threads": chosen.threads, "workers": chosen.workers}
+def _loaders(options: argparse.Namespace) -> Loaders:
+    # With one accelerator, since asking JAX would start it before the peer's workers are forked.
+    return Loaders(options.threads, options.workers).chosen(available_processors(), 1)
+
+
+def _setting(options: argparse.Namespace) -> dict[str, object]:
+    """Returns the fields of every line."""
+    return {
+        "batch": options.batch,
+        "size": options.size,
+        "cpus": os.cpu_count(),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
 
 
 def _versions() -> dict[str, str]:
