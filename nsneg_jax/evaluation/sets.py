@@ -189,12 +189,12 @@ def _part(
         resize=settings.resize,
         answers=_answers(settings, source, classes),
         corruption=None,
-        settings=json.dumps(_told(settings)),
+        settings=json.dumps(_recorded(settings)),
         generated=generated,
     )
 
 
-def _told(settings: EvaluationSet) -> dict[str, Any]:
+def _recorded(settings: EvaluationSet) -> dict[str, Any]:
     """Returns the settings of a set, without those that earlier versions had not."""
     found = asdict(settings)
     return found if settings.labels else {k: v for k, v in found.items() if k != "labels"}
