@@ -29,7 +29,6 @@ class EvaluationSet:
         source: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'hf:PATH[/CONFIG]' or
             'shapes/VERSION:SIZE'.
         split: folder in PATH that holds the class folders, or a split of TFDS.
-        labels: file with the classes of images in no class folders, see `Folder`; '' for none.
         resize: shorter side before the central crop, at 224; 0 crops without resizing.
         protocol: one of `PROTOCOLS`.
         answers: arg-max over 'all' classes of the classifier or those 'present' in the set.
@@ -37,17 +36,18 @@ class EvaluationSet:
         generate: whether 'corruption' corrupts the clean images of `source` here.
         extra: whether `generate` includes corruptions outside the benchmark's mean, ImageNet-C's
             four and any added ones.
+        labels: file with the classes of images in no class folders, see `Folder`; '' for none.
     """
 
     source: str
     split: str
-    labels: str
     resize: int
     protocol: str
     answers: str
     names: str
     generate: bool
     extra: bool
+    labels: str = ""
 
 
 PROTOCOLS = ("top1", "corruption", "cue_conflict")

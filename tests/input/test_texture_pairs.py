@@ -175,6 +175,19 @@ def test_textures_are_made_once_and_kept(tmp_path, monkeypatch):
         MadeTextures(Shapes("train", image_size=SIZE, size=12), SIZE, tmp_path / "textures.npy")
 
 
+def test_kept_textures_belong_to_their_images_and_seed(tmp_path):
+    images, others = (Shapes("train", image_size=16, size=2, seed=seed) for seed in (0, 1))
+    path = tmp_path / "textures.npy"
+    MadeTextures(images, 16, path, seed=3)
+    MadeTextures(images, 16, path, seed=3)
+    with pytest.raises(UsageError, match="from other images"):
+        MadeTextures(others, 16, path, seed=3)
+    with pytest.raises(UsageError, match="with the seed 3"):
+        MadeTextures(images, 16, path, seed=4)
+    path.with_suffix(".json").unlink()  # as earlier versions left them
+    MadeTextures(images, 16, path, seed=3)
+
+
 def test_a_texture_depends_on_its_image_alone(monkeypatch):
     few, many = (Shapes("train", image_size=SIZE, size=size) for size in (3, 9))
     monkeypatch.setattr("nsneg_jax.input.texture_pairs._BATCH", 8)

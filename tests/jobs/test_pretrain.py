@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from photo_folder import write_photos
 from PIL import Image
 from tiny import metrics_lines, tiny_config
 
@@ -171,6 +172,28 @@ def test_changed_config_is_refused(whole):
     assert "threads" not in str(error.value)
 
 
+def test_a_folder_without_labels(tmp_path, capsys):
+    """It is trained on, kNN is left out, and the run goes on wherever its images are."""
+    write_photos(tmp_path / "photos", [f"{i}.jpg" for i in range(15)] + ["x/a.png", "x/b.png"], "")
+    fields = {"data.source": f"folder:{tmp_path / 'photos'}", "checkpoint.every_steps": 2}
+    config = tiny_config(total_steps=2, knn_every_epochs=1, **fields)
+    pretrain(config, tmp_path / "run", one_device())
+    shown = capsys.readouterr().out
+    assert "17 images, no classes" in shown and "kNN is left out" in shown
+    assert not any("knn_20" in line for line in metrics_lines(tmp_path / "run"))
+
+    os.rename(tmp_path / "photos", tmp_path / "scratch")
+    fields["data.source"] = f"folder:{tmp_path / 'scratch'}"
+    moved = tiny_config(total_steps=3, knn_every_epochs=1, **fields)
+    state = pretrain(moved, tmp_path / "run", one_device())
+    whole = pretrain(moved, tmp_path / "whole", one_device())
+    assert_equal(state, whole)
+    os.rename(tmp_path / "scratch" / "3.jpg", tmp_path / "scratch" / "3 (copy).jpg")
+    moved.total_steps = 4
+    with pytest.raises(UsageError, match=r"among images 0 to 16, now 0\.jpg to x/b\.png"):
+        pretrain(moved, tmp_path / "run", one_device())
+
+
 def test_changed_data_is_refused(tmp_path):
     folder = tmp_path / "data" / "train" / "a"
     folder.mkdir(parents=True)
@@ -180,7 +203,7 @@ def test_changed_data_is_refused(tmp_path):
     config = tiny_config(**{"data.source": f"folder:{tmp_path / 'data'}", "total_steps": 2})
     pretrain(config, tmp_path / "run", one_device())
     (folder / "0.png").unlink()
-    with pytest.raises(UsageError, match=r"has 16 images, but .* started with 17"):
+    with pytest.raises(UsageError, match=r"there were 17 images and there are 16"):
         pretrain(config, tmp_path / "run", one_device())
 
 

@@ -72,7 +72,6 @@ class Folder:
     ) -> None:
         self.name = f"folder:{root} [{split}]"
         self._folder, is_root = layout.place_of(root, split)
-        self.altered = ""
         self._is_by_file = False
         if labels and self._read_labels(Labels(labels), split, classes, partial):
             return

@@ -1,28 +1,31 @@
 """Which images a run was started with, kept in its checkpoints and compared when it resumes.
 
-Names, classes and sizes count; the location and the kind of source do not, so data may move.
-Digests of blocks of names say where the first difference is, in some 50 KB for the whole of
-ImageNet.
+Names, classes, sizes and the contents of some files count; the location and the kind of source do
+not, so data may move. Digests of blocks of names say where the first difference is, in some 50 KB
+for the whole of ImageNet.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources.source import FileSource, Source, has_files
 
 Identity = Mapping[str, Any]
+_Of = TypeVar("_Of")
 
 _LEAST_BLOCK, _MOST_BLOCKS = 1000, 2000
 _MOST_CLASSES = 2000
-# Sizes cost a request per file on network storage, so only so many files are asked, evenly spread.
-_MOST_SIZES, _SIZE_THREADS = 2000, 16
+# On network storage a size costs a request, so only so many files are asked, evenly spread.
+_MOST_SIZES, _MOST_CONTENTS = 2000, 32
+_THREADS = 16
 
 
 def identity(source: Source) -> dict[str, Any]:
@@ -32,7 +35,8 @@ def identity(source: Source) -> dict[str, Any]:
         'images', the number of images; 'name' of the source if its images are no files; else
         'classes', their names (none if they are more than 2,000); 'names', digests of blocks of
         equally many paths with their classes, at most 2,000 blocks; 'sizes', the bytes of up to
-        2,000 files spread evenly, None where unknown; 'altered', see `FileSource`.
+        2,000 files spread evenly, None where unknown; 'contents', digests of up to 32 such files,
+        None where unreadable.
     """
     if not has_files(source):
         return {"images": len(source), "name": source.name}
@@ -46,8 +50,8 @@ def identity(source: Source) -> dict[str, Any]:
         "images": len(source),
         "classes": list(source.classes) if len(source.classes) <= _MOST_CLASSES else [],
         "names": digests,
-        "sizes": _sizes(source),
-        "altered": source.altered,
+        "sizes": _asked(source, lambda source, index: source.size(index), _MOST_SIZES),
+        "contents": _asked(source, _content, _MOST_CONTENTS),
     }
 
 
@@ -91,13 +95,14 @@ def difference(source: Source, now: Identity, before: Identity) -> str | None:
         parts.append(_different_names(source, now["names"], before["names"]))
     if parts:
         return "; ".join(parts)
-    if before.get("altered", "") != now.get("altered", ""):
-        was, is_now = (each.get("altered") or "as they are" for each in (before, now))
-        return f"images were {was} and are {is_now}"
-    for i, (was, size) in enumerate(zip(before.get("sizes", ()), now.get("sizes", ()))):  # noqa: B905
-        if has_files(source) and was is not None and size is not None and was != size:
-            path = source.path(int(_spread(len(source))[i]))
-            return f"{path} had {was:,} bytes and has {size:,}"
+    for name, most in (("sizes", _MOST_SIZES), ("contents", _MOST_CONTENTS)):
+        values = zip(_spread(len(source), most), before.get(name, ()), now.get(name, ()))  # noqa: B905
+        for place, was, value in values:
+            if has_files(source) and None not in (was, value) and was != value:
+                path = source.path(int(place))
+                if name == "sizes":
+                    return f"{path} had {was:,} bytes and has {value:,}"
+                return f"{path} has other contents"
     return None
 
 
@@ -131,11 +136,20 @@ def _block(images: int) -> int:
     return max(_LEAST_BLOCK, math.ceil(images / _MOST_BLOCKS))
 
 
-def _spread(images: int) -> np.ndarray:
-    return np.linspace(0, images - 1, min(images, _MOST_SIZES)).astype(np.int64)
+def _spread(images: int, most: int) -> np.ndarray:
+    return np.linspace(0, images - 1, min(images, most)).astype(np.int64)
 
 
-def _sizes(source: FileSource) -> list[int | None]:
-    with ThreadPoolExecutor(_SIZE_THREADS) as pool:
-        found = list(pool.map(source.size, _spread(len(source)).tolist()))
+def _asked(source: FileSource, ask: Callable[[FileSource, int], _Of], most: int) -> list[_Of]:
+    """Asks for a value of some images; returns [] if it is not known of any."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        places = _spread(len(source), most).tolist()
+        found = list(pool.map(lambda index: ask(source, index), places))
     return found if any(each is not None for each in found) else []
+
+
+def _content(source: FileSource, index: int) -> str | None:
+    try:
+        return hashlib.sha256(source.encoded(index)).hexdigest()[:8]
+    except UnreadableImage:
+        return None  # what needs it says so

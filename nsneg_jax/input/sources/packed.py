@@ -138,7 +138,6 @@ class ArrayRecord:
         self.classes, self.labels, self.present = choice.classes, choice.labels, choice.present
         self._records = choice.records
         self._paths = paths.take(choice.records)
-        self.altered = _alteration(index)
         self._data = open_shards(self._folder, index.shards)
 
     def __len__(self) -> int:
@@ -210,12 +209,6 @@ def records_digest() -> Any:
 def add_record(digest: Any, record: bytes) -> None:
     digest.update(len(record).to_bytes(8, "little"))
     digest.update(record)
-
-
-def _alteration(index: Index) -> str:
-    if index.resize_short is None:
-        return ""
-    return f"reduced to {index.resize_short} pixels, JPEG quality {index.quality}"
 
 
 def _no_index(root: str, split: str) -> str:

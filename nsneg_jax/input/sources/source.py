@@ -44,12 +44,9 @@ class FileSource(Source, Protocol):
 
     Attributes:
         present: int32, indices of the classes with images, ascending.
-        altered: what was done to the images since they were files, such as a reduction; ''
-            for nothing.
     """
 
     present: np.ndarray
-    altered: str
 
     def path(self, index: int) -> str:
         """Returns the path 'CLASS/NAME.JPEG' of image `index`, without 'CLASS/' if unknown."""

@@ -81,7 +81,6 @@ class Tfds:
         ]
         choice = Choice(self.name, names, labels, paths, classes, partial)
         self.classes, self.labels, self.present = choice.classes, choice.labels, choice.present
-        self.altered = ""
         self._records = choice.records
         self._paths = Names.of(paths[record] for record in choice.records.tolist())
 

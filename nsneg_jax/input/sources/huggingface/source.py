@@ -36,7 +36,7 @@ class HuggingFace:
         classes, partial: see `Folder`, with names of labels for folders.
 
     Attributes:
-        present, altered: see `FileSource`.
+        present: see `FileSource`.
         stored: int64 [len], rows of the images. Reading in their order is quicker.
 
     Raises:
@@ -46,7 +46,7 @@ class HuggingFace:
     def __init__(
         self, where: str, split: str, classes: Sequence[str] | None = None, partial: bool = False
     ) -> None:
-        self.name, self.altered = f"hf:{where} [{split}]", ""
+        self.name = f"hf:{where} [{split}]"
         if storage.is_remote(where):
             raise UsageError(f"hf:{where} is in a store. Copy the data set to a local folder.")
         with needed("hf", f"hf:{where}"):
