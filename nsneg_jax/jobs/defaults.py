@@ -54,7 +54,7 @@ def pretraining(variant: str = "") -> ConfigDict:
                 # 'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'
                 "source": f"folder:{data_root()}/imagenet100",
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
-                # images trained on; 'train' may be PATH itself, and '.' is. They need no labels
+                # images trained on, with or without labels; all of a folder that has no splits
                 "split": "train",
                 # images classified by kNN during training; without labels it is left out
                 "eval_split": "val",
@@ -275,8 +275,6 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         # folder in PATH that holds the class folders; for TFDS, '.' is the only split, or
         # 'validation'
         "split": split,
-        # file with the class of each image in no class folder, see data.labels of other jobs
-        "labels": "",
         # pixels at 224 of the shorter side before the central crop; 0 = crop only
         "resize": 256,
         # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'cue_conflict'
@@ -288,5 +286,7 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         # with `generate`: whether to add the corruptions outside the benchmark's mean,
         # ImageNet-C's four and your own
         "extra": False,
+        # file with the class of each image in no class folder, see data.labels of other jobs
+        "labels": "",
     }
     return ConfigDict({**fields, **changes})
