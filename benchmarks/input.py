@@ -2,6 +2,7 @@
 
     python -m benchmarks.input --root FOLDER --seconds S
     python -m benchmarks.input --source folder:FOLDER --source arrayrecord:PACKED --seconds S
+    python -m benchmarks.input --source folder:FOLDER --profile --seconds S
 
 FOLDER holds train/CLASS/*.jpg. Prints one JSON line. Ours decodes an image once and cuts two crops
 (the device does the rest of a view). The original does all its work on the host, written here only
@@ -9,6 +10,9 @@ with Pillow and NumPy: two decoded, augmented and normalised views and one patch
 processes, by torch's DataLoader if torch is installed. The two take turns; each starts afresh and
 warms up before its clock runs. The figures are medians over the turns. --source, once or more,
 measures ours on each of these data sets in turns, without the peer; ratios are to the first.
+--profile samples ours on each data set and says before the JSON line, per stage, how much processor
+time it takes and how long it holds Python's lock (input_profile.py). --scaling measures ours with
+1, 2, 4 ... threads and worker processes.
 """
 
 import argparse
@@ -23,14 +27,16 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from nsneg_jax.errors import UsageError, tell
+from benchmarks import input_profile, input_scaling
+from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.input.crops import sample_crop
-from nsneg_jax.input.loading import Loaders, Steps
+from nsneg_jax.input.loading import AUTOMATIC, Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.source import Source, open_source
@@ -50,13 +56,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=30, help="total measured time")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224, help="side of the crops in pixels")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="ours, per process")
-    parser.add_argument("--workers", type=int, default=0, help="our worker processes")
+    parser.add_argument("--threads", type=int, default=AUTOMATIC, help="our threads")
+    parser.add_argument("--workers", type=int, default=AUTOMATIC, help="our worker processes")
     parser.add_argument("--peer-workers", type=int, default=2, help="the peer's worker processes")
+    parser.add_argument("--scaling", action="store_true", help="of ours with threads and workers")
+    parser.add_argument("--profile", action="store_true", help="of ours, needs py-spy")
     options = parser.parse_args(arguments)
+    run = compare if options.source else measure
+    if options.profile or options.scaling:
+        run = profile if options.profile else scaling
     try:
-        print(json.dumps(compare(options) if options.source else measure(options)))
-    except UsageError as error:
+        print(json.dumps(run(options)))
+    except (UsageError, RunError) as error:
         sys.exit(tell(error))
 
 
@@ -83,8 +94,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         "peer_turns": [round(speed, 1) for speed in peer],
         "peer": f"Pillow/NumPy: two v2 views and a patch negative per image on the host; {loader}",
         "peer_workers": options.peer_workers,
-        "threads": options.threads,
-        "workers": options.workers,
+        **_loaders(options),
         "batch": options.batch,
         "size": options.size,
         "cpus": os.cpu_count(),
@@ -98,10 +108,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
 def compare(options: argparse.Namespace) -> dict[str, object]:
     """Runs our pipeline on each data set in turns and returns the fields of the line."""
-    sources = {
-        spec: open_source(spec, options.split, image_size=options.size, tfds_dir=options.tfds_dir)
-        for spec in options.source
-    }
+    sources = {spec: _open(spec, options) for spec in options.source}
     turn_seconds = options.seconds / (len(sources) * _TURNS)
     turns: dict[str, list[float]] = {spec: [] for spec in sources}
     costs: dict[str, list[float]] = {spec: [] for spec in sources}
@@ -127,8 +134,7 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
             }
             for spec, speeds in turns.items()
         },
-        "threads": options.threads,
-        "workers": options.workers,
+        **_loaders(options),
         "batch": options.batch,
         "size": options.size,
         "cpus": os.cpu_count(),
@@ -136,14 +142,67 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def profile(options: argparse.Namespace) -> dict[str, object]:
+    """Profiles our pipeline on each data set, prints tables and returns the fields of the line."""
+    if options.workers > 0:
+        raise UsageError(
+            f"--profile samples one process, but --workers is {options.workers}. Set it to 0."
+        )
+    options.workers = 0
+    specs = options.source or [f"folder:{options.root}"]
+    found = {}
+    for spec in specs:
+        source = _open(spec, options)
+        batches = _our_batches(source, options, 0)
+        found[spec] = input_profile.profile(batches, options.batch, options.seconds / len(specs))
+        print(f"{spec}\n\n{input_profile.table(found[spec])}\n", flush=True)
+    return {
+        "benchmark": "input",
+        "profiles": found,
+        "threads": options.threads,
+        "batch": options.batch,
+        "size": options.size,
+        "cpus": os.cpu_count(),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def scaling(options: argparse.Namespace) -> dict[str, object]:
+    """Measures ours with more and more threads and workers; prints a table, returns the line."""
+    specs = options.source or [f"folder:{options.root}"]
+    found = {}
+    for spec in specs:
+        make = partial(_batches_by, _open(spec, options), options)
+        found[spec] = input_scaling.scaling(make, options.batch, options.seconds / len(specs))
+        print(f"{spec}\n\n{input_scaling.table(found[spec])}\n", flush=True)
+    return {
+        "benchmark": "input",
+        "scaling": found,
+        "batch": options.batch,
+        "size": options.size,
+        "cpus": os.cpu_count(),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _open(spec: str, options: argparse.Namespace) -> Source:
+    return open_source(spec, options.split, image_size=options.size, tfds_dir=options.tfds_dir)
+
+
 def _our_batches(source: Source, options: argparse.Namespace, turn: int) -> Iterator[object]:
+    return _batches_by(source, options, Loaders(options.threads, options.workers), turn)
+
+
+def _batches_by(
+    source: Source, options: argparse.Namespace, loaders: Loaders, seed: int = 0
+) -> Iterator[object]:
     return pretrain_batches(
         source,
         Steps(options.batch, 0, 10**9),
-        Loaders(options.threads, options.workers),
+        loaders,
         image_size=options.size,
         crop_scale=(0.2, 1.0),
-        seed=turn,
+        seed=seed,
     )
 
 
@@ -291,9 +350,14 @@ def _image_sizes(source: Folder, most: int = 500) -> list[tuple[int, int]]:
     return [source.image(index).shape[1::-1] for index in chosen]
 
 
+def _loaders(options: argparse.Namespace) -> dict[str, int]:
+    chosen = Loaders(options.threads, options.workers).chosen()
+    return {"threads": chosen.threads, "workers": chosen.workers}
+
+
 def _versions() -> dict[str, str]:
     found = {}
-    for package in ("grain", "simplejpeg", "pillow", "numpy", "torch"):
+    for package in ("grain", "simplejpeg", "pillow", "numpy", "torch", "py-spy"):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found

@@ -53,7 +53,8 @@ def _draw(rng: np.random.Generator, n: int, dim: int) -> Features:
     for start in range(0, n, _ROWS_AT_ONCE):
         rows = features[start : start + _ROWS_AT_ONCE]
         rows[:] = rng.standard_normal(rows.shape, np.float32)
-    return Features(features, rng.integers(0, _CLASSES, n).astype(np.int32))
+    labels = rng.integers(0, _CLASSES, n).astype(np.int32)
+    return Features(features, labels, np.arange(n, dtype=np.int32))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def get_config(variant: str = "patch2") -> ConfigDict:
         config.optimizer.learning_rate = 0.12
         config.model.update({"arch": "resnet18", "width": 64, "dim": 128, "stem": "small"})
         config.moco.queue_size = 4096
-        config.data.update({"image_size": 64, "threads": 16})
+        config.data.update({"image_size": 64, "threads": 16, "workers": 0})
     config.data.source = f"shapes:{20000 if large else 4000}@{REPORTED}"
     if name != "moco":
         kind = name.rstrip("123")

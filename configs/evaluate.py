@@ -45,7 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
             if RELEASED[name].tfds:
                 each.source = f"tfds:{RELEASED[name].tfds}"
     if variant == "tiny":
-        config.data.update({"image_size": 32, "threads": 2})
+        config.data.update({"image_size": 32, "threads": 2, "workers": 0})
         plain = {"split": "test", "resize": 0}
         config.sets = ConfigDict(
             {

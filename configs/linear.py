@@ -27,7 +27,8 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optimizer.milestones = (60, 80)
     if variant == "tiny":
         config.update({"batch_size": 100, "epochs": 36, "learning_rates": (0.01, 0.1, 1.0, 10.0)})
-        config.data.update({"source": "shapes:4000", "image_size": 32, "resize": 0, "threads": 2})
+        config.data.update({"source": "shapes:4000", "image_size": 32, "resize": 0})
+        config.data.update({"threads": 2, "workers": 0})
         config.optimizer.milestones = (18, 27)
         # The shapes vary in place and size anyway. Random crops would enlarge them all, and the
         # test shows smaller ones.

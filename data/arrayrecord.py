@@ -26,7 +26,7 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from nsneg_jax.errors import RunError, UsageError, tell
+from nsneg_jax.errors import RunError, UsageError, escape_output, tell
 from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.crops import resize_short
 from nsneg_jax.input.decode import decode_image
@@ -57,6 +57,7 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
+    escape_output()
     try:
         options = parse(arguments)
         if options.verify:
@@ -165,7 +166,7 @@ def pack(source: FileSource, folder: str, options: argparse.Namespace) -> None:
             else:
                 progress.update(last - first)
             made.append(shard)
-    _write(storage.join(folder, INDEX), replace(index, shards=tuple(made)).to_json().encode())
+    _write(storage.join(folder, INDEX), replace(index, shards=tuple(made)).to_json())
     size = sum(shard.bytes for shard in made)
     print(f"{folder}: {index.images:,} images in {len(made)} shards, {size:,} bytes")
 
@@ -243,7 +244,7 @@ def _claim(folder: str, index: Index) -> Index:
     if before is None:
         if not storage.is_remote(folder):
             os.makedirs(folder, exist_ok=True)
-        _write(storage.join(folder, INDEX), index.to_json().encode())
+        _write(storage.join(folder, INDEX), index.to_json())
         return index
     # The source may have been named in another way.
     ours, theirs = (vars(replace(each, shards=(), source="")) for each in (index, before))

@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.errors import UsageError, escape_output, printable, tell
 from nsneg_jax.files import data_root, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
@@ -40,6 +40,7 @@ _PARTIAL = ".partial"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
+    escape_output()
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.imagenet100", description=__doc__.split("\n")[0]
     )
@@ -174,7 +175,14 @@ def _from_folder(found: Mapping[str, Sequence[Path]], out: Path, link: str) -> N
         (out / wnid).mkdir(parents=True, exist_ok=True)
         for source in images:
             target = out / wnid / source.name
-            if not _whole(target, source.stat().st_size):
+            try:
+                size = source.stat().st_size
+            except OSError as error:
+                raise UsageError(
+                    f"{printable(str(source))} cannot be read: {error.strerror}. Replace or "
+                    "remove it."
+                ) from error
+            if not _whole(target, size):
                 _place(source, target, link)
 
 

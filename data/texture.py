@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nsneg_jax.errors import RunError, UsageError, tell
+from nsneg_jax.errors import RunError, UsageError, escape_output, tell
 from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
@@ -68,6 +68,7 @@ class Job(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
+    escape_output()
     try:
         options = parse(arguments)
         if options.distributed:

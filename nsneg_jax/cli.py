@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nsneg_jax
-from nsneg_jax.errors import RunError, UsageError, tell
+from nsneg_jax.errors import RunError, UsageError, escape_output, tell
 
 if TYPE_CHECKING:
     from nsneg_jax.command_line import Command
@@ -34,7 +34,7 @@ PROGRAMS = {
 }
 # One line per command, in the order of use.
 ABOUT = {
-    "prepare": "make the data sets: ImageNet-100, textures, packed images",
+    "prepare": "make data sets (ImageNet-100, textures, packed images) and check them",
     "plan": "say what a pre-training will need: memory, FLOPs, exchanges between devices",
     "pretrain": "train an encoder by MoCo-v2, with or without non-semantic negatives",
     "linear": "train a linear probe on a frozen encoder",
@@ -45,7 +45,7 @@ ABOUT = {
     "convert": "import and export PyTorch checkpoints",
 }
 # Scripts of `nsneg prepare`, in data/.
-PREPARE = ("imagenet100", "texture", "arrayrecord")
+PREPARE = ("imagenet100", "texture", "arrayrecord", "check")
 _HELP = ("--help", "-h", "-help")
 
 
@@ -72,6 +72,7 @@ def run_main(argv: Sequence[str]) -> int | str:
 
 
 def _status(function: Callable[..., int | str], *arguments: Any) -> int | str:
+    escape_output()
     try:
         return function(*arguments)
     except (UsageError, RunError) as error:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import UsageError, printable
 from nsneg_jax.files import expand, user_path
 from nsneg_jax.parallel.launch import Launch
 from nsneg_jax.planning import PlanOptions
@@ -125,7 +125,7 @@ def parse(argv: list[str], command: str = "") -> Command:
     plan = _plan(values, command)
     workdir = None
     if command != "plan" and values["workdir"].value:
-        workdir = user_path(values["workdir"].value)
+        workdir = _workdir(values["workdir"].value)
     if workdir is None and plan is None:
         raise UsageError(f"--workdir is missing. {usage(command)}")
     if command not in ("", "plan"):
@@ -135,6 +135,17 @@ def parse(argv: list[str], command: str = "") -> Command:
     if command != "plan":
         launch = Launch(**{name: _value(values, name) for name in Launch._fields})
     return Command(config, workdir, launch, plan, _value(values, "compilation_cache"))
+
+
+def _workdir(given: str) -> Path:
+    try:
+        given.encode("utf-8")
+    except UnicodeEncodeError as error:  # checkpoints cannot be written there
+        raise UsageError(
+            f"--workdir is {printable(given)}, which is no UTF-8. Rename the folder, or give "
+            "another."
+        ) from error
+    return user_path(given)
 
 
 def read_config(argv: list[str], command: str = "") -> ConfigDict | None:

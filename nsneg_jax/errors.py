@@ -1,5 +1,6 @@
 """Errors that end a run with one clear paragraph instead of a traceback."""
 
+import io
 import sys
 import textwrap
 
@@ -17,6 +18,31 @@ class RunError(Exception):
 
     Its message says what happened, what is safe, and how to continue.
     """
+
+
+def printable(name: str) -> str:
+    """Returns a name for a message: one line, in characters that any terminal in UTF-8 shows.
+
+    Control characters are escaped as in Python, and so are the bytes of file names that are no
+    UTF-8, as \\xNN.
+    """
+    if name.isprintable():
+        return name
+    return "".join(
+        c if c.isprintable()
+        else f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF
+        else c.encode("unicode_escape").decode("ascii")
+        for c in name
+    )  # fmt: skip
+
+
+def escape_output() -> None:
+    """Makes standard output escape what its encoding lacks, as standard error does.
+
+    Without this a command that names a file would end with UnicodeEncodeError.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def paragraph(error: Exception) -> str:

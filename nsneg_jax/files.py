@@ -95,9 +95,10 @@ def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> Non
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path`, completely or not at all."""
+    """Writes `text` in UTF-8 to `path`, completely or not at all; bytes that are none, escaped."""
+    data = text.encode("utf-8", "backslashreplace")
     # Every process of a run may write the same file at once.
-    write_whole(path, lambda partial: partial.write_text(text), f".{os.getpid()}")
+    write_whole(path, lambda partial: partial.write_bytes(data), f".{os.getpid()}")
 
 
 def write_npz(

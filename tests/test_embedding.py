@@ -16,7 +16,7 @@ from configs import evaluate as evaluate_config
 from nsneg_jax import embedding, load_pretrained
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_json
-from nsneg_jax.input.labelled import central_view
+from nsneg_jax.input.crops import central_view
 from nsneg_jax.input.shapes.source import Shapes
 from nsneg_jax.jobs.evaluate import evaluate
 from nsneg_jax.jobs.features import write_features

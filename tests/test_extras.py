@@ -21,7 +21,7 @@ USES = {
     "tfds": "from nsneg_jax.input.sources.source import open_source\n"
     "open_source('tfds:mnist', 'train', image_size=32)",
     "hf": "from nsneg_jax.input.sources.source import open_source\n"
-    "open_source('hf:data', 'train', image_size=32)",
+    "open_source('hf:photos', 'train', image_size=32)",
     "gcs": "from nsneg_jax.input.sources.source import open_source\n"
     "open_source('folder:gs://bucket/photos', 'train', image_size=32)",
     "torch": "from pathlib import Path\nfrom nsneg_jax.pytorch import files\n"

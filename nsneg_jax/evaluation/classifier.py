@@ -84,7 +84,6 @@ class Classifier:
             part.source,
             self._devices,
             fields=(*labelled.FIELDS, "index"),
-            skip_unreadable=True,
         )
 
 

@@ -5,7 +5,7 @@ exp(s / temperature).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -15,6 +15,8 @@ from jax.sharding import Mesh
 
 from nsneg_jax.evaluation.features import Extractor, Features
 from nsneg_jax.evaluation.passes import Reading
+from nsneg_jax.input.loading import report
+from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.input.splits import check_same_classes
 from nsneg_jax.methods.contrast import l2_normalize
@@ -39,6 +41,7 @@ class Monitor:
         reading: how to read both.
         dtype: dtype of the computation.
         devices: devices to split the work over.
+        on_unreadable: called for each image that cannot be read; it is left out.
 
     Raises:
         UsageError: the classes of both differ.
@@ -52,8 +55,10 @@ class Monitor:
         reading: Reading,
         dtype: str,
         devices: Mesh,
+        on_unreadable: Callable[[Unreadable], None] = report,
     ) -> None:
         check_same_classes(bank, queries)
+        self._on_unreadable = on_unreadable
         self._sources = bank, queries
         encoder = dataclasses.replace(encoder, precision="float32")
         self._extract = Extractor(encoder, reading, dtype, devices)
@@ -61,7 +66,9 @@ class Monitor:
 
     def __call__(self, params: Tree, stats: Tree) -> dict[str, float]:
         """Returns 'knn_20' and 'knn_200' in percent."""
-        bank, queries = (self._extract(params, stats, source) for source in self._sources)
+        bank, queries = (
+            self._extract(params, stats, source, self._on_unreadable) for source in self._sources
+        )
         return accuracies(bank, queries, (20, 200), TEMPERATURE, self._devices)
 
 

@@ -1,6 +1,6 @@
 """One pass of classifiers over labelled images, each image counted once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nsneg_jax.input import labelled
-from nsneg_jax.input.loading import Loaders, prefetch_to_devices
+from nsneg_jax.input.loading import Loaders, prefetch_to_devices, report
+from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.methods import probe
 from nsneg_jax.models.encoder import Tree
@@ -47,7 +48,7 @@ def central_batches(
     devices: Mesh,
     *,
     fields: Sequence[str] = labelled.FIELDS,
-    skip_unreadable: bool = False,
+    on_unreadable: Callable[[Unreadable], None] = report,
 ) -> Iterator[dict[str, jax.Array]]:
     """Yields the batches of one pass over `source`, on the devices; see `evaluation_batches`.
 
@@ -56,7 +57,7 @@ def central_batches(
         source: the images.
         devices: devices to split the batch over.
         fields: entries of a batch to put on the devices.
-        skip_unreadable: whether to leave out unreadable images.
+        on_unreadable: called for each image that cannot be read; it is left out.
     """
     batches = labelled.evaluation_batches(
         source,
@@ -64,7 +65,7 @@ def central_batches(
         reading.loaders(),
         image_size=reading.image_size,
         resize=labelled.scaled_resize(reading.resize, reading.image_size),
-        skip_unreadable=skip_unreadable,
+        on_unreadable=on_unreadable,
     )
     return prefetch_to_devices(batches, mesh.split_batch(devices), fields)
 
@@ -88,6 +89,7 @@ class Evaluation:
         reading: how to read the images.
         source: the images.
         devices: devices to split the batch over.
+        on_unreadable: called for each image that cannot be read; it is left out.
     """
 
     def __init__(
@@ -96,10 +98,13 @@ class Evaluation:
         reading: Reading,
         source: Source,
         devices: Mesh,
+        on_unreadable: Callable[[Unreadable], None] = report,
     ) -> None:
         self._whole = mesh.replicated(devices)
         self._step = compile_evaluation_step(method, devices)
-        self._batches = partial(central_batches, reading, source, devices)
+        self._batches = partial(
+            central_batches, reading, source, devices, on_unreadable=on_unreadable
+        )
         self._total = labelled.steps_per_pass(len(source), reading.batch_size)
         self._is_compiled = False
 

@@ -9,6 +9,7 @@ fitted blur by up to 1.4.
 
 import math
 import threading
+from typing import Protocol, SupportsInt
 
 import numpy as np
 from PIL import Image
@@ -19,11 +20,20 @@ except ImportError:
     fast = None
 
 _TRIES = 10
+_MOST_WHOLE = 2**24  # pixels, 50 MB
 _of_thread = threading.local()
 
 
+class Draw(Protocol):
+    """What crops need of a `numpy.random.Generator`, such as `draws.PlaceGenerator`."""
+
+    def uniform(self, low: float, high: float, /) -> float: ...
+
+    def integers(self, low: int, high: int, /) -> SupportsInt: ...
+
+
 def sample_crop(
-    rng: np.random.Generator,
+    rng: Draw,
     height: int,
     width: int,
     scale: tuple[float, float] = (0.2, 1.0),
@@ -45,17 +55,70 @@ def sample_crop(
     Returns:
         (top, left, height, width) of the crop in pixels, inside the image.
     """
+    size = _sample_size(rng, height, width, scale, ratio)
+    if size is None:
+        return _central_crop(height, width, ratio)
+    h, w = size
+    return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+
+
+def sample_texture_crop(
+    rng: Draw,
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """Draws the crop of an image's texture, of another size, with the draws of the image's crop.
+
+    As in the original, which crops the texture with the query's seed: the crops agree in area
+    fraction and in width over height, in pixels, but not in place. They agree where the same draw
+    is the first that fits into both. A draw that fits into only one is repeated for the other,
+    whose area fraction and shape are then its own.
+
+    Args:
+        rng: a generator in the state in which `sample_crop` got it for the image.
+        height: height of the texture in pixels.
+        width: width of the texture in pixels.
+        scale: as for the image.
+        ratio: as for the image.
+
+    Returns:
+        (top, left, height, width) of the crop in pixels, inside the texture.
+    """
+    size = _sample_size(rng, height, width, scale, ratio)
+    if size is None:
+        return _central_crop(height, width, ratio)
+    h, w = size
+    # The remainder of the word, as in torch.randint. `integers(0, n)` takes the word's high bits,
+    # which would give the texture the place of the image's crop.
+    top, left = (int(rng.integers(0, 2**32)) % places for places in (height - h + 1, width - w + 1))
+    return top, left, h, w
+
+
+def _sample_size(
+    rng: Draw,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[int, int] | None:
+    """Draws (height, width) of a crop; None if no draw fits."""
     area = height * width
-    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    smallest, largest = scale
+    narrowest, widest = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(_TRIES):
-        target = area * rng.uniform(*scale)
-        shape = math.exp(rng.uniform(*log_ratio))
+        target = area * rng.uniform(smallest, largest)
+        shape = math.exp(rng.uniform(narrowest, widest))
         w = round(math.sqrt(target * shape))
         h = round(math.sqrt(target / shape))
         if 0 < w <= width and 0 < h <= height:
-            top = int(rng.integers(0, height - h + 1))
-            left = int(rng.integers(0, width - w + 1))
-            return top, left, h, w
+            return h, w
+    return None
+
+
+def _central_crop(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Returns the largest central crop whose width over height is within `ratio`."""
     h, w = height, width
     if width / height < ratio[0]:
         h = round(width / ratio[0])
@@ -64,28 +127,9 @@ def sample_crop(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def relative_crop(
-    box: tuple[int, int, int, int], size: tuple[int, int], other: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """Scales a crop to another size of the same image.
-
-    Args:
-        box: (top, left, height, width) in pixels, in an image of `size`.
-        size: (height, width) of the image that `box` is for.
-        other: (height, width) of the image that the result is for.
-
-    Returns:
-        (top, left, height, width), rounded to whole pixels; `box` itself for equal sizes.
-    """
-    (top, left, height, width), (tall, wide), (rows, columns) = box, size, other
-    first = round(top * rows / tall), round(left * columns / wide)
-    last = round((top + height) * rows / tall), round((left + width) * columns / wide)
-    # Keep at least one pixel inside the image.
-    first = min(first[0], rows - 1), min(first[1], columns - 1)
-    return *first, max(last[0] - first[0], 1), max(last[1] - first[1], 1)
-
-
-def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+def resized_crop(
+    image: np.ndarray, box: tuple[int, int, int, int], size: int, out: np.ndarray | None = None
+) -> np.ndarray:
     """Cuts out a box and resizes it with Pillow's bilinear filter, antialiased.
 
     Pixels outside the box have no influence, as in torchvision, which cuts first. Thread-safe; the
@@ -95,23 +139,84 @@ def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -
         image: uint8 [H, W, 3].
         box: (top, left, height, width) in pixels, inside the image.
         size: side of the result in pixels.
+        out: where to write the result, uint8 [size, size, 3]; None makes a new array.
 
     Returns:
         uint8 [size, size, 3]; do not write to it.
     """
     top, left, height, width = box
-    cut = image[top : top + height, left : left + width]
-    return resize(cut, size, size)
+    resized = resize(image[top : top + height, left : left + width], size, size)
+    if out is None:
+        return resized
+    out[...] = resized
+    return out
 
 
-def resize_short(image: np.ndarray, size: int) -> np.ndarray:
+def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
+    """Makes the view that a classifier is tested on: torchvision's Resize and CenterCrop.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: side of the result in pixels.
+        resize: length of the shorter side in pixels after an antialiased resize; 0 does not
+            resize. As in torchvision, black pads an image that is smaller than the crop.
+
+    Returns:
+        uint8 [size, size, 3]; do not write to it.
+    """
+    if resize:
+        image = resize_short(image, resize, size)
+    height, width = image.shape[:2]
+    if height < size or width < size:
+        missing = [max(size - side, 0) for side in (height, width)]
+        around = [(lack // 2, (lack + 1) // 2) for lack in missing]
+        image = np.pad(image, (*around, (0, 0)))
+        height, width = image.shape[:2]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[top : top + size, left : left + size]
+
+
+def resize_short(image: np.ndarray, size: int, centre: int | None = None) -> np.ndarray:
     """Resizes uint8 [H, W, 3] to a shorter side of `size` pixels: torchvision's `Resize(size)`.
 
     As in torchvision, the longer side is rounded down. Filter and threads as in `resized_crop`.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: length of the shorter side in pixels.
+        centre: side of a central square that suffices, placed as by torchvision's `CenterCrop`.
+            Only this is made of a result with more than 16 million pixels (of long thin pictures,
+            or a large `size`), and by Pillow; others are made whole.
     """
     height, width = image.shape[:2]
     short = min(height, width)
-    return resize(image, size * height // short, size * width // short)
+    tall, wide = size * height // short, size * width // short
+    if centre is None or tall * wide <= _MOST_WHOLE:
+        return resize(image, tall, wide)
+    rows, columns = min(tall, centre), min(wide, centre)
+    top, left = round((tall - rows) / 2), round((wide - columns) / 2)
+    across, (x0, x1) = _window(width, wide, left, columns)
+    down, (y0, y1) = _window(height, tall, top, rows)
+    picture = Image.fromarray(image[down, across])
+    square = picture.resize((columns, rows), Image.Resampling.BILINEAR, (x0, y0, x1, y1))
+    return np.asarray(square)
+
+
+def _window(old: int, new: int, first: int, count: int) -> tuple[slice, tuple[float, float]]:
+    """Finds what `count` pixels of a resized side, from `first`, are made of.
+
+    Args:
+        old, new: length of the side before and after resizing.
+        first, count: the pixels of the resized side.
+
+    Returns:
+        The part of the side within the support of the filter, and the place of the pixels in it;
+        places in the whole side may be too large for Pillow's single precision.
+    """
+    start, stop = first * old / new, min((first + count) * old / new, old)
+    support = math.ceil(max(old / new, 1)) + 1
+    begin, end = max(int(start) - support, 0), min(math.ceil(stop) + support, old)
+    return slice(begin, end), (start - begin, stop - begin)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import expand
+from nsneg_jax.input.crops import central_view
 from nsneg_jax.input.decode import read_image, rgb_of
-from nsneg_jax.input.labelled import central_view
 
 # one array [N, H, W, 3], or arrays [H, W, 3], PIL images and paths of files
 Images = np.ndarray | Iterable[np.ndarray | Image.Image | str | os.PathLike[str]]

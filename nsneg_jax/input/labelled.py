@@ -5,21 +5,18 @@ the batch size and the number of devices and processes.
 """
 
 import math
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
-from nsneg_jax.input.crops import resize_short, resized_crop, sample_crop
-from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.loading import Batch, Loaders, Sample, Steps, load_batches
-from nsneg_jax.input.pipeline import mixed_seed, place_generator
+from nsneg_jax.input.loading import Batch, Loaders, Steps, load_batches, report
+from nsneg_jax.input.pipeline import mixed_seed
+from nsneg_jax.input.samples import BLANK, CentralViews, LabelledCrops, Unreadable
 from nsneg_jax.input.sources.source import Source
 
 FIELDS = ("image", "label", "valid")
-_BLANK = -1
 
 
 def steps_per_pass(num_images: int, batch_size: int) -> int:
@@ -35,6 +32,7 @@ def training_batches(
     image_size: int,
     crop_scale: tuple[float, float],
     seed: int,
+    on_unreadable: Callable[[Unreadable], None] = report,
 ) -> Iterator[Batch]:
     """Yields this process's part of a linear probe's training batches: random resized crops.
 
@@ -43,21 +41,22 @@ def training_batches(
 
     Args:
         source: the images and labels.
-        steps, loaders, image_size, crop_scale, seed: see `pretrain_batches`.
+        steps, loaders, image_size, crop_scale, seed, on_unreadable: see `pretrain_batches`.
 
     Yields:
-        {'image': uint8 [n, S, S, 3], 'label': int32 [n], 'valid': bool [n], 'index': int32 [n]}
-        with n = batch_size / process_count; blanks are 0 in all of them.
+        {'image': uint8 [n, S, S, 3], 'label': int32 [n], 'valid': bool [n], 'index': int32 [n],
+        'replaced': bool [n]} with n = batch_size / process_count; blanks are 0 in all of them.
+        Label and index are those of the image that is used, if it replaces another one.
 
     Raises:
         UsageError: the sizes do not fit together.
     """
     return load_batches(
         _ShuffledEpochs(len(source), steps.batch_size, seed),
-        _Crop(source, image_size, crop_scale, seed),
-        3 * image_size * image_size,
+        LabelledCrops(source, image_size, crop_scale, seed),
         steps,
         loaders,
+        on_unreadable,
     )
 
 
@@ -68,7 +67,7 @@ def evaluation_batches(
     *,
     image_size: int,
     resize: int,
-    skip_unreadable: bool = False,
+    on_unreadable: Callable[[Unreadable], None] = report,
 ) -> Iterator[Batch]:
     """Yields this process's part of one pass over the `central_view` of all images, in order.
 
@@ -77,8 +76,7 @@ def evaluation_batches(
         batch_size: images per batch, over all processes.
         loaders, image_size: see `pretrain_batches`.
         resize: see `central_view`.
-        skip_unreadable: whether to report an unreadable image on standard error and leave its
-            place blank, instead of raising UnreadableImage.
+        on_unreadable: see `load_batches`; the place of an unreadable image is left blank.
 
     Yields:
         Batches like those of `training_batches`.
@@ -89,35 +87,11 @@ def evaluation_batches(
     order = _InOrder(len(source), batch_size)
     return load_batches(
         order,
-        _Central(source, image_size, resize, skip_unreadable),
-        3 * image_size * image_size,
+        CentralViews(source, image_size, resize),
         Steps(batch_size, 0, len(order)),
         loaders,
+        on_unreadable,
     )
-
-
-def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
-    """Makes the view that a classifier is tested on: torchvision's Resize and CenterCrop.
-
-    Args:
-        image: uint8 [H, W, 3].
-        size: side of the result in pixels.
-        resize: length of the shorter side in pixels after an antialiased resize; 0 does not
-            resize. As in torchvision, black pads an image that is smaller than the crop.
-
-    Returns:
-        uint8 [size, size, 3]; do not write to it.
-    """
-    if resize:
-        image = resize_short(image, resize)
-    height, width = image.shape[:2]
-    if height < size or width < size:
-        missing = [max(size - side, 0) for side in (height, width)]
-        around = [(lack // 2, (lack + 1) // 2) for lack in missing]
-        image = np.pad(image, (*around, (0, 0)))
-        height, width = image.shape[:2]
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return image[top : top + size, left : left + size]
 
 
 def scaled_resize(resize: int, image_size: int) -> int:
@@ -155,59 +129,4 @@ class _InOrder:
 
 
 def _filled(indices: np.ndarray, batch_size: int) -> np.ndarray:
-    return np.pad(indices, (0, batch_size - len(indices)), constant_values=_BLANK)
-
-
-@dataclass(frozen=True)
-class _Crop:
-    """Loads a sample for training."""
-
-    source: Source
-    image_size: int
-    crop_scale: tuple[float, float]
-    seed: int
-
-    def __call__(self, index: int, place: int) -> Sample:
-        if index == _BLANK:
-            return _blank(self.image_size)
-        image = self.source.image(index)
-        rng = place_generator(self.seed, place)
-        height, width = image.shape[:2]
-        box = sample_crop(rng, height, width, self.crop_scale)
-        return _sample(self.source, index, resized_crop(image, box, self.image_size))
-
-
-@dataclass(frozen=True)
-class _Central:
-    """Loads a sample for evaluation."""
-
-    source: Source
-    image_size: int
-    resize: int
-    skip_unreadable: bool
-
-    def __call__(self, index: int, place: int) -> Sample:
-        if index == _BLANK:
-            return _blank(self.image_size)
-        try:
-            image = self.source.image(index)
-        except UnreadableImage as error:
-            if not self.skip_unreadable:
-                raise
-            print(f"left out: {error}", file=sys.stderr, flush=True)
-            return _blank(self.image_size)
-        return _sample(self.source, index, central_view(image, self.image_size, self.resize))
-
-
-def _sample(source: Source, index: int, view: np.ndarray) -> Sample:
-    label = source.labels[index]
-    return {"image": view, "label": label, "valid": np.True_, "index": np.int32(index)}
-
-
-def _blank(size: int) -> Sample:
-    return {
-        "image": np.zeros((size, size, 3), np.uint8),
-        "label": np.int32(0),
-        "valid": np.False_,
-        "index": np.int32(0),
-    }
+    return np.pad(indices, (0, batch_size - len(indices)), constant_values=BLANK)

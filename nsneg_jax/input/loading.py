@@ -4,39 +4,47 @@ The images of step `s` and their crops depend only on the seed and `s`. To resum
 step, with any number of threads, workers and processes.
 """
 
-import contextlib
-import functools
-import math
+import os
+import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Protocol
 
 import grain
 import jax
 import numpy as np
-from absl import flags
 
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import UsageError, printable
+from nsneg_jax.input.draws import philox_words
+from nsneg_jax.input.loaders.buffers import Buffers
+from nsneg_jax.input.loaders.crew import Crew, Local, Rows
+from nsneg_jax.input.loaders.workers import Shared, Worker
+from nsneg_jax.input.samples import Samples, Unreadable
 
-Sample = Mapping[str, np.ndarray | np.generic]
 Batch = dict[str, np.ndarray]  # of samples, stacked
 
-_Of = TypeVar("_Of")
-
-# Samples that a thread loads at once. Handing over takes a third of a millisecond, because threads
-# wait for one another; loading a photograph takes one millisecond.
-_CHUNK = 8
-# Chunks being loaded or waiting for their batch, in this process. Up to four batches add to them,
-# from the one being filled to the caller's: 0.8 GB in all for 512 images of 224 px.
-_BUFFER_BYTES = 256 * 2**20
-# Workers hand over chunks in shared memory, of which containers often have only 64 MiB.
-_SHARED_BYTES = 32 * 2**20
+AUTOMATIC = -1
+# Rows that a thread or worker fills at once. Handing them over takes a tenth of a millisecond,
+# loading a photograph takes one.
+_MOST_ROWS = 16
+# Batches being filled or waiting, besides the caller's.
+_AHEAD = 2
+# More threads than these hold each other up by Python's lock; with more processors than these one
+# of them is left to the process that trains.
+_FEW = 4
+# Per accelerator. 16 load 10,000 photographs per second and more.
+_MOST_WORKERS = 16
+_BLOCKS = 3  # of four random words per sample, enough for most pairs of crops
+_STALLED_SECONDS = 60.0
+_POLL_SECONDS = 5.0
 
 
 class Order(Protocol):
-    """[step] is int64 [batch_size], the images of a step."""
+    """[step] is int64 [batch_size, ...], what `Samples` wants for each place of a step."""
 
     def __getitem__(self, step: int, /) -> np.ndarray: ...
 
@@ -61,41 +69,71 @@ class Loaders:
     """The threads and processes that load a process's part of each batch.
 
     Attributes:
-        threads: threads that decode and crop in this process, or in each worker; 0 uses the one
-            background thread that makes batches.
-        workers: processes that load in place of this one. They are spawned, so a script that uses
-            them needs `if __name__ == "__main__":`.
+        threads: threads that decode and crop if there are no workers; -1 chooses the number of
+            processors, but 4 at most.
+        workers: worker processes that decode and crop in place of this process; 0 uses threads. -1
+            chooses one per processor; with more than four one less, up to 16 per accelerator; none
+            with a single processor.
         process_index: index of this process, which loads only this slice of each batch.
         process_count: number of processes.
     """
 
-    threads: int
+    threads: int = AUTOMATIC
     workers: int = 0
     process_index: int = 0
     process_count: int = 1
 
+    def chosen(self, processors: int | None = None, accelerators: int | None = None) -> "Loaders":
+        """Replaces -1 by the numbers for this machine, or for the given one."""
+        processors = processors or available_processors()
+        accelerators = accelerators or jax.local_device_count()
+        threads, workers = self.threads, self.workers
+        if workers == AUTOMATIC:
+            most = _MOST_WORKERS * accelerators
+            workers = min(processors if processors <= _FEW else processors - 1, most)
+            workers = 0 if processors == 1 else workers
+        if threads == AUTOMATIC:
+            threads = min(processors, _FEW)
+        return Loaders(threads, workers, self.process_index, self.process_count)
+
+
+def available_processors() -> int:
+    """Returns how many processors this process may use: its affinity and the container's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        limit = max(1, round(int(quota) / int(period)))
+    except (OSError, ValueError):  # no control group, or "max"
+        limit = sys.maxsize
+    return min(allowed or 1, limit)
+
+
+def report(found: Unreadable) -> None:
+    """Prints an image that could not be read on standard error."""
+    print(f"unreadable: {printable(found.path)}: {found.reason}", file=sys.stderr, flush=True)
+
 
 def load_batches(
     order: Order,
-    load: Callable[[int, int], Sample],
-    sample_bytes: int,
+    samples: Samples,
     steps: Steps,
     loaders: Loaders,
+    on_unreadable: Callable[[Unreadable], None] = report,
 ) -> Iterator[Batch]:
     """Loads this process's part of the batches of `steps`.
 
     Closing or exhausting the iterator stops its threads and workers.
 
     Args:
-        order: the images of each step.
-        load: makes a sample, a dict of arrays, of (image's index, place in the run); the place is
-            step * batch_size + place in the global batch.
-        sample_bytes: size of a sample.
+        order: what is wanted at each place of a step.
+        samples: makes the samples.
         steps: batches to load.
         loaders: threads and processes to load them with.
+        on_unreadable: called for each image that cannot be read, each time it is met.
 
     Yields:
-        The dicts of the samples, with stacked arrays.
+        The entries of the samples, stacked. Their memory is used again once the caller holds none
+        of a batch's arrays.
 
     Raises:
         UsageError: the sizes do not fit together. This is raised at once, not by the first step.
@@ -106,34 +144,38 @@ def load_batches(
             f"{loaders.process_count} processes. Make batch_size a multiple of the number of "
             "processes."
         )
-    if loaders.threads < 0 or loaders.workers < 0:
-        raise UsageError(
-            f"There are {loaders.threads} input threads and {loaders.workers} input workers, but "
-            "neither may be negative. Set data.threads to the number of CPUs and data.workers to 0."
-        )
-    threads, workers = loaders.threads, loaders.workers
+    for name, count, least in (("threads", loaders.threads, 1), ("workers", loaders.workers, 0)):
+        if count < least and count != AUTOMATIC:
+            raise UsageError(
+                f"data.{name} is {count}, but must be {least} or more, or -1 to choose it by the "
+                "number of processors. Correct it."
+            )
+    return _load(order, samples, steps, loaders.chosen(), on_unreadable)
+
+
+def _load(
+    order: Order,
+    samples: Samples,
+    steps: Steps,
+    loaders: Loaders,
+    on_unreadable: Callable[[Unreadable], None],
+) -> Iterator[Batch]:
     share = steps.batch_size // loaders.process_count
-    first = loaders.process_index * share
-    buffer = max(2 * threads, 1)
-    limit = _SHARED_BYTES // workers if workers else _BUFFER_BYTES // buffer
-    size = max(1, min(_CHUNK, share // buffer, limit // sample_bytes))
-    chunks = _Chunks(order, load, steps, range(first, first + share), size)
-    if not workers:
-        buffer = max(buffer, min(share, _BUFFER_BYTES // sample_bytes) // size)
-    dataset = grain.MapDataset.source(chunks)[steps.start * chunks.of_batch :].to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+    if loaders.workers:
+        shared = Shared(samples, share, loaders.workers)
+        crew = Crew(loaders.workers, lambda: Worker(shared), available_processors())
+    else:
+        crew = Crew(loaders.threads, lambda: Local(samples), available_processors())
+    batches = _Batches(order, samples, steps, loaders, crew, on_unreadable)
+    dataset = grain.MapDataset.source(batches)[steps.start :].to_iter_dataset(
+        grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)
     )
-    if workers:
-        # Before batching, because each worker takes every workers-th element: a chunk, not a batch.
-        shared = max(1, min(16 // size, limit // (size * sample_bytes)))
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=shared)
-        if not flags.FLAGS.is_parsed():  # grain reads an absl flag, even without app.run
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(options)
-    dataset = dataset.batch(chunks.of_batch, drop_remainder=True, batch_fn=_joined)
-    # Joining 512 pairs takes tens of milliseconds; the training loop should not wait for it.
-    dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
-    return _closing(dataset)
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        crew.close()
+        iterator.close()
 
 
 def prefetch_to_devices(
@@ -141,97 +183,160 @@ def prefetch_to_devices(
     sharding: jax.sharding.Sharding,
     names: Sequence[str],
     depth: int = 2,
+    give_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Puts some entries of each batch on the devices, some batches ahead.
+    """Puts some entries of each batch on the devices, some batches ahead, in a thread.
 
     Args:
         batches: this process's parts, see `load_batches`; closed at the end.
         sharding: sharding of the global batch, e.g. over the axis 'data'.
         names: entries to put on the devices.
         depth: number of batches on the devices, including the one that is yielded.
+        give_up: asked while waiting; if it returns True the iteration ends early.
 
     Yields:
         The named entries, as global arrays [batch_size, ...].
     """
-    ready: deque[dict[str, jax.Array]] = deque()
-    try:
-        for batch in batches:
-            ready.append(
-                {
-                    name: jax.make_array_from_process_local_data(sharding, batch[name])
-                    for name in names
+    return _Prefetched(batches, sharding, names, depth).batches(give_up)
+
+
+class _Prefetched:
+    """The thread of `prefetch_to_devices` and what it hands over."""
+
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        sharding: jax.sharding.Sharding,
+        names: Sequence[str],
+        depth: int,
+    ) -> None:
+        self._host = batches
+        self._sharding = sharding
+        self._names = names
+        self._room = threading.Semaphore(depth)
+        self._ready: list[dict[str, jax.Array]] = []
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._ended = self._closed = False
+
+    def batches(self, give_up: Callable[[], bool]) -> Iterator[dict[str, jax.Array]]:
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        try:
+            while (batch := self._next(give_up)) is not None:
+                yield batch
+                del batch
+                self._room.release()
+        finally:
+            self._closed = True
+            self._room.release()
+            thread.join(10)
+
+    def _next(self, give_up: Callable[[], bool]) -> dict[str, jax.Array] | None:
+        with self._changed:
+            while not self._ready and not self._ended:
+                self._changed.wait(0.2)
+                if not self._ready and give_up():
+                    return None
+            if self._ready:
+                return self._ready.pop(0)
+            if self._error is not None:
+                raise self._error
+            return None
+
+    def _run(self) -> None:
+        try:
+            host = iter(self._host)
+            while True:
+                self._room.acquire()
+                if self._closed or (batch := next(host, None)) is None:
+                    break
+                arrays = {
+                    name: jax.make_array_from_process_local_data(self._sharding, batch[name])
+                    for name in self._names
                 }
-            )
-            if len(ready) >= depth:
-                yield ready.popleft()
-        while ready:
-            yield ready.popleft()
-    finally:
-        if hasattr(batches, "close"):
-            batches.close()
+                del batch
+                jax.block_until_ready(arrays)
+                with self._changed:
+                    self._ready.append(arrays)
+                    self._changed.notify()
+                del arrays
+        except BaseException as error:
+            self._error = error
+        finally:
+            if hasattr(self._host, "close"):
+                self._host.close()
+            with self._changed:
+                self._ended = True
+                self._changed.notify()
 
 
-def once(function: Callable[[_Of, int], np.ndarray]) -> Callable[[_Of, int], np.ndarray]:
-    """Caches a function's last results; if several threads ask for one, only the first makes it."""
-    lock, kept = threading.Lock(), functools.lru_cache(maxsize=8)(function)
-
-    @functools.wraps(function)
-    def one_at_a_time(of: _Of, step: int) -> np.ndarray:
-        with lock:
-            return kept(of, step)
-
-    return one_at_a_time
-
-
-@once
-def images_of(order: Order, step: int) -> np.ndarray:
-    # Shuffling takes ten microseconds per index, and all threads need the same step.
-    return order[step]
-
-
-class _Chunks:
-    """The chunks that one process loads, as a random-access source for grain; workers get copies.
-
-    Chunk i is part i % of_batch of this process's share of step i // of_batch. It stacks `size`
-    samples, or fewer if it is the last of its step.
-
-    Attributes:
-        of_batch: chunks per batch.
-    """
+class _Batches:
+    """The batches that one process loads, as a random-access source for grain."""
 
     def __init__(
         self,
         order: Order,
-        load: Callable[[int, int], Sample],
+        samples: Samples,
         steps: Steps,
-        places: range,
-        size: int,
+        loaders: Loaders,
+        crew: Crew,
+        on_unreadable: Callable[[Unreadable], None],
     ) -> None:
         self._order = order
-        self._load = load
-        self._batch_size = steps.batch_size
-        self._places = places
-        self._size = size
-        self.of_batch = math.ceil(len(places) / size)
-        self._length = steps.total * self.of_batch
+        self._samples = samples
+        self._steps = steps
+        self._share = steps.batch_size // loaders.process_count
+        self._first = loaders.process_index * self._share
+        self._crew = crew
+        self._on_unreadable = on_unreadable
+        self._warned: set[tuple[int, float]] = set()
+        self._buffers = Buffers(samples.fields, self._share, shared=loaders.workers > 0)
+        hands = min(loaders.workers or loaders.threads, available_processors())
+        # The next batch keeps those hands busy that have no rows of this one left.
+        self._rows = max(1, min(_MOST_ROWS, self._share // hands))
 
     def __len__(self) -> int:
-        return self._length
+        return self._steps.total
 
-    def __getitem__(self, position: int) -> Batch:
-        step, part = divmod(position, self.of_batch)
-        indices = images_of(self._order, step)
-        samples = [
-            self._load(int(indices[place]), step * self._batch_size + place)
-            for place in self._places[part * self._size : (part + 1) * self._size]
+    def __getitem__(self, step: int) -> Batch:
+        wanted = self._order[step][self._first : self._first + self._share]
+        place = step * self._steps.batch_size + self._first
+        words = np.empty((self._share, 0), np.uint64)
+        if self._samples.seed is not None:
+            places = np.arange(place, place + self._share)
+            words = philox_words(self._samples.seed, places, _BLOCKS)
+        memory, arrays = self._buffers.take()
+        filling = [
+            self._crew.submit(
+                Rows(memory, arrays, rows.start, wanted[rows], place + rows.start, words[rows])
+            )
+            for rows in (
+                slice(start, start + self._rows) for start in range(0, self._share, self._rows)
+            )
         ]
-        return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+        for future in filling:
+            for found in self._result(future):
+                self._on_unreadable(found)
+        return arrays
 
+    def _result(self, future: "Future[list[Unreadable]]") -> list[Unreadable]:
+        while True:
+            try:
+                return future.result(timeout=_POLL_SECONDS)
+            except TimeoutError:
+                if future.done():
+                    raise  # it came from reading
+                self._warn_of_stalled()
 
-def _joined(chunks: Sequence[Batch]) -> Batch:
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _closing(dataset: grain.IterDataset) -> Iterator[Batch]:
-    with contextlib.closing(iter(dataset)) as iterator:
-        yield from iterator
+    def _warn_of_stalled(self) -> None:
+        now = time.monotonic()
+        for index, since in self._crew.readings():
+            if now - since > _STALLED_SECONDS and (index, since) not in self._warned:
+                self._warned.add((index, since))
+                print(
+                    f"waiting for {now - since:.0f} s for {self._samples.path(index)}; is its "
+                    "storage reachable?",
+                    file=sys.stderr,
+                    flush=True,
+                )

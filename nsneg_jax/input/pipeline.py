@@ -3,24 +3,15 @@
 The host decodes and crops; the device does the rest of a view (`methods.batches`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input.crops import relative_crop, resized_crop, sample_crop
-from nsneg_jax.input.loading import (
-    Batch,
-    Loaders,
-    Order,
-    Sample,
-    Steps,
-    images_of,
-    load_batches,
-    once,
-)
+from nsneg_jax.input.loading import Batch, Loaders, Order, Steps, load_batches, report
+from nsneg_jax.input.samples import ArrangedCrops, Samples, TwoCrops, Unreadable
 from nsneg_jax.input.shuffle import ShuffleOrders
 from nsneg_jax.input.sources.source import Source
 
@@ -61,6 +52,7 @@ def pretrain_batches(
     seed: int,
     textures: Source | None = None,
     shuffle: ShuffleOrders | None = None,
+    on_unreadable: Callable[[Unreadable], None] = report,
 ) -> Iterator[Batch]:
     """Loads this process's part of the batches of `steps`, two crops per image.
 
@@ -74,12 +66,16 @@ def pretrain_batches(
         image_size: side of the crops in pixels.
         crop_scale: smallest and largest area of both crops, see `sample_crop`.
         seed: seed of order and crops.
-        textures: textures of the images, in their order; cropped like the queries.
+        textures: textures of the images, in their order; cropped by `sample_texture_crop` with the
+            draws of the queries, or as the queries where they have the size of the image.
         shuffle: the orders of shuffling BN, if the crops are to be arranged by them.
+        on_unreadable: see `load_batches`. Another image, which depends only on the seed and the
+            place, replaces one that cannot be read; all other samples stay as they are.
 
     Yields:
-        {'query', 'key': uint8 [n, image_size, image_size, 3], 'index': int64 [n]} and, with
-        textures, 'texture' like 'query'; n = batch_size / process_count. The caller may keep them.
+        {'query', 'key': uint8 [n, image_size, image_size, 3], 'index': int64 [n], the order's
+        images, 'replaced': bool [n]} and, with textures, 'texture' like 'query';
+        n = batch_size / process_count. The caller may keep them.
         With `shuffle`, place i of the global batch holds the query of sample i, the key crop at
         place i of the key pass and, instead of 'texture', 'negatives' [n, M, ...]: the sources of
         the negatives at place i of their passes, queries first and the texture last. An image is
@@ -87,15 +83,15 @@ def pretrain_batches(
 
     Raises:
         UsageError: the sizes do not fit together. This is raised at once, not by the first step.
-        Exception: any error of `source.image`, such as UnreadableImage, unchanged.
+        Exception: any error of `source.image` other than UnreadableImage, unchanged.
     """
-    order = sample_order(len(source), steps.batch_size, seed)
-    two = _TwoCrops(source, textures, image_size, crop_scale, seed)
-    load: Callable[[int, int], Sample] = two
-    crops = 2 if textures is None else 3
+    order: Order = sample_order(len(source), steps.batch_size, seed)
+    two = TwoCrops(source, textures, image_size, crop_scale, seed)
+    samples: Samples = two
     if shuffle is not None:
-        load, crops = _ShuffledCrops(two, order, shuffle), 1 + shuffle.passes
-    return load_batches(order, load, crops * image_size * image_size * 3, steps, loaders)
+        samples = ArrangedCrops(two, shuffle.passes)
+        order = _Arranged(order, shuffle)
+    return load_batches(order, samples, steps, loaders, on_unreadable)
 
 
 def mixed_seed(seed: int) -> int:
@@ -106,75 +102,16 @@ def mixed_seed(seed: int) -> int:
     return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
-def place_generator(seed: int, place: int) -> np.random.Generator:
-    """Makes the generator of a sample's draws on the host, from its place in the run."""
-    # Philox is cheap to make and gives independent streams per key.
-    return np.random.Generator(np.random.Philox(key=np.array([seed, place], np.uint64)))
-
-
 @dataclass(frozen=True)
-class _TwoCrops:
-    """Loads a sample of pre-training."""
+class _Arranged:
+    """The order of the crops that the passes of shuffling BN use, see `ArrangedCrops`."""
 
-    source: Source
-    textures: Source | None
-    image_size: int
-    crop_scale: tuple[float, float]
-    seed: int
-
-    def __call__(self, index: int, place: int) -> Sample:
-        names = ("query", "key") if self.textures is None else ("query", "key", "texture")
-        return self.crops(index, place, names) | {"index": np.int64(index)}
-
-    def crops(self, index: int, place: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Makes the named crops, of 'query', 'key' and 'texture'."""
-        image = self.source.image(index)
-        rng = place_generator(self.seed, place)
-        height, width = image.shape[:2]
-        boxes = [sample_crop(rng, height, width, self.crop_scale) for _ in range(2)]
-        sample = {
-            name: resized_crop(image, box, self.image_size)
-            for name, box in zip(("query", "key"), boxes, strict=True)
-            if name in names
-        }
-        if self.textures is not None and "texture" in names:
-            texture = self.textures.image(index)
-            box = relative_crop(boxes[0], image.shape[:2], texture.shape[:2])
-            sample["texture"] = resized_crop(texture, box, self.image_size)
-        return sample
-
-
-@dataclass(frozen=True)
-class _ShuffledCrops:
-    """Loads the crops that the passes of shuffling BN use at one place of the global batch."""
-
-    load: _TwoCrops
     order: Order
     shuffle: ShuffleOrders
 
-    def __call__(self, index: int, place: int) -> Sample:
-        step, at = divmod(place, self.shuffle.batch_size)
-        indices, passes = images_of(self.order, step), _passes_of(self.shuffle, step)
-
-        def crop(sample: int, name: str) -> np.ndarray:
-            first = step * self.shuffle.batch_size
-            return self.load.crops(int(indices[sample]), first + int(sample), (name,))[name]
-
-        key, *negatives = passes[:, at]
-        kinds = ["query"] * len(negatives)
-        if self.load.textures is not None:
-            kinds[-1] = "texture"
-        loaded: dict[str, np.ndarray | np.generic] = {
-            "query": crop(at, "query"),
-            "key": crop(key, "key"),
-            "index": np.int64(index),
-        }
-        if negatives:
-            crops = [crop(sample, kind) for sample, kind in zip(negatives, kinds, strict=True)]
-            loaded["negatives"] = np.stack(crops)
-        return loaded
-
-
-@once
-def _passes_of(shuffle: ShuffleOrders, step: int) -> np.ndarray:
-    return shuffle(step)
+    def __getitem__(self, step: int) -> np.ndarray:
+        indices, size = self.order[step], self.shuffle.batch_size
+        # the sample at each place: of its query crop, then of each pass
+        samples = np.vstack([np.arange(size), self.shuffle(step)])
+        pairs = np.stack([indices[samples], step * size + samples], axis=-1)
+        return pairs.swapaxes(0, 1).reshape(size, -1)

@@ -3,7 +3,6 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_json, write_whole
 from nsneg_jax.input.sources.identity import difference, identity
 from nsneg_jax.input.sources.source import FileSource, Source
+from nsneg_jax.input.sources.subset import Subset
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.textures.recipe import TextureRecipe
 from nsneg_jax.textures.synthesis import compiled_synthesis, cut_exemplars, mosaic, random_generator
@@ -25,33 +25,6 @@ EXEMPLARS, _EXEMPLAR_SHARE = 2, 96 / 224
 _SMALLEST_EXEMPLAR = 6  # smallest that holds neighbourhoods of 3 pixels
 _LARGE_EXEMPLAR = 80  # from here on, the recipe for photographs
 _BATCH = 128
-
-
-class Subset:
-    """Some images of a source of files, as another."""
-
-    def __init__(self, source: FileSource, indices: Sequence[int]) -> None:
-        self._source = source
-        self._indices = np.asarray(indices)
-        self.name = f"{source.name}, {len(indices)} of {len(source)} images"
-        self.classes = source.classes
-        self.labels = np.asarray(source.labels)[self._indices]
-        self.present = np.unique(self.labels).astype(np.int32)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def path(self, index: int) -> str:
-        return self._source.path(int(self._indices[index]))
-
-    def encoded(self, index: int) -> bytes:
-        return self._source.encoded(int(self._indices[index]))
-
-    def size(self, index: int) -> int | None:
-        return self._source.size(int(self._indices[index]))
-
-    def image(self, index: int) -> np.ndarray:
-        return self._source.image(int(self._indices[index]))
 
 
 def pair_folders(

@@ -65,8 +65,13 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "image_size": 224,  # side of a view in pixels, 8 or more
                 # kNN: pixels at 224 of the shorter side before the central crop; 0 = crop only
                 "resize": 256,
-                "threads": 16,  # threads per process that decode and crop; greater than 0
-                "workers": 0,  # processes that decode and crop; 0 = the threads of this one
+                # threads that decode and crop, without workers; -1 = by the number of processors
+                "threads": -1,
+                # processes that decode and crop; 0 = threads; -1 = one per processor, one less with
+                # more than 4, and 16 per accelerator at most
+                "workers": -1,
+                # images that may be unreadable, as a part of all, 0 to 1; more stop the run
+                "max_bad_fraction": 0.001,
             },
             "views": {
                 # order of operations: 'v2' = jitter, grayscale; 'v1' = grayscale, jitter
@@ -156,7 +161,13 @@ def pretraining(variant: str = "") -> ConfigDict:
             {
                 "batch_size": 96,
                 "epochs": 30,
-                "data": {"source": "shapes:4000", "image_size": 32, "resize": 0, "threads": 2},
+                "data": {
+                    "source": "shapes:4000",
+                    "image_size": 32,
+                    "resize": 0,
+                    "threads": 2,
+                    "workers": 0,
+                },
                 # The colours of shapes identify each image, and half a shape of 32 px shows little
                 # of the whole: with the published views nothing is learnt in minutes.
                 "views": {
@@ -216,8 +227,13 @@ def probing() -> ConfigDict:
                 "image_size": 224,  # side of a view in pixels, 8 or more
                 # pixels at 224 of the shorter side before the central crop; 0 = crop only
                 "resize": 256,
-                "threads": 16,  # threads per process that decode and crop; greater than 0
-                "workers": 0,  # processes that decode and crop; 0 = the threads of this one
+                # threads that decode and crop, without workers; -1 = by the number of processors
+                "threads": -1,
+                # processes that decode and crop; 0 = threads; -1 = one per processor, one less with
+                # more than 4, and 16 per accelerator at most
+                "workers": -1,
+                # images that may be unreadable, as a part of all, 0 to 1; more stop the run
+                "max_bad_fraction": 0.001,
             },
             "optimizer": {
                 "schedule": "step",  # of the rate: 'cosine' or 'step'; it changes once per epoch
@@ -253,8 +269,11 @@ def evaluation() -> ConfigDict:
             "data": {
                 "image_size": 224,  # side of a view in pixels, 8 or more
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
-                "threads": 16,  # threads per process that decode; greater than 0
-                "workers": 0,  # processes that decode; 0 = the threads of this one
+                # threads that decode, without workers; -1 = by the number of processors
+                "threads": -1,
+                # processes that decode; 0 = threads; -1 = one per processor, one less with more
+                # than 4, and 16 per accelerator at most
+                "workers": -1,
             },
             "sets": {},
         }

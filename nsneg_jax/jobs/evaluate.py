@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from nsneg_jax.evaluation.classifier import Classifier
 from nsneg_jax.evaluation.sets import Part, plan
 from nsneg_jax.files import write_npz
 from nsneg_jax.input.sources.identity import identity
-from nsneg_jax.input.sources.source import class_names, is_files
+from nsneg_jax.input.sources.source import class_names
 from nsneg_jax.jobs.frozen import EvaluationSettings, evaluation_settings
 from nsneg_jax.jobs.opening import open_run
 from nsneg_jax.jobs.validation import validate_evaluate
@@ -142,7 +141,7 @@ def _classes(named: str, pretrained: Pretrained) -> tuple[str, ...]:
 
 def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
     """Hashes every value of the network and the names of its classes."""
-    digest = hashlib.sha256("\n".join(classes).encode())
+    digest = hashlib.sha256("\n".join(classes).encode("utf-8", "surrogateescape"))
     for leaf in jax.tree.leaves((pretrained.params, pretrained.stats, pretrained.classifier)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
@@ -153,7 +152,8 @@ def _key(settings: EvaluationSettings, network: str, part: Part) -> str:
 
     This includes the location of the set as given.
     """
-    names = hashlib.sha256("\n".join(part.names()).encode()).hexdigest()
+    listed = "\n".join(part.names()).encode("utf-8", "surrogateescape")
+    names = hashlib.sha256(listed).hexdigest()
     size = settings.reading.image_size
     others = [size, settings.seed, settings.dtype, settings.precision]
     if part.corruption is not None and TABLE[part.corruption[0]].kind == registry.OWN:
@@ -176,19 +176,8 @@ def _is_done(path: Path, key: str, data: str) -> bool:
         # Repeat a part with an unreadable image, which may have been replaced by now.
         if not kept["valid"].all():
             return False
-        before = str(kept["key"])
-        if "data" not in kept:  # from an earlier version
-            return before == key
-        return _anywhere(before) == _anywhere(key) and str(kept["data"]) == data
-
-
-def _anywhere(key: str) -> list[Any]:
-    """Returns a part's key without the location of a set of files."""
-    network, settings, *others = json.loads(key)
-    fields = json.loads(settings)
-    if is_files(fields["source"]):
-        fields = {name: fields[name] for name in fields if name not in ("source", "labels")}
-    return [network, fields, *others]
+        # Earlier versions kept no data.
+        return str(kept["key"]) == key and str(kept.get("data", data)) == data
 
 
 def _path(workdir: Path, part: Part) -> Path:

@@ -14,6 +14,7 @@ from nsneg_jax.jobs.frozen import feature_settings
 from nsneg_jax.jobs.opening import open_run
 from nsneg_jax.jobs.validation import validate_features
 from nsneg_jax.pretrained import load_pretrained
+from nsneg_jax.training.unreadable import UnreadableImages
 from nsneg_jax.training.workdir import FEATURES
 
 
@@ -23,8 +24,9 @@ def write_features(
     """Writes the features of `data.eval_split` to WORKDIR/features.npz and returns its path.
 
     With `features_format='safetensors'` the file is WORKDIR/features.safetensors. It holds
-    `features` float32 [n, F], `labels` int32 [n] and the class names: the array `classes` in npz,
-    the metadata entry `classes`, one name per line, in safetensors.
+    `features` float32 [n, F], `labels` int32 [n], `indices` int32 [n] (the place of each image in
+    the split; images that cannot be read are left out) and the class names: the array `classes` in
+    npz, the metadata entry `classes`, one name per line, in safetensors.
 
     Args:
         config: config of the job; see configs/linear.py.
@@ -45,7 +47,8 @@ def write_features(
         f"encoder  {pretrained.origin}\ndata     {source.name}: {len(source):,} images", flush=True
     )
     extract = Extractor(pretrained.encoder, settings.reading, run.dtype, run.devices)
-    found = extract(pretrained.params, pretrained.stats, source)
+    unreadable = UnreadableImages(workdir, len(source), settings.data.max_bad_fraction)
+    found = extract(pretrained.params, pretrained.stats, source, unreadable)
     path = workdir / f"{FEATURES}.{settings.features_format}"
     if jax.process_index() == 0:
         _WRITERS[settings.features_format](path, found, source.classes)
@@ -62,7 +65,8 @@ def _write_npz(path: Path, found: Features, classes: tuple[str, ...]) -> None:
 def _write_safetensors(path: Path, found: Features, classes: tuple[str, ...]) -> None:
     from safetensors.numpy import save_file
 
-    metadata = {"classes": "\n".join(classes)}
+    # Names that are no UTF-8 are escaped.
+    metadata = {"classes": "\n".join(classes).encode("utf-8", "backslashreplace").decode()}
     write_whole(path, lambda partial_path: save_file(found._asdict(), partial_path, metadata))
 
 

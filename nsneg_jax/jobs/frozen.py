@@ -21,8 +21,9 @@ Section = TypeVar("Section", bound=_Dataclass)
 class Splits:
     """The data set of a `data` section.
 
-    `split` is the training split or the bank, `eval_split` the evaluated split; for the other
-    fields see `nsneg_jax.input.splits.DataSet`.
+    `split` is the training split or the bank, `eval_split` the evaluated split, `max_bad_fraction`
+    the part of their images that may be unreadable; for the other fields see
+    `nsneg_jax.input.splits.DataSet`.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Splits:
     classes: str
     labels: str
     image_size: int
+    max_bad_fraction: float
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The kNN job, and the kNN accuracy during pre-training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.evaluation.features import Extractor
 from nsneg_jax.evaluation.neighbours import Monitor, accuracies
+from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.input.splits import (
     check_same_classes,
@@ -22,6 +23,7 @@ from nsneg_jax.jobs.opening import open_run
 from nsneg_jax.jobs.validation import validate_knn
 from nsneg_jax.models.encoder import Encoder
 from nsneg_jax.pretrained import load_pretrained
+from nsneg_jax.training.unreadable import UnreadableImages
 
 
 def knn(
@@ -53,7 +55,10 @@ def knn(
     sizes = [f"{source.name}: {len(source):,}" for source in sources]
     print(f"data     {sizes[0]} images; {sizes[1]}", flush=True)
     extract = Extractor(pretrained.encoder, settings.reading, run.dtype, run.devices)
-    bank, queries = (extract(pretrained.params, pretrained.stats, source) for source in sources)
+    unreadable = UnreadableImages(workdir, sum(map(len, sources)), data.max_bad_fraction)
+    bank, queries = (
+        extract(pretrained.params, pretrained.stats, source, unreadable) for source in sources
+    )
     figures = accuracies(bank, queries, settings.k, settings.temperature, run.devices)
     about = {
         "job": "knn",
@@ -89,7 +94,12 @@ def monitored(config: ConfigDict, bank: Source) -> tuple[Source | None, str]:
 
 
 def monitor(
-    config: ConfigDict, bank: Source, queries: Source, encoder: Encoder, devices: Mesh
+    config: ConfigDict,
+    bank: Source,
+    queries: Source,
+    encoder: Encoder,
+    devices: Mesh,
+    on_unreadable: Callable[[Unreadable], None],
 ) -> Monitor:
     """Makes the monitor of kNN accuracy during a pre-training.
 
@@ -99,6 +109,7 @@ def monitor(
         queries: the images to classify, see `monitored`.
         encoder: the network.
         devices: devices to split the work over.
+        on_unreadable: called for each image that cannot be read; it is left out.
     """
     reading = reading_of(config)
-    return Monitor(encoder, bank, queries, reading, config.model.dtype, devices)
+    return Monitor(encoder, bank, queries, reading, config.model.dtype, devices, on_unreadable)

@@ -29,6 +29,7 @@ from nsneg_jax.pretrained import Pretrained, load_pretrained
 from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import stopped
+from nsneg_jax.training.unreadable import UnreadableImages, listed
 
 _PURPOSE = "A linear probe"
 
@@ -92,9 +93,10 @@ def linear(
             now = progress
             state, progress = checkpoints.restore(resumed, state)
             images = progress["images"]
-            check_same_data(training, now["data"], progress.get("data"), images, workdir)
+            bad = listed(workdir)
+            check_same_data(training, now["data"], progress.get("data"), images, workdir, bad)
             check_same_data(
-                validation, now["validation"], progress.get("validation"), None, workdir
+                validation, now["validation"], progress.get("validation"), None, workdir, bad
             )
             progress |= {name: now[name] for name in ("data", "validation")}
         run.claim(resumption)
@@ -105,6 +107,12 @@ def linear(
         print(f"data     {training.name}: {sizes}, {len(training.classes):,} classes")
         print(f"steps    {total:,}, {steps_per_epoch:,} per epoch", flush=True)
 
+        unreadable = UnreadableImages(
+            workdir,
+            len(training) + len(validation),
+            settings.data.max_bad_fraction,
+            lambda: signals.request("too many unreadable images"),
+        )
         loaded = labelled.training_batches(
             training,
             Steps(reading.batch_size, start, total),
@@ -112,15 +120,28 @@ def linear(
             image_size=reading.image_size,
             crop_scale=settings.crop_scale,
             seed=settings.seed,
+            on_unreadable=unreadable,
         )
-        batches = prefetch_to_devices(loaded, mesh.split_batch(run.devices), labelled.FIELDS)
+        batches = prefetch_to_devices(
+            loaded,
+            mesh.split_batch(run.devices),
+            (*labelled.FIELDS, "replaced"),
+            give_up=signals.may_give_up,
+        )
+        count = jax.jit(jnp.sum, out_shardings=mesh.replicated(run.devices))
+        replaced: Any = progress.get("replaced_samples", 0)
         train_step, end_epoch = compile_steps(method, run.devices)
-        evaluate = Evaluation(method, reading, validation, run.devices)
+        evaluate = Evaluation(method, reading, validation, run.devices, unreadable)
         with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
             if done < total:
                 display.compiling("the step")
             while done < total:
-                state = train_step(state, next(batches))
+                batch = next(batches, None)
+                if batch is None:  # stopped while waiting
+                    checkpoints.save(done, state, progress | {"replaced_samples": int(replaced)})
+                    break
+                replaced = replaced + count(batch.pop("replaced"))
+                state = train_step(state, batch)
                 done += 1
                 if done == start + 1:
                     display.first("step", f"loss {_losses(means(state.sums))}")
@@ -147,13 +168,17 @@ def linear(
                     losses = _losses(means(state.sums))
                     display.show(done, f"epoch {epoch + 1}/{settings.epochs}  loss {losses}")
                 if rest == 0 or stop:
+                    progress["replaced_samples"] = int(replaced)
                     checkpoints.save(done, state, progress)
                 if stop:
                     break
     if done < total:
         print(stopped(signals.received, done, total))
+        unreadable.check()
     else:
         results = _results(settings.learning_rates, state, progress)
+        if len(unreadable):
+            print(unreadable.summary(progress["replaced_samples"]))
         _finish(run, results | {"validation_images": len(validation)} | run.computation)
     return state
 
@@ -232,7 +257,8 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
     run.claim()
     method, state = build(settings, pretrained, 1, classes)
     state = mesh.put(state, mesh.replicated(run.devices))
-    evaluate = Evaluation(method, settings.reading, validation, run.devices)
+    unreadable = UnreadableImages(run.workdir, len(validation), settings.data.max_bad_fraction)
+    evaluate = Evaluation(method, settings.reading, validation, run.devices, unreadable)
     classifier = jax.tree.map(lambda leaf: np.asarray(leaf)[None], pretrained.classifier)
     figures = means(evaluate(state.backbone, classifier))
     results = {

@@ -1,7 +1,8 @@
 """The pre-training job: open the data, build or restore, loop, finish."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from nsneg_jax.training.step import (
     shuffle_orders,
     state_sharding,
 )
+from nsneg_jax.training.unreadable import UnreadableImages, listed
 from nsneg_jax.training.workdir import VIEWS
 
 _PICTURED_SAMPLES = 8
@@ -67,6 +69,7 @@ class _Training:
     state: Any
     window: Window
     start: int
+    replaced: float  # samples of another image than the order's, until the window
 
 
 def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> Any:
@@ -98,9 +101,19 @@ def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
         # Only now: a refused run must not leave its config behind.
         run.claim(resumption)
         print(_summary(config, run, data, training), flush=True)
-        done = _train(config, run, data, training, resumption)
+        images = len(data.source) * (1 if data.textures is None else 2)
+        unreadable = UnreadableImages(
+            workdir,
+            images,
+            config.data.max_bad_fraction,
+            lambda: resumption.signals.request("too many unreadable images"),
+        )
+        done = _train(config, run, data, training, resumption, unreadable)
+    if len(unreadable):
+        print(unreadable.summary(round(training.replaced)))
     if done < data.total:
         print(stopped(resumption.signals.received, done, data.total))
+        unreadable.check()
     else:
         print(f"done: {data.total} steps; checkpoints, metrics.jsonl and pictures are in {workdir}")
     return training.state
@@ -136,40 +149,65 @@ def _build_or_restore(
     placement = build.placement(config)
     state = mesh.put(state, state_sharding(method, run.devices, placement))
     if resumed is None:
-        return _Training(method, placement, state, Window(), 0)
+        return _Training(method, placement, state, Window(), 0, 0)
     state, progress = checkpoints.restore(resumed, state)
     for name, source in (("data", data.source), ("textures", data.textures)):
         if source is not None and name in data.identities:
             images = progress["images"] if name == "data" else None
             now, before = data.identities[name], progress.get(name)
-            check_same_data(source, now, before, images, run.workdir)
+            check_same_data(source, now, before, images, run.workdir, listed(run.workdir))
     if "official" in progress:
         print(_about_import(progress, config.batch_size, data.steps_per_epoch))
-    return _Training(method, placement, state, Window(**progress["window"]), resumed)
+    window, replaced = Window(**progress["window"]), progress.get("replaced_samples", 0)
+    return _Training(method, placement, state, window, resumed, replaced)
 
 
 def _train(
-    config: ConfigDict, run: Run, data: _Data, training: _Training, resumption: Resumption
+    config: ConfigDict,
+    run: Run,
+    data: _Data,
+    training: _Training,
+    resumption: Resumption,
+    unreadable: UnreadableImages,
 ) -> int:
     """Trains until the end or a signal; returns the steps done."""
     total, start, window = data.total, training.start, training.window
     train_step = compile_step(training.method, run.devices, training.placement)
     finite = jax.jit(is_finite)
     steps_per_knn = config.knn_every_epochs * data.steps_per_epoch
+    read = partial(_batches, config, run, data, training.method.views, unreadable)
+    batches = read(training.placement, start, total, give_up=resumption.signals.may_give_up)
+    count = jax.jit(jnp.sum, out_shardings=mesh.replicated(run.devices))
     if data.queries is not None:
-        knn = monitor(config, data.source, data.queries, training.method.encoder, run.devices)
-    batches = _batches(config, run, data, training, training.placement, start, total)
+        encoder = training.method.encoder
+        knn = monitor(config, data.source, data.queries, encoder, run.devices, unreadable)
     if start == 0 and config.pictures:
-        batches = _with_pictures(config, run, data, training, batches)
+        batches = _with_pictures(run.workdir, training, batches, read)
     done = start
+
+    def save(done: int) -> None:
+        if not finite(training.state):  # a finite loss may have an infinite gradient
+            raise FloatingPointError(f"Parameters after step {done} are not finite")
+        progress = _progress(run.config, training, data)
+        resumption.checkpoints.save(done, training.state, progress)
+
     try:
         with MetricWriter(run.workdir, start) as writer, Progress(total, start) as display:
             stopwatch = Stopwatch(config.batch_size)
             if done < total:
                 display.compiling("the step")
             while done < total:
-                with stopwatch.waiting():
-                    batch = next(batches)
+                try:
+                    with stopwatch.waiting():
+                        batch = next(batches, None)
+                except Exception:
+                    if done > start and jax.process_count() == 1:  # the others cannot save now
+                        save(done)
+                    raise
+                if batch is None:  # stopped while waiting
+                    save(done)
+                    break
+                replaced = count(batch.pop("replaced"))
                 training.state, metrics = train_step(training.state, batch)
                 done += 1
                 if done == start + 1:
@@ -177,13 +215,14 @@ def _train(
                     stopwatch.restart()  # do not count compilation as speed
                 else:
                     stopwatch.count_step()
-                window.add(done, metrics)
+                window.add(done, metrics | {"replaced_samples": replaced})
                 display.advance(done)
 
                 last = done == total
                 stop = resumption.signals.stop_after(done)
                 if last or done % config.log_every_steps == 0:
                     figures = window.take() | stopwatch.take()
+                    training.replaced += figures["replaced_samples"]
                     writer.write(done, "train", figures)
                     display.show(done, _status(done, data, config.epochs, figures))
                 elif display.is_due():
@@ -195,10 +234,7 @@ def _train(
                     writer.write(done, "val", figures)
                     display.show(done, f"kNN {figures['knn_20']:.2f} %")
                 if last or stop or done % config.checkpoint.every_steps == 0:
-                    if not finite(training.state):  # a finite loss may have an infinite gradient
-                        raise FloatingPointError(f"Parameters after step {done} are not finite")
-                    progress = _progress(run.config, training, data)
-                    resumption.checkpoints.save(done, training.state, progress)
+                    save(done)
                 if stop:
                     break
     except FloatingPointError as error:
@@ -211,13 +247,14 @@ def _batches(
     config: ConfigDict,
     run: Run,
     data: _Data,
-    training: _Training,
+    views: ViewMaker,
+    unreadable: UnreadableImages,
     placement: Placement,
     start: int,
     total: int,
+    give_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[Batch]:
-    """Yields the batches start .. total - 1 on the devices."""
-    views = training.method.views
+    """Yields the batches start .. total - 1 on the devices, with 'replaced' bool [batch_size]."""
     batches = pretrain_batches(
         data.source,
         Steps(config.batch_size, start, total),
@@ -227,21 +264,26 @@ def _batches(
         seed=config.seed,
         textures=data.textures,
         shuffle=shuffle_orders(views, config.batch_size) if placement.arranged else None,
+        on_unreadable=unreadable,
     )
-    fields = crop_fields(views, placement)
-    return prefetch_to_devices(batches, mesh.split_batch(run.devices), fields)
+    fields = (*crop_fields(views, placement), "replaced")
+    return prefetch_to_devices(batches, mesh.split_batch(run.devices), fields, give_up=give_up)
 
 
 def _with_pictures(
-    config: ConfigDict, run: Run, data: _Data, training: _Training, batches: Iterator[Batch]
+    workdir: Path,
+    training: _Training,
+    batches: Iterator[Batch],
+    read: Callable[[Placement, int, int], Iterator[Batch]],
 ) -> Iterator[Batch]:
     """Yields the batches; writes a grid of the first batch's views before it."""
     for step, batch in enumerate(batches):
         if step == 0:
             pictured = batch
             if training.placement.arranged:  # one place then holds crops of different samples
-                pictured = next(_batches(config, run, data, training, Placement(), 0, 1))
-            _save_first_views(training.method.views, pictured, run.workdir)
+                pictured = next(read(Placement(), 0, 1))
+            crops = {name: crop for name, crop in pictured.items() if name != "replaced"}
+            _save_first_views(training.method.views, crops, workdir)
         yield batch
 
 
@@ -258,6 +300,7 @@ def _progress(fields: Mapping[str, Any], training: _Training, data: _Data) -> di
     """Returns what a checkpoint stores besides the state, so that it needs no config to be used."""
     return {
         "window": training.window.totals(),
+        "replaced_samples": training.replaced,
         "images": len(data.source),
         **data.identities,
         "image_size": fields["data"]["image_size"],

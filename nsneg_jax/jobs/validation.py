@@ -44,6 +44,15 @@ class _Checker:
         size = self.fields["data.image_size"]
         self.expect("data.image_size", size >= 8, "at least 8 pixels")
 
+    def loaders(self) -> None:
+        """Checks the threads and processes of the input, and how many images may be unreadable."""
+        for name, least in (("data.threads", 1), ("data.workers", 0)):
+            value = self.fields[name]
+            self.expect(name, value >= least or value == -1, f"at least {least}, or -1")
+        name = "data.max_bad_fraction"
+        if name in self.fields:  # evaluations count what is unreadable
+            self.expect(name, 0 <= self.fields[name] <= 1, "between 0 and 1")
+
     def divisible_batch(self, devices: int) -> None:
         self.expect(
             "batch_size",
@@ -123,8 +132,9 @@ def _check_frozen_encoder(
         bool(config.pretrained),
         f"the workdir of a {run} or a checkpoint folder in it",
     )
-    check.positive("batch_size", "data.threads")
-    check.not_negative("data.workers", "seed")
+    check.positive("batch_size")
+    check.not_negative("seed")
+    check.loaders()
     check.one_of("dtype", DTYPES)
     check.one_of("precision", PRECISIONS)
     check.image_size()
@@ -144,12 +154,12 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     """
     check = _Checker(config)
     check.positive(
-        "batch_size", "epochs", "log_every_steps", "data.threads", "model.dim", "model.width",
+        "batch_size", "epochs", "log_every_steps", "model.dim", "model.width",
         "model.bn_groups", "moco.queue_size", "moco.temperature", "optimizer.learning_rate",
         "checkpoint.every_steps", "checkpoint.keep",
     )  # fmt: skip
     check.not_negative(
-        "total_steps", "seed", "data.workers", "data.resize", "optimizer.weight_decay",
+        "total_steps", "seed", "data.resize", "optimizer.weight_decay",
         "knn_every_epochs",
     )  # fmt: skip
     check.one_of("method", tuple(METHODS))
@@ -166,6 +176,7 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     for name in ("moco.momentum", "optimizer.momentum"):
         check.expect(name, 0 <= check.fields[name] < 1, "at least 0 and less than 1")
     check.image_size()
+    check.loaders()
 
     _check_negatives(check, config)
     check.expect(

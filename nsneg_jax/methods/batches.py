@@ -62,7 +62,7 @@ class ViewMaker:
         Args:
             step: steps done before this one.
             batch: uint8 crops [N, S, S, 3]: 'query', 'key', and 'texture' where it is used. A
-                texture is cropped like its query and gets the same draws.
+                texture gets the same draws as its query.
             orders: int [1 + M, N], the orders of the key crops and of the sources of the negatives
                 in `batch`, as `shuffling.arrange` leaves them; None for the queries' order.
         """

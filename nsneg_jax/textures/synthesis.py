@@ -64,7 +64,7 @@ class Texture(NamedTuple):
 
 def random_generator(seed: int, name: str) -> np.random.Generator:
     """Makes the generator of one image's exemplars and mosaic."""
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogateescape")).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 

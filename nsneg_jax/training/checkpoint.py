@@ -46,7 +46,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
-        """Starts writing a checkpoint after `step` steps; `state` may be donated afterwards."""
+        """Starts writing a checkpoint after `step` steps; `state` may be donated afterwards.
+
+        A checkpoint of the same step stays as it is.
+        """
+        if self.latest_step() == step:
+            return
         self._manager.save(
             step,
             args=ocp.args.Composite(

@@ -11,6 +11,9 @@ import jax
 from nsneg_jax.files import write_text
 from nsneg_jax.training.workdir import METRICS, TENSORBOARD
 
+# Counts are added up instead of averaged.
+_COUNTS = ("replaced_samples",)
+
 
 class Window:
     """Averages the metrics of steps until `take`; checkpoints store it in their progress.
@@ -42,7 +45,10 @@ class Window:
     def means(self) -> dict[str, float]:
         """Returns the means so far."""
         self._settle()
-        return {name: total / self._steps for name, total in self._sums.items()}
+        return {
+            name: total if name in _COUNTS else total / self._steps
+            for name, total in self._sums.items()
+        }
 
     def totals(self) -> dict:
         """Returns arguments with which `Window(**totals)` continues this one."""

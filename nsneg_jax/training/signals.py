@@ -32,6 +32,20 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def request(self, reason: str) -> None:
+        """Asks the run to stop as a signal does; any thread may call it."""
+        if self.received is None:
+            self.received = reason
+            if jax.process_count() > 1:
+                os.kill(os.getpid(), signal.SIGTERM)  # JAX passes it on to the other processes
+
+    def may_give_up(self) -> bool:
+        """Returns whether to stop at once, where a run waits for its input between two steps.
+
+        Several processes must stop after the same step, so none of them may stop by itself.
+        """
+        return bool(self.received) and jax.process_count() == 1
+
     def stop_after(self, step: int) -> bool:
         """Returns whether to stop; every process must call it after every step."""
         if jax.process_count() == 1:

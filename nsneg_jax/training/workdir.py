@@ -17,6 +17,7 @@ RESULTS = "results.json"
 PARTS = "parts"  # a folder of npz files, one per part of an evaluation
 VIEWS = "pictures/views.png"
 TEXTURES = "textures.npy"  # made of built-in images
+UNREADABLE = "unreadable.tsv"  # images that could not be read
 FEATURES = "features"  # the ending depends on the format
 
 # Fields that may change on resume: they alter how the work is done or when it ends, but not what a
@@ -24,6 +25,7 @@ FEATURES = "features"  # the ending depends on the format
 _FREE_TO_CHANGE = (
     "total_steps",
     "data.tfds_dir",
+    "data.max_bad_fraction",
     "data.threads",
     "data.workers",
     "log_every_steps",

@@ -236,3 +236,11 @@ def test_what_cannot_be_used_is_named(folders, archives, tmp_path, capsys):
     os.rename(folders / "train" / CLASSES[2], tmp_path / "moved")
     assert run(folders, tmp_path) == 2
     says("1 of the 3 classes have no image", CLASSES[2])
+
+
+def test_a_broken_link_in_the_source_is_named(folders, tmp_path, capsys):
+    broken = folders / "train" / CLASSES[1] / "broken.JPEG"
+    broken.symlink_to("gone.JPEG")
+    arguments = ["--source", str(folders), "--out", str(tmp_path / "out")]
+    assert imagenet100.main([*arguments, "--classes", write_class_list(tmp_path)]) == 2
+    assert str(broken) in "".join(capsys.readouterr().err.split("\n"))

@@ -14,6 +14,7 @@ def random_features(n, rng, classes=7):
     return Features(
         rng.normal(size=(n, 24)).astype(np.float32),
         rng.integers(0, classes, n).astype(np.int32),
+        np.arange(n, dtype=np.int32),
     )
 
 
@@ -64,7 +65,7 @@ def test_a_bank_smaller_than_k_votes_whole():
 def test_accuracies_count_every_query():
     rng = np.random.default_rng(4)
     bank = random_features(60, rng)
-    queries = Features(bank.features[:40].copy(), bank.labels[:40].copy())
+    queries = Features(*(array[:40].copy() for array in bank))
     queries.labels[:10] = (queries.labels[:10] + 1) % 7
     figures = knn.accuracies(bank, queries, (1,), 0.07, mesh.data_mesh(jax.devices()[:1]))
     assert figures == {"knn_1": 75.0}

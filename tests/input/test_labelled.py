@@ -1,13 +1,18 @@
 """Every image once, the same view wherever it is loaded, and torchvision's central view."""
 
+import itertools
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 from loading_settings import grouped
 from PIL import Image
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.input import crops
+from nsneg_jax.input.crops import central_view, sample_crop
 from nsneg_jax.input.labelled import (
-    central_view,
     evaluation_batches,
     steps_per_pass,
     training_batches,
@@ -110,7 +115,7 @@ def test_processes_share_the_batches_of_one(source, load):
 
 def test_training_goes_on_anywhere(source):
     whole = training(source)
-    assert_same(training(source, start_step=5, threads=0), whole[5:])
+    assert_same(training(source, start_step=5, threads=1), whole[5:])
     assert not np.array_equal(training(source, seed=6)[0]["image"], whole[0]["image"])
 
 
@@ -130,6 +135,65 @@ def test_central_view_is_torchvisions(shape):
     reference = np.asarray(resized.crop((left, top, left + 224, top + 224)), float)
     # noise is rounded either way
     assert np.abs(view - reference).mean() < 0.5 and np.abs(view - reference).max() <= 2
+
+
+SIDES = [1, 3, 17, 224, 255, 256, 375]
+
+
+@pytest.mark.parametrize(("size", "resize"), [(16, 18), (224, 256), (40, 20)])
+def test_ordinary_pictures_are_resized_whole_and_then_cut(size, resize):
+    rng = np.random.default_rng(0)
+    for height, width in itertools.product(SIDES, SIDES):
+        short = min(height, width)
+        tall, wide = resize * height // short, resize * width // short
+        if tall * wide > 2**24:
+            continue
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        whole = crops.resize(image, tall, wide)
+        np.testing.assert_array_equal(
+            central_view(image, size, resize), central_view(whole, size, 0)
+        )
+
+
+@pytest.mark.parametrize(("size", "resize"), [(16, 18), (224, 256), (40, 20)])
+def test_the_middle_alone_equals_the_middle_of_the_whole(size, resize, monkeypatch):
+    """As for long thin pictures, where the whole would not fit into memory."""
+    monkeypatch.setattr(crops, "_MOST_WHOLE", 0)
+    rng = np.random.default_rng(0)
+    for height, width in [*itertools.product(SIDES, SIDES[2:]), (1, 300), (400, 2)]:
+        short = min(height, width)
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        # torchvision.transforms.Resize and CenterCrop, by Pillow
+        whole = Image.fromarray(image).resize(
+            (resize * width // short, resize * height // short), Image.Resampling.BILINEAR
+        )
+        expected = central_view(np.asarray(whole), size, 0).astype(int)
+        difference = np.abs(central_view(image, size, resize) - expected)
+        # noise is rounded either way, often half of it when it is enlarged evenly
+        assert difference.max() <= 2 and difference.mean() < 0.3
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1), (2, 2_000_000), (3_000_000, 1)])
+def test_long_thin_pictures_cost_no_more_than_others(shape):
+    image = np.broadcast_to(np.array([[[10, 200, 30]]], np.uint8), (*shape, 3)).copy()
+    middle = [slice(side // 2 - 1, side // 2 + 1) if side > 9 else slice(None) for side in shape]
+    image[tuple(middle)] = 99
+    begin = time.perf_counter()
+    tracemalloc.start()
+    view = central_view(image, 224, 256)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert view.shape == (224, 224, 3) and (view[112, 112] == 99).all()
+    for seed in range(20):
+        box = sample_crop(np.random.default_rng(seed), *shape, (0.08, 1.0))
+        assert max(box[2:]) <= 3 * min(shape)
+        assert crops.resized_crop(image, box, 224).shape == (224, 224, 3)
+    assert time.perf_counter() - begin < 1
+
+
+def test_a_huge_resize_makes_the_middle_only():
+    view = central_view(np.full((30, 40, 3), 7, np.uint8), 224, 10**6)
+    assert view.shape == (224, 224, 3) and (view == 7).all()
 
 
 def test_without_resizing_small_images_get_a_black_border():

@@ -57,6 +57,7 @@ def test_crops_come_in_the_orders_of_the_passes(textures):
         expected = {
             "query": plain[step]["query"],
             "index": plain[step]["index"],
+            "replaced": np.zeros(N, bool),
             "key": plain[step]["key"][order[0]],
             "negatives": np.stack(
                 [plain[step]["query"][order[1]], plain[step][last][order[2]]], axis=1

@@ -1,5 +1,7 @@
 """Textures belong to their images, are cut as their queries are, and are made once."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,13 @@ import pytest
 from loading_settings import grouped
 from photo_folder import write_photos
 from PIL import Image
+from scipy import stats
 from tiny import tiny_config
 
 from configs import texture
 from data import arrayrecord
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input.crops import relative_crop
+from nsneg_jax.input.crops import resized_crop, sample_crop, sample_texture_crop
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.shapes.source import Shapes
 from nsneg_jax.input.sources.folder import Folder
@@ -156,19 +159,83 @@ def test_the_texture_view_is_the_query_view_of_a_copy(images):
         np.testing.assert_array_equal(views.negatives[:, last], query)
 
 
-def test_textures_of_another_size_show_the_same_part():
-    big = np.arange(64)[:, None] * 2 + np.arange(96)
-    small = big[::2, ::2]
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        height, width = rng.integers(1, 65), rng.integers(1, 97)
-        top, left = rng.integers(0, 65 - height), rng.integers(0, 97 - width)
-        box = (top, left, height, width)
-        assert relative_crop(box, big.shape, big.shape) == box
-        t, first, h, w = relative_crop(box, big.shape, small.shape)
-        assert t >= 0 and first >= 0 and h > 0 and w > 0 and t + h <= 32 and first + w <= 48
-        for ours, theirs in ((t, top), (first, left), (t + h, top + height)):
-            assert abs(ours - theirs / 2) <= 1
+def test_textures_of_another_size_get_the_query_s_draws(images, tmp_path):
+    write_tree(tmp_path / "textures", NAMES, "png", 1)
+    source, textures = pair_folders(images, Folder(str(tmp_path / "textures"), "train"))
+    with_textures, without = batches(source, textures), batches(source, None)
+    for step, (batch, plain) in enumerate(zip(with_textures, without, strict=True)):
+        for name in ("query", "key", "index"):
+            np.testing.assert_array_equal(batch[name], plain[name])
+        for at, index in enumerate(batch["index"]):
+            texture = textures.image(index)
+            box = sample_texture_crop(generator(4 * step + at), *texture.shape[:2])
+            np.testing.assert_array_equal(batch["texture"][at], resized_crop(texture, box, SIZE))
+
+
+def generator(place):
+    return np.random.Generator(np.random.Philox(key=np.array([1, place], np.uint64)))
+
+
+def both_crops(size, side, scale):
+    """Boxes of images of `size` and of their textures, float [2, 4, 1000]."""
+    boxes = [
+        (sample_crop(generator(i), *size, scale), sample_texture_crop(generator(i), *side, scale))
+        for i in range(1000)
+    ]
+    return np.array(boxes, float).transpose(1, 2, 0)
+
+
+def relations(image, texture, size, side):
+    """How far a texture's crop is from its image's: shape, area, centre down and across."""
+    (top, left, h, w), (top_t, left_t, h_t, w_t) = image, texture
+    return (
+        np.log(w_t / h_t) - np.log(w / h),
+        h_t * w_t / (side[0] * side[1]) - h * w / (size[0] * size[1]),
+        (top_t + h_t / 2) / side[0] - (top + h / 2) / size[0],
+        (left_t + w_t / 2) / side[1] - (left + w / 2) / size[1],
+    )
+
+
+@pytest.mark.parametrize("size", [(375, 500), (500, 375), (500, 500)])
+def test_a_texture_s_crop_keeps_area_and_pixel_shape_but_not_the_place(size):
+    # With areas up to a half, every first draw fits into both.
+    image, texture = both_crops(size, (224, 224), (0.2, 0.5))
+    shape, area, *_ = relations(image, texture, size, (224, 224))
+    assert np.abs(shape).max() < 0.02 and np.abs(area).max() < 0.01  # rounding to whole pixels
+    for axis in (0, 1):
+        places = [side - boxes[2 + axis] for side, boxes in ((size[axis], image), (224, texture))]
+        ours, theirs = image[axis] / places[0], texture[axis] / places[1]
+        assert stats.kstest(theirs, stats.uniform().cdf).pvalue > 1e-3
+        assert abs(np.corrcoef(ours, theirs)[0, 1]) < 0.12
+
+
+def torchvision_crop(seed, height, width):
+    """RandomResizedCrop(scale=(0.2, 1)) under a seed of torch, from its documentation."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(seed)
+    for _ in range(10):
+        target = height * width * torch.empty(1).uniform_(0.2, 1.0).item()
+        bound = math.log(4 / 3)
+        shape = math.exp(torch.empty(1).uniform_(-bound, bound).item())
+        w, h = round(math.sqrt(target * shape)), round(math.sqrt(target / shape))
+        if 0 < w <= width and 0 < h <= height:
+            top = torch.randint(0, height - h + 1, (1,)).item()
+            return top, torch.randint(0, width - w + 1, (1,)).item(), h, w
+    raise AssertionError("no draw fits")
+
+
+@pytest.mark.parametrize("size", [(375, 500), (500, 333)])
+def test_a_texture_s_crop_relates_to_the_query_s_as_in_the_original(size):
+    side = (224, 224)
+    original = [[torchvision_crop(seed, *s) for seed in range(1000)] for s in (size, side)]
+    original = np.array(original, float).transpose(0, 2, 1)
+    pairs = zip(
+        relations(*both_crops(size, side, (0.2, 1.0)), size, side),
+        relations(*original, size, side),
+        strict=True,
+    )
+    for ours, theirs in pairs:
+        assert stats.ks_2samp(ours, theirs).pvalue > 1e-3
 
 
 def test_workers_and_processes_load_the_same_textures(images):

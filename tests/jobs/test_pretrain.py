@@ -59,7 +59,7 @@ def test_files_of_a_run(whole):
     assert [line["step"] for line in lines] == [3, 6, 9, 12, 15, 18, 20]
     names = {
         "step", "split", "loss", "accuracy_top1", "accuracy_top5", "positive_similarity",
-        "negative_similarity", "nonsemantic_similarity", "learning_rate",
+        "negative_similarity", "nonsemantic_similarity", "learning_rate", "replaced_samples",
     }  # fmt: skip
     assert all(set(line) == names for line in lines)
     last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
@@ -201,7 +201,7 @@ def test_changed_data_is_refused(tmp_path):
     config = tiny_config(**{"data.source": f"folder:{tmp_path / 'data'}", "total_steps": 2})
     pretrain(config, tmp_path / "run", one_device())
     (folder / "0.png").unlink()
-    with pytest.raises(UsageError, match=r"there were 17 images and there are 16"):
+    with pytest.raises(UsageError, match="there were 17 images and there are 16"):
         pretrain(config, tmp_path / "run", one_device())
 
 
@@ -216,19 +216,6 @@ def test_non_finite_loss_stops_without_saving(tmp_path):
         assert "no checkpoint" in str(error.value)
     else:
         assert str(tmp_path / "checkpoints" / str(latest)) in str(error.value)
-
-
-def test_damaged_image_stops_with_its_name(tmp_path, capsys):
-    folder = tmp_path / "data" / "train" / "a"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(16):
-        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"{i}.jpg")
-    (folder / "7.jpg").write_bytes((folder / "7.jpg").read_bytes()[:200])
-    config = tiny_config(**{"data.source": f"folder:{tmp_path / 'data'}"})
-    with pytest.raises(Exception, match=r"7\.jpg") as error:
-        pretrain(config, tmp_path / "run", one_device())
-    assert isinstance(error.value, UsageError)
 
 
 @pytest.mark.parametrize("negatives", [0, 2])
@@ -330,4 +317,4 @@ def features_of(loaded, source) -> Features:
     images = np.stack([source.image(i) for i in range(len(source))])
     normalised = normalise(jnp.asarray(images, jnp.float32) / 255)
     found = loaded.encoder.features(loaded.params, loaded.stats, normalised)
-    return Features(np.asarray(found), source.labels)
+    return Features(np.asarray(found), source.labels, np.arange(len(source)))

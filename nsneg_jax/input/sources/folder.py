@@ -1,12 +1,14 @@
 """Images in folders: ImageNet's layout ROOT/SPLIT/CLASS/**/NAME.JPEG, or any other."""
 
+import functools
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from nsneg_jax.errors import UsageError
-from nsneg_jax.input.decode import read_image, unreadable
+from nsneg_jax.errors import UsageError, printable
+from nsneg_jax.input.decode import read_encoded, read_image
 from nsneg_jax.input.sources import layout, storage
 from nsneg_jax.input.sources.classes import MEND_CLASSES, UNLABELLED, Choice, some, wanted
 from nsneg_jax.input.sources.labels import Labels, found_labels
@@ -37,8 +39,10 @@ class Folder:
 
     Classes are sorted by name, which gives ImageNet's usual labels. Images are ordered by path
     within their class, the same on every file system. The ending, in upper or lower case, marks a
-    file as an image, at any depth. Hidden files and folders do not count; links are followed,
-    except back to a folder above. A broken link counts as an image, so that reading it fails
+    file as an image, at any depth. Hidden files and folders do not count, nor do the thumbnails and
+    waste of file servers (`storage.LEFTOVERS`). Links are followed, except links to folders that
+    lead back into the split or to a folder above it, which would give an image two classes; one
+    note on standard error names those. A broken link counts as an image, so that reading it fails
     instead of silently leaving it out.
 
     Args:
@@ -96,10 +100,15 @@ class Folder:
             )
         self.classes = wanted(self._folder, found, classes, partial)
         there = set(found)
+        passed: list[str] = []
         with ThreadPoolExecutor(_LISTING_THREADS) as pool:
             listings = list(
-                pool.map(lambda name: self._listing(name if name in there else None), self.classes)
+                pool.map(
+                    lambda name: self._listing(name if name in there else None, passed),
+                    self.classes,
+                )
             )
+        self._note(passed)
         empty = [name for name, files in zip(self.classes, listings, strict=True) if not files]
         if len(empty) == len(self.classes):
             raise UsageError(
@@ -125,7 +134,7 @@ class Folder:
         self, labels: Labels, split: str, classes: Sequence[str] | None, partial: bool
     ) -> bool:
         """Takes the classes from a file; returns False if it names none of the images."""
-        files = layout.everything(self._folder, IMAGE_ENDINGS)
+        files = self._everything()
         of_image = [labels.of(path, split) for path in files]
         unknown = of_image.count(None)
         if unknown == len(files):
@@ -163,7 +172,7 @@ class Folder:
                 f"there: {some(sorted(classes))}. {MEND_CLASSES}"
             )
         self.classes = UNLABELLED
-        self._files = layout.everything(self._folder, IMAGE_ENDINGS)
+        self._files = self._everything()
         if not self._files:
             raise UsageError(f"There are no images in {self._folder}. {_IMAGES}")
         nested = next((path for path in self._files if "/" in path), None)
@@ -191,12 +200,16 @@ class Folder:
             f"{_as_folder(self.classes[self.labels[index]])}/{name}" if self._is_by_file else name
         )
 
+    def location(self, index: int) -> str:
+        """Returns the path of the file of image `index`."""
+        return storage.join(self._folder, self._files[index])
+
     def size(self, index: int) -> int | None:
         """Returns the length of the file of image `index`; None if it is missing or in a store."""
         if storage.is_remote(self._folder):
             return None  # a request per file
         try:
-            return storage.size(storage.join(self._folder, self._files[index]))
+            return storage.size(self.location(index))
         except OSError:
             return None
 
@@ -206,7 +219,7 @@ class Folder:
         Raises:
             UnreadableImage: the file is missing, damaged or no image.
         """
-        return read_image(storage.join(self._folder, self._files[index]))
+        return read_image(self.location(index))
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of the file of image `index`.
@@ -214,22 +227,38 @@ class Folder:
         Raises:
             UnreadableImage: the file is missing or cannot be read.
         """
-        path = storage.join(self._folder, self._files[index])
-        try:
-            return storage.read_bytes(path)
-        except OSError as error:
-            raise unreadable(path, error.strerror or str(error)) from error
+        return read_encoded(self.location(index))
 
-    def _listing(self, name: str | None) -> Names:
+    def _everything(self) -> Names:
+        passed: list[str] = []
+        files = layout.everything(self._folder, IMAGE_ENDINGS, passed)
+        self._note([path.removeprefix("./") for path in passed])
+        return files
+
+    def _note(self, passed: Sequence[str]) -> None:
+        """Names the links that are not followed."""
+        if passed:
+            _say_once(
+                f"note: {len(passed)} links in {self._folder} lead to a folder that is listed "
+                f"anyway or holds the data set, and are not followed: {some(sorted(passed))}"
+            )
+
+    def _listing(self, name: str | None, passed: list[str]) -> Names:
         if name is None:
             return Names.of(())
         try:
-            return Names.of(sorted(storage.files_below(self._folder, name, IMAGE_ENDINGS)))
+            found = storage.files_below(self._folder, name, IMAGE_ENDINGS, passed)
+            return Names.of(sorted(found))
         except OSError as error:
             raise UsageError(
                 f"The class folder {storage.join(self._folder, name)} cannot be listed: {error}. "
                 "Make it readable, or remove it."
             ) from error
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _as_folder(name: str | None) -> str:

@@ -7,7 +7,7 @@ for the whole of ImageNet.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from nsneg_jax.input.sources.source import FileSource, Source, has_files
 Identity = Mapping[str, Any]
 _Of = TypeVar("_Of")
 
-_LEAST_BLOCK, _MOST_BLOCKS = 1000, 2000
+_LEAST_BLOCK, _MOST_BLOCKS = 1, 2000
 _MOST_CLASSES = 2000
 # On network storage a size costs a request, so only so many files are asked, evenly spread.
 _MOST_SIZES, _MOST_CONTENTS = 2000, 32
@@ -56,9 +56,17 @@ def identity(source: Source) -> dict[str, Any]:
 
 
 def check_same_data(
-    source: Source, now: Identity, before: Identity | None, images_before: int | None, run: Path
+    source: Source,
+    now: Identity,
+    before: Identity | None,
+    images_before: int | None,
+    run: Path,
+    repaired: Sequence[str] = (),
 ) -> None:
     """Raises UsageError if a resumed run has other images than before; names the first difference.
+
+    A file may change if it has become unreadable, or was so before: a training replaces such
+    images.
 
     Args:
         source: source of the run.
@@ -66,9 +74,10 @@ def check_same_data(
         before: the identity that the run has kept; None for runs of versions that kept none.
         images_before: number of images before; None if unknown.
         run: workdir of the run, for the message.
+        repaired: paths of files that the run could not read before.
     """
     before = before or ({} if images_before is None else {"images": images_before})
-    found = difference(source, now, before)
+    found = difference(source, now, before, repaired)
     if found:
         raise UsageError(
             f"{source.name} differs from the images that the run in {run} was started with: "
@@ -77,12 +86,15 @@ def check_same_data(
         )
 
 
-def difference(source: Source, now: Identity, before: Identity) -> str | None:
+def difference(
+    source: Source, now: Identity, before: Identity, repaired: Sequence[str] = ()
+) -> str | None:
     """Describes the first difference between two identities; None if there is none.
 
     Args:
         source: the source that `now` describes.
         now, before: see `identity`; what is missing in `before` is not compared.
+        repaired: see `check_same_data`.
     """
     if before.get("name", now.get("name")) != now.get("name"):
         return f"it was {before.get('name', 'image files')} and is {now.get('name', 'image files')}"
@@ -91,18 +103,26 @@ def difference(source: Source, now: Identity, before: Identity) -> str | None:
     parts = []
     if before.get("images", now["images"]) != now["images"]:
         parts.append(f"there were {before['images']:,} images and there are {now['images']:,}")
-    if before.get("names", now.get("names")) != now.get("names"):
+    # Blocks of different sizes cannot be compared.
+    alike = _block(before.get("images", now["images"])) == _block(now["images"])
+    if alike and before.get("names", now.get("names")) != now.get("names"):
         parts.append(_different_names(source, now["names"], before["names"]))
     if parts:
         return "; ".join(parts)
     for name, most in (("sizes", _MOST_SIZES), ("contents", _MOST_CONTENTS)):
         values = zip(_spread(len(source), most), before.get(name, ()), now.get(name, ()))  # noqa: B905
         for place, was, value in values:
-            if has_files(source) and None not in (was, value) and was != value:
-                path = source.path(int(place))
-                if name == "sizes":
-                    return f"{path} had {was:,} bytes and has {value:,}"
-                return f"{path} has other contents"
+            if not has_files(source) or None in (was, value) or was == value:
+                continue
+            path = source.path(int(place))
+            place_now = source.location(int(place))
+            if any(each == place_now or each.endswith(f"/{path}") for each in repaired):
+                continue
+            if not _is_readable(source, int(place)):
+                continue
+            if name == "sizes":
+                return f"{path} had {was:,} bytes and has {value:,}"
+            return f"{path} has other contents"
     return None
 
 
@@ -126,10 +146,20 @@ def _different_names(source: Source, now: list[str], before: list[str]) -> str:
     last = min(first + block, len(source)) - 1
     if not has_files(source) or first > last:
         return "images are missing at the end"
+    if first == last:
+        return f"image {first:,} is {source.path(first)} and was another"
     return (
         f"the first other name is among images {first:,} to {last:,}, now {source.path(first)} to "
         f"{source.path(last)}"
     )
+
+
+def _is_readable(source: Source, index: int) -> bool:
+    try:
+        source.image(index)
+    except UnreadableImage:
+        return False
+    return True
 
 
 def _block(images: int) -> int:

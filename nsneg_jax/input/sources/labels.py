@@ -16,9 +16,6 @@ import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
 
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
-
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import expand
 from nsneg_jax.input.sources import layout, storage
@@ -37,7 +34,7 @@ _META = "data/meta.mat"
 _LABELS = "data/ILSVRC2012_validation_ground_truth.txt"
 # Errors of reading a file that is not the devkit.
 _UNREADABLE = (
-    *(OSError, EOFError, tarfile.TarError, zlib.error, MatReadError),
+    *(OSError, EOFError, tarfile.TarError, zlib.error),
     *(LookupError, ValueError, TypeError, NotImplementedError),
 )
 
@@ -125,13 +122,17 @@ def validation_wnids(path: str) -> list[str]:
     Raises:
         UsageError: the file is not the devkit.
     """
+    # Only here: worker processes import this module.
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     try:
         with tarfile.open(fileobj=io.BytesIO(storage.read_bytes(path))) as archive:
             meta, numbers = (_member(archive, name) for name in (_META, _LABELS))
         synsets = loadmat(io.BytesIO(meta), simplify_cells=True)["synsets"]
         wnids = {int(synset["ILSVRC2012_ID"]): synset["WNID"] for synset in synsets}
         return [wnids[int(number)] for number in numbers.split()]
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, MatReadError) as error:
         raise UsageError(
             f"The labels of the validation images cannot be read from {path}: "
             f"{type(error).__name__}: {error}. Give ImageNet's {DEVKIT}, Kaggle's {KAGGLE}, or a "

@@ -3,7 +3,8 @@
 `python -m data.arrayrecord` makes them. ROOT/SPLIT holds
 
     00000-of-00016.array_record ...   one record per image: the bytes of the image file
-    names.txt                         paths of the images in the order of the records, one per line
+    names.txt                         paths of the images in the order of the records, one per line,
+                                      in the bytes of the file system
     index.json                        an `Index`
 
 so that classes, labels and names are known without reading a record.
@@ -71,8 +72,10 @@ class Index:
     shards: tuple[Shard, ...] = ()
     format: str = FORMAT
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+    def to_json(self) -> bytes:
+        """Returns the bytes of index.json, in UTF-8; names that have none are escaped."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", "backslashreplace")
 
 
 def read_index(folder: str) -> Index | None:
@@ -121,7 +124,7 @@ class ArrayRecord:
         partial: bool = False,
     ) -> None:
         self.name = f"arrayrecord:{root} [{split}]"
-        self._folder = storage.join(root, split)
+        self._folder = root.rstrip("/") if split in (".", "") else storage.join(root, split)
         index = read_index(self._folder)
         if index is None:
             raise UsageError(_no_index(root, split))
@@ -148,6 +151,10 @@ class ArrayRecord:
         """Returns the path of image `index` in the split it came from: 'CLASS/NAME.JPEG'."""
         return self._paths[index]
 
+    def location(self, index: int) -> str:
+        """Returns where image `index` is, for messages."""
+        return f"{self._folder}/{self.path(index)}"
+
     def size(self, index: int) -> None:
         """Returns None, because only the record itself has its length."""
 
@@ -160,7 +167,7 @@ class ArrayRecord:
         try:
             return self._data[self._records[index]]
         except RuntimeError as error:
-            raise unreadable(f"{self._folder}/{self.path(index)}", str(error)) from error
+            raise unreadable(self.location(index), str(error)) from error
 
     def image(self, index: int) -> np.ndarray:
         """Reads image `index` as uint8 [H, W, 3], see `decode_image`.
@@ -168,7 +175,7 @@ class ArrayRecord:
         Raises:
             UnreadableImage: its record is damaged, or holds no image.
         """
-        return decode_image(self.encoded(index), f"{self._folder}/{self.path(index)}")
+        return decode_image(self.encoded(index), self.location(index))
 
 
 @dataclass(frozen=True)

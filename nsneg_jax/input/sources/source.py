@@ -56,6 +56,10 @@ class FileSource(Source, Protocol):
         """Returns the bytes of the file of image `index`."""
         ...
 
+    def location(self, index: int) -> str:
+        """Returns where image `index` is, for messages: the path of its file, if it has one."""
+        ...
+
     def size(self, index: int) -> int | None:
         """Returns the length of the file of image `index` in bytes; None if not known cheaply."""
         ...
@@ -63,7 +67,7 @@ class FileSource(Source, Protocol):
 
 def has_files(source: Source) -> TypeGuard[FileSource]:
     """Whether the images of a source are files."""
-    return hasattr(source, "path")
+    return hasattr(source, "encoded")
 
 
 def has_classes(source: Source) -> bool:
@@ -205,7 +209,9 @@ def fingerprint(source: Source) -> dict[str, int | str]:
 
 
 def _digest(names: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    # The bytes of file names, which may be no UTF-8.
+    text = "\n".join(names).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def class_names(classes: str) -> tuple[str, ...]:
@@ -220,7 +226,7 @@ def class_names(classes: str) -> tuple[str, ...]:
     """
     path = user_path(classes)
     if path.is_file():
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8", "surrogateescape").splitlines()
         names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     elif path.suffix in (".txt", ".tsv") or "/" in classes:
         raise UsageError(

@@ -5,7 +5,9 @@ gs://). Local paths go straight to the operating system, because a layer in betw
 listing and reading a million small files.
 """
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +22,23 @@ _CLIENTS = {
     "az": "pip install adlfs",
     "hf": "pip install huggingface_hub",
 }
+
+# Folders of thumbnails, waste bins and snapshots, which file servers and archivers leave behind.
+LEFTOVERS = (
+    *("@eaDir", "@Recycle", "#recycle", "#snapshot", "__MACOSX"),
+    *("$RECYCLE.BIN", "System Volume Information", "lost+found"),
+)
+_LEFTOVERS = frozenset(map(str.lower, LEFTOVERS))
+
+# Opening a FIFO must not wait for its writer, and opening a terminal must not take it over.
+_OPENING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+_OTHER_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_LEAST_READ = 2**16
 
 
 def is_remote(path: str) -> bool:
@@ -52,17 +71,64 @@ def join(folder: str, name: str) -> str:
     return os.path.join(folder, name)
 
 
-def read_bytes(path: str) -> bytes:
-    """Reads a whole file.
+def read_bytes(path: str, most: int | None = None) -> bytes:
+    """Reads a whole file, without waiting for anything but the file system.
+
+    Args:
+        path: path of a regular file, or of a link to one.
+        most: largest size in bytes; None reads any.
 
     Raises:
-        OSError: the file is missing, or cannot be read.
+        OSError: the file is missing, larger than `most`, cannot be read, or is no regular file (a
+            folder, FIFO, socket or device).
     """
     if not is_remote(path):
-        with open(path, "rb") as file:
-            return file.read()
-    with remote(path) as found:
-        return found.read_bytes()
+        data = _read_regular(path, most)
+    else:
+        with remote(path) as found, found.open("rb") as file:
+            data = file.read(-1 if most is None else most + 1)
+    if most is not None and len(data) > most:
+        raise _too_large(path, most)
+    return data
+
+
+def _read_regular(path: str, most: int | None) -> bytes:
+    try:
+        opened = os.open(path, _OPENING)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket cannot be opened
+            _check_regular(path, os.stat(path))
+        if error.errno != errno.EAGAIN or not stat.S_ISREG(os.stat(path).st_mode):
+            raise
+        opened = os.open(path, os.O_RDONLY)  # waits until a file server gives up its lease
+    try:
+        status = os.fstat(opened)
+        _check_regular(path, status)
+        if most is not None and status.st_size > most:
+            raise _too_large(path, most)
+        parts = [os.read(opened, status.st_size + 1 if status.st_size else _LEAST_READ)]
+        held = len(parts[0])
+        # One read gets the whole of an ordinary file, but not of one that grows, or of an odd
+        # file system that knows no sizes.
+        while held != status.st_size and parts[-1] and (most is None or held <= most):
+            parts.append(os.read(opened, _LEAST_READ))
+            held += len(parts[-1])
+    finally:
+        os.close(opened)
+    return parts[0] if held == len(parts[0]) else b"".join(parts)
+
+
+def _check_regular(path: str, status: os.stat_result) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if kind != stat.S_IFREG:
+        what = f"it is {_OTHER_KINDS.get(kind, 'something else')}, not a regular file"
+        raise OSError(errno.EINVAL, what, path)
+
+
+def _too_large(path: str, most: int) -> OSError:
+    return OSError(errno.EFBIG, f"it is larger than {most:,} bytes", path)
 
 
 def exists(path: str) -> bool:
@@ -94,49 +160,90 @@ def size(path: str) -> int:
 
 
 def folders(folder: str) -> list[str]:
-    """Returns the names of the folders in a folder, sorted, without hidden ones."""
+    """Returns the names of the folders in a folder, sorted, without hidden ones and leftovers."""
     if not is_remote(folder):
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+            return sorted(e.name for e in entries if not _passed_over(e.name) and _is_folder(e))
     with remote(folder) as found:
         names = (entry.name for entry in found.iterdir() if entry.is_dir())
-        return sorted(name for name in names if not name.startswith("."))
+        return sorted(name for name in names if not _passed_over(name))
 
 
 def files_below(
-    folder: str,
-    path: str,
-    endings: tuple[str, ...],
-    above: frozenset[tuple[int, int]] = frozenset(),
+    folder: str, path: str, endings: tuple[str, ...], passed: list[str] | None = None
 ) -> Iterator[str]:
     """Yields the paths, relative to `folder`, of files below folder/path, in no order.
 
+    Hidden files and folders and `LEFTOVERS` are skipped. Links to files are followed; links to
+    folders too, but only out of `folder`, and each target counts once: links to a folder that is
+    listed anyway, or that contains `folder` or folder/path, are passed over.
+
     Args:
-        folder, path: where to look, at any depth. Hidden files and folders are skipped; links are
-            followed, except back to a folder above.
+        folder, path: where to look, at any depth.
         endings: endings to look for, in lower case; case does not matter in the files.
-        above: device and inode of the folders above, for the recursion.
+        passed: gets the paths, relative to `folder`, of links that are passed over.
     """
     if is_remote(folder):
         yield from _remote_files(folder, path, endings)
         return
-    status = os.stat(os.path.join(folder, path))
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    with os.scandir(os.path.join(folder, path)) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
+    whole, top = (os.path.realpath(os.path.join(folder, each)) for each in ("", path))
+    reached: set[str] = set()
+    waiting = [(path, top, False)]
+    passed = [] if passed is None else passed
+    if path not in ("", ".") and _is_in(whole, top):
+        passed.append(waiting.pop()[0])
+    while waiting:
+        below, real, is_link = waiting.pop()
+        back = is_link and any(_is_in(each, real) or _shows(each, real) for each in (whole, top))
+        if back or real in reached:
+            passed.append(below)
+            continue
+        reached.add(real)
+        inner = []
+        with os.scandir(os.path.join(folder, below)) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    inner.append((entry.name, entry.is_symlink()))
+                elif entry.name.lower().endswith(endings):
+                    yield f"{below}/{entry.name}"
+        # Sorted, so that the same one of several links to a folder counts on every file system.
+        for name, is_link in sorted(inner, reverse=True):
+            if _passed_over(name):
                 continue
-            if entry.is_dir():
-                yield from files_below(folder, f"{path}/{entry.name}", endings, above | {here})
-            elif entry.name.lower().endswith(endings):
-                yield f"{path}/{entry.name}"
+            place, there = f"{below}/{name}", os.path.join(real, name)
+            waiting.append((place, os.path.realpath(there) if is_link else there, is_link))
+
+
+def _is_in(inner: str, outer: str) -> bool:
+    """Returns whether a real path is another, or below it."""
+    return inner == outer or inner.startswith(outer.rstrip("/") + "/")
+
+
+def _shows(outer: str, inner: str) -> bool:
+    """Returns whether a listing of `outer` comes to the folder `inner` without any link."""
+    if not _is_in(inner, outer):
+        return False
+    return not any(map(_passed_over, inner[len(outer) :].strip("/").split("/")))
+
+
+def _passed_over(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LEFTOVERS
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return False
+        raise
 
 
 def _remote_files(folder: str, path: str, endings: tuple[str, ...]) -> Iterator[str]:
     with remote(join(folder, path)) as found:
-        entries = [entry for entry in found.iterdir() if not entry.name.startswith(".")]
+        entries = [entry for entry in found.iterdir() if not _passed_over(entry.name)]
         for entry in entries:
             # Check the ending first: asking whether it is a folder costs a request to the store.
             if entry.name.lower().endswith(endings):

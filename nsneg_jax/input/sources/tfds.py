@@ -25,6 +25,7 @@ from nsneg_jax.input.sources.names import Names
 
 _SPEC = re.compile(r"(?P<name>\w+)(?:/(?P<config>[^:/\s]+))?(?::(?P<version>\d+\.\d+\.\d+))?")
 _FILE_FEATURES = ("file_name", "filename")
+_NAMES = ("utf-8", "surrogateescape")  # encoding of file names, which may be no UTF-8
 _SCAN_THREADS, _SCAN_RECORDS = 8, 64
 
 
@@ -92,6 +93,10 @@ class Tfds:
         """Returns 'CLASS/NAME' of image `index`; NAME is its number if file names are unknown."""
         return self._paths[index]
 
+    def location(self, index: int) -> str:
+        """Returns where image `index` is, for messages."""
+        return f"{self.path(index)} of {self.name}"
+
     def size(self, index: int) -> None:
         """Returns None, because only the record itself has its length."""
 
@@ -106,7 +111,7 @@ class Tfds:
             return self._data[record]["image"]
         # A damaged file raises RuntimeError; parsing it may raise anything.
         except Exception as error:
-            raise unreadable(f"{self.path(index)} of {self.name}", str(error)) from error
+            raise unreadable(self.location(index), str(error)) from error
 
     def image(self, index: int) -> np.ndarray:
         """Reads image `index` as uint8 [H, W, 3], see `decode_image`.
@@ -114,7 +119,7 @@ class Tfds:
         Raises:
             UnreadableImage: its record is damaged, or holds no image.
         """
-        return decode_image(self.encoded(index), f"{self.path(index)} of {self.name}")
+        return decode_image(self.encoded(index), self.location(index))
 
 
 def preparation(spec: str, data_dir: str = "") -> str:
@@ -227,7 +232,7 @@ def _labels_and_files(
     cache = user_cache() / f"labels-{builder.name}-{digest}.npz"
     try:
         with np.load(cache) as kept:
-            labels, files = kept["labels"], bytes(kept["files"]).decode().split("\n")
+            labels, files = kept["labels"], bytes(kept["files"]).decode(*_NAMES).split("\n")
         if len(labels) != examples or len(files) != examples:
             raise ValueError(f"it has {len(labels)} labels of {examples}")
         return labels, files
@@ -238,7 +243,7 @@ def _labels_and_files(
     records = _open(builder, spec, split, decoded=False)
     print(f"reading the labels of {name}, once: {len(records):,} records", file=sys.stderr)
     labels, files = _scan(records, name)
-    arrays = {"labels": labels, "files": np.frombuffer("\n".join(files).encode(), np.uint8)}
+    arrays = {"labels": labels, "files": np.frombuffer("\n".join(files).encode(*_NAMES), np.uint8)}
     try:
         write_npz(cache, arrays, mark=f".{os.getpid()}")  # every process may do so
     except OSError as error:
@@ -255,7 +260,7 @@ def _scan(records: Any, name: str) -> tuple[np.ndarray, list[str]]:
             try:
                 fields = tf_example_pb2.Example.FromString(records[number]).features.feature
                 file = next((fields[key] for key in _FILE_FEATURES if key in fields), None)
-                text = file.bytes_list.value[0].decode() if file else ""
+                text = file.bytes_list.value[0].decode(*_NAMES) if file else ""
                 found.append((fields["label"].int64_list.value[0], text))
             except Exception as error:
                 raise UsageError(

@@ -79,21 +79,66 @@ def test_what_counts_as_an_image(root):
     ]  # fmt: skip
 
 
-def test_links_are_followed_but_not_in_circles(root):
+def test_links_are_followed_but_not_back(root, tmp_path, capsys):
+    """A link that leads back would label images of other classes, or list them twice."""
     train = root / "train"
+    outside = tmp_path / "outside"
+    save(outside / "more" / "4.png", 40)
+    (outside / "back").symlink_to(train / "a")
     (train / "d").symlink_to(root / "val" / "a")
-    (train / "c" / "nested").symlink_to(train / "b")
+    (train / "c" / "up").symlink_to("..")
+    (train / "c" / "root").symlink_to("/")
+    (train / "c" / "sibling").symlink_to(train / "b")
     (train / "c" / "again").symlink_to(train / "c")
+    (train / "c" / "out").symlink_to(outside)
+    (train / "c" / "out2").symlink_to(outside / "more")
+    (train / "c" / "val").symlink_to(root / "val" / "a")
+    (train / "c" / "itself").symlink_to("itself")
     (train / "c" / "link.jpg").symlink_to(train / "b" / "1.jpg")
     (train / "c" / "broken.jpg").symlink_to(root / "gone.jpg")
-    folder = Folder(str(root), "train", ("c", "d"))
-    paths = [folder.path(i) for i in range(len(folder))]
-    assert paths == [
-        "c/broken.jpg", "c/link.jpg", "c/nested/1.jpg", "c/nested/2.JPEG", "c/z.webp", "d/only.jpg",
-    ]  # fmt: skip
+    (train / "e").symlink_to(".")
+    for _ in range(2):
+        folder = Folder(str(root), "train", ("c", "d", "e"), partial=True)
+    assert [folder.path(i) for i in range(len(folder))] == [
+        *("c/broken.jpg", "c/link.jpg", "c/out/more/4.png", "c/val/only.jpg", "c/z.webp"),
+        "d/only.jpg",
+    ]
     assert folder.image(1)[0, 0, 0] == 10
     with pytest.raises(UnreadableImage, match=r"broken\.jpg"):
         folder.image(0)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1  # though the folder was opened twice
+    names = said[0].rpartition(": ")[2].split(", ")
+    assert names == [
+        f"c/{name}" for name in ("again", "out/back", "out2", "root", "sibling", "up")
+    ] + ["e"]
+
+
+def test_links_to_hidden_stores_and_chains_of_links(root):
+    train = root / "train"
+    save(train / ".store" / "7" / "5.png")
+    (train / "c" / "part").symlink_to("../.store/7")
+    for depth in range(30):  # 2 ** 30 paths
+        step = root / "chain" / str(depth)
+        step.mkdir(parents=True)
+        for name in "xy":
+            (step / name).symlink_to(f"../{depth + 1}")
+    save(root / "chain" / "30" / "6.png")
+    (train / "c" / "chain").symlink_to(root / "chain" / "0")
+    folder = Folder(str(root), "train", ("c",))
+    assert [folder.path(i) for i in range(len(folder))] == [
+        f"c/chain/{'x/' * 30}6.png", "c/part/5.png", "c/z.webp",
+    ]  # fmt: skip
+
+
+def test_leftovers_of_file_servers_and_archives_are_no_classes(root):
+    train = root / "train"
+    for name in ("@eaDir", "__MACOSX", "a/@eaDir/0.tiff", "b/__MACOSX", "lost+found"):
+        save(train / name / "thumb.jpg")
+    save(train / "a" / "._0.tiff")
+    (train / "a" / "Thumbs.db").write_bytes(b"")
+    folder = Folder(str(root), "train")
+    assert folder.classes == ("a", "b", "c") and len(folder) == 5
 
 
 def test_a_choice_of_classes(root):

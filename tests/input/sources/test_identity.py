@@ -86,8 +86,14 @@ def test_a_file_of_another_size(root):
     before = kept(root)
     path = root / "train" / "cat" / "1.png"
     size = path.stat().st_size
+    path.write_bytes((root / "train" / "ant" / "0.png").read_bytes())
+    other = path.stat().st_size
+    assert found(root, before) == f"cat/1.png had {size:,} bytes and has {other:,}"
+    # a file that was unreadable and is repaired, and one that has become unreadable
+    source = Folder(str(root), "train")
+    assert difference(source, identity(source), before, [f"/data/{source.path(9)}"]) is None
     path.write_bytes(b"other")
-    assert found(root, before) == f"cat/1.png had {size:,} bytes and has 5"
+    assert found(root, before) is None
     path.unlink()
     path.symlink_to(root / "nowhere")  # its size is not known, and reading it fails
     assert found(root, before) is None
@@ -96,7 +102,8 @@ def test_a_file_of_another_size(root):
 def test_other_contents_of_the_same_size(root):
     before = kept(root)
     path = root / "train" / "cat" / "1.png"
-    path.write_bytes(bytes(path.stat().st_size))
+    other = (root / "train" / "ant" / "0.png").read_bytes()
+    path.write_bytes(other.ljust(path.stat().st_size, b"\0"))
     assert found(root, before) == "cat/1.png has other contents"
 
 
@@ -134,6 +141,9 @@ def test_no_more_than_is_useful():
 
         def size(self, index):
             return 110_000
+
+        def location(self, index):
+            return self.path(index)
 
     assert len(json.dumps(identity(Many()))) < 100_000
 

@@ -105,6 +105,10 @@ class HuggingFace:
         """Returns 'CLASS/NAME' of image `index`; NAME is its row if it has no file name."""
         return self._paths[index]
 
+    def location(self, index: int) -> str:
+        """Returns where image `index` is, for messages."""
+        return f"{self.path(index)} of {self.name}"
+
     def size(self, index: int) -> None:
         """Returns None, because only the record itself has its length."""
 
@@ -114,7 +118,7 @@ class HuggingFace:
         Raises:
             UnreadableImage: its record is empty, or cannot be read.
         """
-        name = f"{self.path(index)} of {self.name}"
+        name = self.location(index)
         try:
             data, path = self._records[int(self.stored[index])]
             if data is None and path:
@@ -133,7 +137,7 @@ class HuggingFace:
         Raises:
             UnreadableImage: its record is damaged, or holds no image.
         """
-        return decode_image(self.encoded(index), f"{self.path(index)} of {self.name}")
+        return decode_image(self.encoded(index), self.location(index))
 
 
 def _records(files: Sequence[str], is_parquet: bool, image: str) -> ArrowRecords | ParquetRecords:
