@@ -79,8 +79,8 @@ class UnreadableImages:
     def summary(self, replaced: int) -> str:
         """Returns the message at the end of a training with `replaced` samples of other images."""
         return (
-            f"note: {len(self)} images could not be read and are listed in {self._path}; other "
-            f"images replaced them in {replaced:,} training samples"
+            f"note: images that could not be read: {len(self)}, listed in {self._path}; training "
+            f"samples with another image in their place: {replaced:,}"
         )
 
     def check(self) -> None:
