@@ -100,6 +100,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--splits", default="train,val", help="names separated by commas")
     parser.add_argument("--classes", default="", help="only these: names, or a file with them")
+    parser.add_argument("--labels", default="", help="file with classes of a folder's images")
     parser.add_argument("--tfds_dir", default="", help="of 'tfds:' sources; '': TFDS's default")
     parser.add_argument("--resize_short", default="none", help="shorter side in pixels, or 'none'")
     parser.add_argument("--quality", type=int, default=95, help="of JPEGs made by resizing")
@@ -205,7 +206,9 @@ def verify(folder: str) -> bool:
 
 def _open(options: argparse.Namespace, split: str) -> FileSource:
     classes = class_names(options.classes) if options.classes else None
-    return open_files(of_files(options.source), split, classes, tfds_dir=options.tfds_dir)
+    return open_files(
+        of_files(options.source), split, classes, tfds_dir=options.tfds_dir, labels=options.labels
+    )
 
 
 def _made_splits(options: argparse.Namespace) -> list[str]:

@@ -2,8 +2,8 @@
 
     python -m data.check datasets/imagenet100
 
-ROOT holds SPLIT/CLASS/NAME.JPEG, or is 'arrayrecord:PATH', or 'tfds:NAME' with --split. Standard
-output gets one line per unreadable image: its path, a tab and the reason. With --odd it also gets
+ROOT is any folder of images, or 'arrayrecord:PATH', or 'tfds:NAME' or 'hf:PATH' with --split.
+Standard output gets one line per unreadable image: its path, a tab and the reason. With --odd also
 the images that can be read but may surprise, with 'odd: ' before the reason: CMYK, a side under 32
 pixels, another format than the ending says, or a name that differs from another in the ending only
 (both would have the same texture). Progress and a summary go to standard error. Exit status: 0 all
@@ -26,7 +26,8 @@ from tqdm import tqdm
 from nsneg_jax.errors import UsageError, escape_output, printable, tell
 from nsneg_jax.files import expand
 from nsneg_jax.input.decode import Header, UnreadableImage, decode_image, header_of
-from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources import layout, storage
+from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.packed import INDEX
 from nsneg_jax.input.sources.source import FileSource, class_names, of_files, open_files
 
@@ -128,9 +129,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.check", description=__doc__.split("\n")[0]
     )
-    parser.add_argument(
-        "root", type=expand, help="folder with SPLIT/CLASS/NAME.JPEG, 'arrayrecord:PATH' ..."
-    )
+    parser.add_argument("root", type=expand, help="folder of images, 'arrayrecord:PATH' ...")
     parser.add_argument(
         "--split", default="", help="names separated by commas, '.' for ROOT itself; '': all"
     )
@@ -155,7 +154,7 @@ def splits(options: argparse.Namespace) -> list[str]:
     scheme, _, root = options.root.partition(":")
     if named:
         return named
-    if scheme == "tfds":
+    if scheme in ("tfds", "hf"):
         raise UsageError(f"{options.root} needs the names of its splits, as --split train,val.")
     if not storage.is_folder(root):
         return ["."]  # opening it says what is missing
@@ -163,8 +162,8 @@ def splits(options: argparse.Namespace) -> list[str]:
     if scheme == "arrayrecord":
         found = [name for name in names if storage.exists(f"{root}/{name}/{INDEX}")]
     else:
-        # Folders of classes hold no other folders, as a rule.
-        found = names if any(storage.folders(storage.join(root, name)) for name in names) else []
+        splits_there = any(name.lower() in layout.SPLITS for name in names)
+        found = names if splits_there and not layout.loose_image(root, IMAGE_ENDINGS) else []
     return found or ["."]
 
 
@@ -184,14 +183,14 @@ def check(split: str, options: argparse.Namespace) -> bool:
         return False
     scheme, _, root = options.root.partition(":")
     place = "" if split == "." else split
-    where = source.name if scheme == "tfds" else storage.join(root, place).rstrip("/")
+    where = source.name if scheme in ("tfds", "hf") else storage.join(root, place).rstrip("/")
     tally = Tally()
     with tqdm(total=len(source), unit="image", smoothing=0.05, desc=split) as progress:
-        for header, findings in _examined(source, where, options.threads):
+        for header, findings in _examined(source, options.threads):
             tally.add(header, findings)
             _tell(findings, options.odd)
             progress.update()
-    for twin in twins(source, where):
+    for twin in twins(source):
         tally.add(None, [twin])
         _tell([twin], options.odd)
     sys.stdout.flush()
@@ -199,10 +198,10 @@ def check(split: str, options: argparse.Namespace) -> bool:
     return not tally.faults
 
 
-def examine(source: FileSource, where: str, index: int) -> tuple[Header | None, list[Finding]]:
-    """Reads and decodes image `index` of a source at `where`; an unreadable one has no header."""
+def examine(source: FileSource, index: int) -> tuple[Header | None, list[Finding]]:
+    """Reads and decodes image `index` of a source; an unreadable one has no header."""
     path = source.path(index)
-    place = f"{where}/{path}"
+    place = source.location(index)
     try:
         data = source.encoded(index)
         header = header_of(data, place)
@@ -221,7 +220,7 @@ def examine(source: FileSource, where: str, index: int) -> tuple[Header | None, 
     return header, found
 
 
-def twins(source: FileSource, where: str) -> Iterator[Finding]:
+def twins(source: FileSource) -> Iterator[Finding]:
     """Yields the images whose path differs from another's, earlier in order, in its ending only."""
     seen: dict[str, str] = {}
     before = -1
@@ -233,17 +232,15 @@ def twins(source: FileSource, where: str) -> Iterator[Finding]:
         first = seen.setdefault(os.path.splitext(path)[0], path)
         if first != path:
             text = f"its name differs from {first} in the ending only"
-            yield Finding(f"{where}/{path}", "names that differ in the ending only", text)
+            yield Finding(source.location(index), "names that differ in the ending only", text)
 
 
-def _examined(
-    source: FileSource, where: str, threads: int
-) -> Iterator[tuple[Header | None, list[Finding]]]:
+def _examined(source: FileSource, threads: int) -> Iterator[tuple[Header | None, list[Finding]]]:
     """Yields the findings of all images in order; threads work some images ahead."""
 
     def group(first: int) -> list[tuple[Header | None, list[Finding]]]:
         members = range(first, min(first + _GROUP, len(source)))
-        return [examine(source, where, index) for index in members]
+        return [examine(source, index) for index in members]
 
     under_way: deque[Future[list[tuple[Header | None, list[Finding]]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -2,12 +2,12 @@
 
     python -m data.texture --source datasets/imagenet100 --out datasets/imagenet100-texture
 
-SOURCE holds SPLIT/CLASS/NAME.JPEG, or is 'arrayrecord:PATH' or 'tfds:NAME'; OUT gets
-SPLIT/CLASS/NAME.png, made from the central 96x96 square of the image and a random one. The draws of
-a texture depend only on the seed and the image's path below SOURCE. Files get their names when they
-are complete, so run the same command again to complete a stopped run. Several machines share the
-work by --shard 0/4 .. 3/4, and the hosts of a pod by --distributed. Exit status: 0 all is made, 1
-unreadable images were left out.
+SOURCE is any folder of images, such as SPLIT/CLASS/NAME.JPEG, or 'arrayrecord:PATH', 'tfds:NAME' or
+'hf:PATH'; OUT gets SPLIT/CLASS/NAME.png, made from the central 96x96 square of the image and a
+random one. The draws of a texture depend only on the seed and the image's path below SOURCE. Files
+get their names when they are complete, so run the same command again to complete a stopped run.
+Several machines share the work by --shard 0/4 .. 3/4, and the hosts of a pod by --distributed. Exit
+status: 0 all is made, 1 unreadable images were left out.
 """
 
 import argparse
@@ -100,13 +100,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--source",
         default=f"{data_root()}/imagenet100",
         type=expand,
-        help="folder with SPLIT/CLASS/NAME.JPEG, or 'arrayrecord:PATH', 'tfds:NAME'",
+        help="folder of images, or 'arrayrecord:PATH', 'tfds:NAME', 'hf:PATH'",
     )
     parser.add_argument(
         "--out", default="", type=expand, help="folder to make; '': $NSNEG_DATA/NAME-texture"
     )
     parser.add_argument("--split", default="train")
     parser.add_argument("--classes", default="", help="only these: names, or a file with them")
+    parser.add_argument("--labels", default="", help="file with classes of a folder's images")
     parser.add_argument("--format", choices=tuple(FORMATS), default="png")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard", default="0/1", help="I/N: every N-th image, from the I-th")
@@ -147,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
         UsageError: the source cannot be used, or OUT was begun with other settings.
     """
     classes = class_names(options.classes) if options.classes else None
-    source = open_files(of_files(options.source), options.split, classes)
+    source = open_files(of_files(options.source), options.split, classes, labels=options.labels)
     out = Path(options.out)
     everything = list_jobs(source, options.split, out, options.format)
     claim(out, settings(options))

@@ -4,7 +4,8 @@ from typing import Protocol
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.classes import MEND_CLASSES
-from nsneg_jax.input.sources.source import Source, fingerprint, has_classes, open_source
+from nsneg_jax.input.sources.identity import fingerprint
+from nsneg_jax.input.sources.source import Source, has_classes, open_source
 from nsneg_jax.parallel import hosts
 
 

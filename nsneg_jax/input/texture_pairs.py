@@ -1,18 +1,21 @@
 """Texture negatives on the host: pairs each image with its texture."""
 
+import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import write_whole
+from nsneg_jax.files import write_json, write_whole
+from nsneg_jax.input.sources.identity import difference, identity
 from nsneg_jax.input.sources.source import FileSource, Source
-from nsneg_jax.input.sources.subset import Subset
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.textures.recipe import TextureRecipe
 from nsneg_jax.textures.synthesis import compiled_synthesis, cut_exemplars, mosaic, random_generator
@@ -59,8 +62,8 @@ def pair_folders(
             f"{textures.name}; the first is {first}. Make them with `python -m data.texture`, or "
             "leave these images out with --config.negatives.missing=skip."
         )
-    paired = Subset(textures, [found[i] for i in kept])
-    return (Subset(images, kept) if lacking else images), paired
+    paired = _Subset(textures, [found[i] for i in kept])
+    return (_Subset(images, kept) if lacking else images), paired
 
 
 class MadeTextures:
@@ -72,20 +75,35 @@ class MadeTextures:
     Args:
         images: images to make the textures from.
         image_size: side of the textures in pixels; exemplars have 96/224 of it.
-        path: file with uint8 [n, S, S, 3] as npy; process 0 makes it if it is missing.
+        path: file with uint8 [n, S, S, 3] as npy; process 0 makes it if it is missing, and a file
+            of the same name that ends in .json, which says what it was made from.
         seed: seed of the synthesis.
 
     Raises:
-        UsageError: the file belongs to other images.
+        UsageError: the file belongs to other images or another seed.
     """
 
     def __init__(self, images: Source, image_size: int, path: Path, seed: int = 0) -> None:
         self.name = f"textures of {images.name}"
         self.classes, self.labels = images.classes, images.labels
+        origin = path.with_suffix(".json")
+        about: dict[str, Any] = {"seed": seed, "images": identity(images)}
         if jax.process_index() == 0 and not path.exists():
             made = make_textures(images, image_size, seed)
+            write_json(origin, about)  # first, so that textures without it are an earlier version's
             write_whole(path, lambda partial: _save(partial, made))
         hosts.wait_for_file(path)
+        if origin.exists() and (before := json.loads(origin.read_text())) != about:
+            changed = difference(images, about["images"], before["images"])
+            raise UsageError(
+                f"The textures in {path} were made "
+                + (
+                    f"from other images: {changed}"
+                    if changed
+                    else f"with the seed {before['seed']}"
+                )
+                + ". Remove the file, and they will be made again."
+            )
         self._textures = np.load(path, mmap_mode="r")
         shape = (len(images), image_size, image_size, 3)
         if self._textures.shape != shape:
@@ -152,3 +170,33 @@ def is_photograph(side: int) -> bool:
 def _save(path: Path, array: np.ndarray) -> None:
     with path.open("wb") as file:  # given a name, np.save would add an ending
         np.save(file, array)
+
+
+class _Subset:
+    """Some images of a source of files, as another."""
+
+    def __init__(self, source: FileSource, indices: Sequence[int]) -> None:
+        self._source = source
+        self._indices = np.asarray(indices)
+        self.name = f"{source.name}, {len(indices)} of {len(source)} images"
+        self.classes = source.classes
+        self.labels = np.asarray(source.labels)[self._indices]
+        self.present = np.unique(self.labels).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def path(self, index: int) -> str:
+        return self._source.path(int(self._indices[index]))
+
+    def encoded(self, index: int) -> bytes:
+        return self._source.encoded(int(self._indices[index]))
+
+    def location(self, index: int) -> str:
+        return self._source.location(int(self._indices[index]))
+
+    def size(self, index: int) -> int | None:
+        return self._source.size(int(self._indices[index]))
+
+    def image(self, index: int) -> np.ndarray:
+        return self._source.image(int(self._indices[index]))

@@ -54,7 +54,7 @@ def pretraining(variant: str = "") -> ConfigDict:
                 # 'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'
                 "source": f"folder:{data_root()}/imagenet100",
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
-                # images trained on; 'train' may be PATH itself, and '.' is. They need no labels
+                # images trained on, with or without labels; all of a folder that has no splits
                 "split": "train",
                 # images classified by kNN during training; without labels it is left out
                 "eval_split": "val",

@@ -125,6 +125,16 @@ def test_packed_images(tmp_path, capsys):
         assert listed(capsys.readouterr().out).keys() == {f"{packed}/train/b/3.JPEG"}
 
 
+def test_folders_without_splits_or_classes(tmp_path, capsys):
+    """Every image is read, and named by where it is."""
+    write(tmp_path, ("photos/a.JPEG", "photos/x/b.JPEG", "photos/x/y/c.JPEG"))
+    write(tmp_path, ("classes/cat/a.JPEG", "classes/cat/more/b.JPEG", "classes/dog/c.JPEG"))
+    for bad in ("photos/x/y/c.JPEG", "classes/cat/more/b.JPEG"):
+        (tmp_path / bad).write_bytes(b"no image")
+        assert check.main([str(tmp_path / bad.partition("/")[0])]) == 2
+        assert listed(capsys.readouterr().out).keys() == {str(tmp_path / bad)}
+
+
 def test_as_a_program_where_output_has_no_such_letters(tmp_path):
     root = tmp_path / os.fsdecode(b"caf\xe9-\xc3\xa9")
     write(root, ("train/a/1.JPEG", "train/a/2.JPEG"))
@@ -155,11 +165,14 @@ def test_large_sets_are_read_ahead_by_a_few_only(tmp_path, monkeypatch):
         def path(self, index):
             return f"c/{index:05}.png"
 
+        def location(self, index):
+            return f"there/{self.path(index)}"
+
         def encoded(self, index):
             Many.read += 1
             return encoded(Image.new("L", (40, 40)), "PNG") if index % 2 else b""
 
-    found = check._examined(Many(), "there", threads=2)
+    found = check._examined(Many(), threads=2)
     first = [next(found) for _ in range(3)]
     assert [header is None for header, _ in first] == [True, False, True]
     assert [finding.path for _, each in first for finding in each] == [

@@ -7,16 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from loading_settings import grouped
+from photo_folder import write_photos
 from PIL import Image
 from scipy import stats
 from tiny import tiny_config
 
 from configs import texture
+from data import arrayrecord
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.crops import resized_crop, sample_crop, sample_texture_crop
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.shapes.source import Shapes
 from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.source import open_files
 from nsneg_jax.input.texture_pairs import (
     MadeTextures,
     make_textures,
@@ -99,6 +102,23 @@ def test_a_class_without_any_texture(images, tmp_path):
     config.negatives.missing = "skip"
     source, textures = open_textures(config, images, tmp_path)
     assert source.labels.tolist() == textures.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("scheme", ["folder", "arrayrecord"])
+def test_images_without_classes_have_textures(tmp_path, scheme):
+    names = ["b.jpg", "x/b.jpg", "a.png"]
+    write_photos(tmp_path / "images", names, "")
+    textures = [f"{name.partition('.')[0]}.png" for name in names]
+    write_photos(tmp_path / "textures", textures, "train")
+    if scheme == "arrayrecord":
+        folders = ["--source", str(tmp_path / "textures/train"), "--out", str(tmp_path / "packed")]
+        assert arrayrecord.main([*folders, "--splits", "train"]) == 0
+    images = Folder(str(tmp_path / "images"), "train")
+    where = tmp_path / ("textures" if scheme == "folder" else "packed")
+    theirs = open_files(f"{scheme}:{where}", "train", images.classes, partial=True)
+    ours, paired = pair_folders(images, theirs)
+    assert [ours.path(i) for i in range(3)] == ["a.png", "b.jpg", "x/b.jpg"]
+    assert [paired.path(i) for i in range(3)] == ["a.png", "b.png", "x/b.png"]
 
 
 def test_no_or_ambiguous_textures_are_errors(images, tmp_path):
@@ -240,6 +260,19 @@ def test_textures_are_made_once_and_kept(tmp_path, monkeypatch):
     np.testing.assert_array_equal(np.stack([again.image(i) for i in range(11)]), first)
     with pytest.raises(UsageError, match="Remove the file"):
         MadeTextures(Shapes("train", image_size=SIZE, size=12), SIZE, tmp_path / "textures.npy")
+
+
+def test_kept_textures_belong_to_their_images_and_seed(tmp_path):
+    images, others = (Shapes("train", image_size=16, size=2, seed=seed) for seed in (0, 1))
+    path = tmp_path / "textures.npy"
+    MadeTextures(images, 16, path, seed=3)
+    MadeTextures(images, 16, path, seed=3)
+    with pytest.raises(UsageError, match="from other images"):
+        MadeTextures(others, 16, path, seed=3)
+    with pytest.raises(UsageError, match="with the seed 3"):
+        MadeTextures(images, 16, path, seed=4)
+    path.with_suffix(".json").unlink()  # as earlier versions left them
+    MadeTextures(images, 16, path, seed=3)
 
 
 def test_a_texture_depends_on_its_image_alone(monkeypatch):

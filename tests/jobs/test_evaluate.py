@@ -118,12 +118,14 @@ def test_finished_parts_are_not_run_again(answering, tmp_path, monkeypatch):
         assert job.evaluate(config, tmp_path / "out", ONE) is None
     assert [path.name for path in (tmp_path / "out" / "parts").iterdir()] == ["sketch.npz"]
     assert not (tmp_path / "out" / "results.json").exists()
-    # what is finished is not read again, unless the size of a file says that it is another
-    picture = tmp_path / "sketch" / CLASSES[4] / "x.png"
-    picture.write_bytes(bytes(picture.stat().st_size))
+    # what is finished is not run again
+    written = (tmp_path / "out" / "parts" / "sketch.npz").stat().st_mtime_ns
     figures = run(config, tmp_path / "out")
     assert [figures[name]["accuracy_top1"] for name in ("sketch", "stylized", "a")] == [100] * 3
-    # another place of a set, and another classifier, are something else
+    assert (tmp_path / "out" / "parts" / "sketch.npz").stat().st_mtime_ns == written
+    # other images of the same name, another place of a set, and another classifier
+    write_image(tmp_path / "sketch" / CLASSES[4] / "x.png", 5)
+    assert run(config, tmp_path / "out")["sketch"]["accuracy_top1"] == 0
     write_image(tmp_path / "elsewhere" / CLASSES[4] / "x.png", 5)
     config.sets.a.source = f"folder:{tmp_path / 'elsewhere'}"
     assert run(config, tmp_path / "out")["a"]["accuracy_top1"] == 0

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from photo_folder import write_photos
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from tiny import checkpoint_of_untrained, expected_features, tiny_linear_config
@@ -11,6 +12,7 @@ from tiny import checkpoint_of_untrained, expected_features, tiny_linear_config
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs.features import write_features
 from nsneg_jax.jobs.knn import knn
+from nsneg_jax.jobs.linear import linear
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,20 @@ def test_splits_with_other_classes_are_refused(pretrained, tmp_path):
     config = tiny_linear_config(pretrained, **{"data.source": f"folder:{tmp_path / 'data'}"})
     with pytest.raises(UsageError, match=r"classes: b\b"):
         knn(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("job", [knn, linear])
+def test_images_without_classes_are_refused(pretrained, tmp_path, job):
+    write_photos(tmp_path / "data", ["1.jpg", "2.jpg"], "train")
+    write_photos(tmp_path / "data", ["a/1.jpg", "b/2.jpg"], "val")
+    config = tiny_linear_config(pretrained, **{"data.source": f"folder:{tmp_path / 'data'}"})
+    with pytest.raises(UsageError, match=r"\[train\] has no classes\..*data\.labels"):
+        job(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.json"))
+    (tmp_path / "labels.csv").write_text("1.jpg,a\n2.jpg,b\n")
+    config.data.labels = str(tmp_path / "labels.csv")
+    config.update_from_flattened_dict({"batch_size": 8, "epochs": 1})
+    job(config, tmp_path / "out")
 
 
 def test_the_files_of_another_job_are_not_written_over(pretrained, tmp_path):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from photo_folder import write_photos
 from tiny import checkpoint_of_untrained, metrics_lines, tiny_linear_config
 
 from nsneg_jax.errors import RunError, UsageError
@@ -84,6 +85,27 @@ def test_a_stopped_run_goes_on_to_the_bit(pretrained, run_left_alone, tmp_path, 
     assert_equal(resumed, whole)
     assert metrics_lines(tmp_path) == metrics_lines(workdir)
     assert results(tmp_path) == results(workdir)
+
+
+def test_a_renamed_class_is_refused_in_either_split(pretrained, tmp_path):
+    files = [f"{name}/{i}.jpg" for name in ("ant", "bee") for i in range(3)]
+    for split in ("train", "val"):
+        write_photos(tmp_path / "data", files, split)
+    fields = {"data.source": f"folder:{tmp_path / 'data'}", "batch_size": 6, "epochs": 1}
+    linear(tiny_linear_config(pretrained, **fields), tmp_path / "run", ONE)
+    for path in (tmp_path / "data").glob("*/bee"):
+        path.rename(path.with_name("beetle"))
+    config = tiny_linear_config(pretrained, **fields)
+    with pytest.raises(UsageError, match="class 1 was 'bee' and is 'beetle'"):
+        linear(config, tmp_path / "run", ONE)
+    for path in (tmp_path / "data").glob("*/beetle"):
+        path.rename(path.with_name("bee"))
+    linear(config, tmp_path / "run", ONE)
+    (tmp_path / "data" / "val" / "bee" / "0.jpg").rename(
+        tmp_path / "data" / "val" / "bee" / "x.jpg"
+    )
+    with pytest.raises(UsageError, match=r"\[val\] differs"):
+        linear(config, tmp_path / "run", ONE)
 
 
 def test_rates_learn_side_by_side_as_each_alone(pretrained, run_left_alone, tmp_path):

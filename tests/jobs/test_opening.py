@@ -35,10 +35,10 @@ def test_nothing_is_written_until_it_is_claimed(tmp_path):
 
 def test_a_run_goes_on_with_its_own_config_alone(tmp_path):
     run = opened(tmp_path)
-    with run.resumable(keep=1) as new:
-        assert new.step is None
-        run.claim()
-        new.checkpoints.save(3, {"x": np.zeros(2)}, {})
+    with run.resumable(keep=1) as resumption:
+        assert resumption.step is None
+        run.claim(resumption)
+        resumption.checkpoints.save(3, {"x": np.zeros(2)}, {})
     with opened(tmp_path, **{"data.threads": 1}).resumable(keep=1) as resumed:
         assert resumed.step == 3
     with (
@@ -46,3 +46,27 @@ def test_a_run_goes_on_with_its_own_config_alone(tmp_path):
         opened(tmp_path, seed=1).resumable(keep=1),
     ):
         pass
+
+
+def test_data_may_move_if_the_run_knows_them(tmp_path):
+    folder, moved = ({"data.source": f"folder:/{place}"} for place in ("a", "b"))
+    for name, progress in (("earlier", {}), ("now", {"data": {"images": 3}})):
+        run = opened(tmp_path / name, **folder)
+        with run.resumable(keep=1) as resumption:
+            run.claim(resumption)
+            resumption.checkpoints.save(3, {"x": np.zeros(2)}, progress)
+    with (
+        pytest.raises(UsageError, match=r"data\.source was"),
+        opened(tmp_path / "earlier", **moved).resumable(keep=1),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match=r"data\.source was"),
+        opened(tmp_path / "now", **{"data.source": "shapes:80"}).resumable(keep=1),
+    ):
+        pass
+    run = opened(tmp_path / "now", **moved)
+    with run.resumable(keep=1) as resumption:
+        run.claim(resumption)
+    now = json.loads((tmp_path / "now" / "config.json").read_text())
+    assert now["data"]["source"] == "folder:/b"

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from photo_folder import write_photos
 from PIL import Image
 from tiny import metrics_lines, tiny_config
 
@@ -169,6 +170,26 @@ def test_changed_config_is_refused(whole):
     for text in ("negatives.alpha was 2.0 and is 3.0", "moco.temperature was 0.2 and is 0.1"):
         assert text in str(error.value)
     assert "threads" not in str(error.value)
+
+
+def test_a_folder_without_labels(tmp_path, capsys):
+    """It is trained on, kNN is left out, and the run goes on wherever its images are."""
+    write_photos(tmp_path / "photos", [f"{i}.jpg" for i in range(15)] + ["x/a.png", "x/b.png"], "")
+    fields = {"data.source": f"folder:{tmp_path / 'photos'}", "checkpoint.every_steps": 2}
+    config = tiny_config(total_steps=2, knn_every_epochs=1, **fields)
+    pretrain(config, tmp_path / "run", one_device())
+    shown = capsys.readouterr().out
+    assert "17 images, no classes" in shown and "kNN is left out" in shown
+    assert not any("knn_20" in line for line in metrics_lines(tmp_path / "run"))
+
+    os.rename(tmp_path / "photos", tmp_path / "scratch")
+    fields["data.source"] = f"folder:{tmp_path / 'scratch'}"
+    moved = tiny_config(total_steps=3, knn_every_epochs=1, **fields)
+    assert pretrain(moved, tmp_path / "run", one_device()).step == 3
+    os.rename(tmp_path / "scratch" / "3.jpg", tmp_path / "scratch" / "3 (copy).jpg")
+    moved.total_steps = 4
+    with pytest.raises(UsageError, match=r"image 8 is 3 \(copy\)\.jpg and was another"):
+        pretrain(moved, tmp_path / "run", one_device())
 
 
 def test_changed_data_is_refused(tmp_path):

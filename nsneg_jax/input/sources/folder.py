@@ -76,7 +76,6 @@ class Folder:
     ) -> None:
         self.name = f"folder:{root} [{split}]"
         self._folder, is_root = layout.place_of(root, split)
-        self.altered = ""
         self._is_by_file = False
         if labels and self._read_labels(Labels(labels), split, classes, partial):
             return
@@ -109,11 +108,7 @@ class Folder:
                     self.classes,
                 )
             )
-        if passed:
-            _say_once(
-                f"note: {len(passed)} links in {self._folder} lead to a folder that is listed "
-                f"anyway or holds the data set, and are not followed: {some(sorted(passed))}"
-            )
+        self._note(passed)
         empty = [name for name, files in zip(self.classes, listings, strict=True) if not files]
         if len(empty) == len(self.classes):
             raise UsageError(
@@ -139,7 +134,7 @@ class Folder:
         self, labels: Labels, split: str, classes: Sequence[str] | None, partial: bool
     ) -> bool:
         """Takes the classes from a file; returns False if it names none of the images."""
-        files = layout.everything(self._folder, IMAGE_ENDINGS)
+        files = self._everything()
         of_image = [labels.of(path, split) for path in files]
         unknown = of_image.count(None)
         if unknown == len(files):
@@ -177,7 +172,7 @@ class Folder:
                 f"there: {some(sorted(classes))}. {MEND_CLASSES}"
             )
         self.classes = UNLABELLED
-        self._files = layout.everything(self._folder, IMAGE_ENDINGS)
+        self._files = self._everything()
         if not self._files:
             raise UsageError(f"There are no images in {self._folder}. {_IMAGES}")
         nested = next((path for path in self._files if "/" in path), None)
@@ -205,12 +200,16 @@ class Folder:
             f"{_as_folder(self.classes[self.labels[index]])}/{name}" if self._is_by_file else name
         )
 
+    def location(self, index: int) -> str:
+        """Returns the path of the file of image `index`."""
+        return storage.join(self._folder, self._files[index])
+
     def size(self, index: int) -> int | None:
         """Returns the length of the file of image `index`; None if it is missing or in a store."""
         if storage.is_remote(self._folder):
             return None  # a request per file
         try:
-            return storage.size(storage.join(self._folder, self._files[index]))
+            return storage.size(self.location(index))
         except OSError:
             return None
 
@@ -220,7 +219,7 @@ class Folder:
         Raises:
             UnreadableImage: the file is missing, damaged or no image.
         """
-        return read_image(storage.join(self._folder, self._files[index]))
+        return read_image(self.location(index))
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of the file of image `index`.
@@ -228,7 +227,21 @@ class Folder:
         Raises:
             UnreadableImage: the file is missing or cannot be read.
         """
-        return read_encoded(storage.join(self._folder, self._files[index]))
+        return read_encoded(self.location(index))
+
+    def _everything(self) -> Names:
+        passed: list[str] = []
+        files = layout.everything(self._folder, IMAGE_ENDINGS, passed)
+        self._note([path.removeprefix("./") for path in passed])
+        return files
+
+    def _note(self, passed: Sequence[str]) -> None:
+        """Names the links that are not followed."""
+        if passed:
+            _say_once(
+                f"note: {len(passed)} links in {self._folder} lead to a folder that is listed "
+                f"anyway or holds the data set, and are not followed: {some(sorted(passed))}"
+            )
 
     def _listing(self, name: str | None, passed: list[str]) -> Names:
         if name is None:

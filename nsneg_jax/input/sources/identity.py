@@ -1,16 +1,16 @@
 """Which images a run was started with, kept in its checkpoints and compared when it resumes.
 
-Names, classes and sizes count; the location and the kind of source do not, so data may move.
-Digests of blocks of names say where the first difference is, in some 50 KB for the whole of
-ImageNet.
+Names, classes, sizes and the contents of some files count; the location and the kind of source do
+not, so data may move. Digests of blocks of names say where the first difference is, in some 50 KB
+for the whole of ImageNet.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,11 +19,13 @@ from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources.source import FileSource, Source, has_files
 
 Identity = Mapping[str, Any]
+_Of = TypeVar("_Of")
 
 _LEAST_BLOCK, _MOST_BLOCKS = 1, 2000
 _MOST_CLASSES = 2000
-# Sizes cost a request per file on network storage, so only so many files are asked, evenly spread.
-_MOST_SIZES, _SIZE_THREADS = 2000, 16
+# On network storage a size costs a request, so only so many files are asked, evenly spread.
+_MOST_SIZES, _MOST_CONTENTS = 2000, 32
+_THREADS = 16
 
 
 def identity(source: Source) -> dict[str, Any]:
@@ -33,7 +35,8 @@ def identity(source: Source) -> dict[str, Any]:
         'images', the number of images; 'name' of the source if its images are no files; else
         'classes', their names (none if they are more than 2,000); 'names', digests of blocks of
         equally many paths with their classes, at most 2,000 blocks; 'sizes', the bytes of up to
-        2,000 files spread evenly, None where unknown; 'altered', see `FileSource`.
+        2,000 files spread evenly, None where unknown; 'contents', digests of up to 32 such files,
+        None where unreadable.
     """
     if not has_files(source):
         return {"images": len(source), "name": source.name}
@@ -41,14 +44,23 @@ def identity(source: Source) -> dict[str, Any]:
     digests = []
     for start in range(0, len(source), block):
         names = (source.path(i) for i in range(start, min(start + block, len(source))))
-        text = "\n".join(names).encode("utf-8", "surrogateescape")
-        digests.append(hashlib.sha256(text).hexdigest()[:8])
+        digests.append(_digest(names)[:8])
     return {
         "images": len(source),
         "classes": list(source.classes) if len(source.classes) <= _MOST_CLASSES else [],
         "names": digests,
-        "sizes": _sizes(source),
-        "altered": source.altered,
+        "sizes": _asked(source, lambda source, index: source.size(index), _MOST_SIZES),
+        "contents": _asked(source, _content, _MOST_CONTENTS),
+    }
+
+
+def fingerprint(source: Source) -> dict[str, int | str]:
+    """Digests the number, names and classes of all images, to compare processes of one run."""
+    path = getattr(source, "path", str)
+    return {
+        "images": len(source),
+        "classes": _digest(source.classes)[:12],
+        "names": _digest(map(path, range(len(source))))[:12],
     }
 
 
@@ -62,8 +74,8 @@ def check_same_data(
 ) -> None:
     """Raises UsageError if a resumed run has other images than before; names the first difference.
 
-    The size of a file may change if the file has become unreadable, or was so before: a training
-    replaces such images.
+    A file may change if it has become unreadable, or was so before: a training replaces such
+    images.
 
     Args:
         source: source of the run.
@@ -106,17 +118,20 @@ def difference(
         parts.append(_different_names(source, now["names"], before["names"]))
     if parts:
         return "; ".join(parts)
-    if before.get("altered", "") != now.get("altered", ""):
-        was, is_now = (each.get("altered") or "as they are" for each in (before, now))
-        return f"images were {was} and are {is_now}"
-    for i, (was, size) in enumerate(zip(before.get("sizes", ()), now.get("sizes", ()))):  # noqa: B905
-        if has_files(source) and was is not None and size is not None and was != size:
-            index = int(_spread(len(source))[i])
-            path = source.path(index)
-            known = any(each.endswith(f"/{path}") for each in repaired)
-            if known or not _is_readable(source, index):
+    for name, most in (("sizes", _MOST_SIZES), ("contents", _MOST_CONTENTS)):
+        values = zip(_spread(len(source), most), before.get(name, ()), now.get(name, ()))  # noqa: B905
+        for place, was, value in values:
+            if not has_files(source) or None in (was, value) or was == value:
                 continue
-            return f"{path} had {was:,} bytes and has {size:,}"
+            path = source.path(int(place))
+            place_now = source.location(int(place))
+            if any(each == place_now or each.endswith(f"/{path}") for each in repaired):
+                continue
+            if not _is_readable(source, int(place)):
+                continue
+            if name == "sizes":
+                return f"{path} had {was:,} bytes and has {value:,}"
+            return f"{path} has other contents"
     return None
 
 
@@ -148,6 +163,11 @@ def _different_names(source: Source, now: list[str], before: list[str]) -> str:
     )
 
 
+def _digest(names: Iterable[str]) -> str:
+    # The bytes of file names, which may be no UTF-8.
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def _is_readable(source: Source, index: int) -> bool:
     try:
         source.image(index)
@@ -160,11 +180,20 @@ def _block(images: int) -> int:
     return max(_LEAST_BLOCK, math.ceil(images / _MOST_BLOCKS))
 
 
-def _spread(images: int) -> np.ndarray:
-    return np.linspace(0, images - 1, min(images, _MOST_SIZES)).astype(np.int64)
+def _spread(images: int, most: int) -> np.ndarray:
+    return np.linspace(0, images - 1, min(images, most)).astype(np.int64)
 
 
-def _sizes(source: FileSource) -> list[int | None]:
-    with ThreadPoolExecutor(_SIZE_THREADS) as pool:
-        found = list(pool.map(source.size, _spread(len(source)).tolist()))
+def _asked(source: FileSource, ask: Callable[[FileSource, int], _Of], most: int) -> list[_Of]:
+    """Asks for a value of some images; returns [] if it is not known of any."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        places = _spread(len(source), most).tolist()
+        found = list(pool.map(lambda index: ask(source, index), places))
     return found if any(each is not None for each in found) else []
+
+
+def _content(source: FileSource, index: int) -> str | None:
+    try:
+        return hashlib.sha256(source.encoded(index)).hexdigest()[:8]
+    except UnreadableImage:
+        return None  # what needs it says so

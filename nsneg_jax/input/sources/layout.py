@@ -12,7 +12,7 @@ from nsneg_jax.input.sources.names import Names
 # The split that a data folder without splits is.
 WHOLE = "train"
 # Folders of these names are splits, so a folder that holds one has no images of its own.
-_SPLITS = frozenset(
+SPLITS = frozenset(
     ("train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval")
 )
 # Kaggle's archive of ImageNet has the splits so far down.
@@ -56,9 +56,9 @@ def place_of(root: str, split: str) -> Place:
     if name == split:
         return Place(root, True)
     there = storage.folders(root)
-    beside = name in _SPLITS and storage.is_folder(storage.join(parent, split))
+    beside = name in SPLITS and storage.is_folder(storage.join(parent, split))
     below = None if beside else _below(root, there, split)
-    splits_there = [each for each in there if each.lower() in _SPLITS]
+    splits_there = [each for each in there if each.lower() in SPLITS]
     if split == WHOLE and not (splits_there or beside or below):
         return Place(root, True)
     if beside or below:
@@ -90,18 +90,23 @@ def loose_image(folder: str, endings: tuple[str, ...]) -> str | None:
         with storage.remote(folder) as found:
             return next((each.name for each in found.iterdir() if is_image(each.name)), None)
     with os.scandir(folder) as entries:
-        return next((e.name for e in entries if is_image(e.name) and not e.is_dir()), None)
+        images = (entry.name for entry in entries if is_image(entry.name))
+        return next((name for name in images if not os.path.isdir(f"{folder}/{name}")), None)
 
 
-def everything(folder: str, endings: tuple[str, ...]) -> Names:
+def everything(folder: str, endings: tuple[str, ...], passed: list[str] | None = None) -> Names:
     """Returns the paths of all images below a folder, at any depth, sorted.
+
+    Args:
+        folder, endings: see `loose_image`.
+        passed: gets the links that are not followed, see `files_below`.
 
     Raises:
         UsageError: a folder cannot be listed.
     """
-    parent, name = _parent(folder)
+    parent, name = _parent(folder) if storage.is_remote(folder) else (folder, ".")
     try:
-        found = storage.files_below(parent, name, endings)
+        found = storage.files_below(parent, name, endings, passed)
         return Names.of(sorted(path[len(name) + 1 :] for path in found))
     except OSError as error:
         raise UsageError(

@@ -20,10 +20,11 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import earlier_data
-from nsneg_jax.input.decode import UnreadableImage, decode_image
+from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import UNLABELLED, Choice
 from nsneg_jax.input.sources.names import Names
+from nsneg_jax.input.sources.records import RecordSource
 
 INDEX, NAMES = "index.json", "names.txt"
 FORMAT = "nsneg_jax images, version 1"
@@ -101,7 +102,7 @@ def read_index(folder: str) -> Index | None:
         ) from error
 
 
-class ArrayRecord:
+class ArrayRecord(RecordSource):
     """One split of packed images as a `Source`, in the same order as the folder it was made from.
 
     Args:
@@ -124,7 +125,7 @@ class ArrayRecord:
         partial: bool = False,
     ) -> None:
         self.name = f"arrayrecord:{root} [{split}]"
-        self._folder = storage.join(root, split)
+        self._folder = root.rstrip("/") if split in (".", "") else storage.join(root, split)
         index = read_index(self._folder)
         if index is None:
             raise UsageError(_no_index(root, split))
@@ -140,20 +141,12 @@ class ArrayRecord:
         choice = Choice(self._folder, names, labels, paths, classes, partial)
         self.classes, self.labels, self.present = choice.classes, choice.labels, choice.present
         self._records = choice.records
-        self._paths = paths.take(choice.records)
-        self.altered = _alteration(index)
+        self.paths = paths.take(choice.records)
         self._data = open_shards(self._folder, index.shards)
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._records)
-
-    def path(self, index: int) -> str:
-        """Returns the path of image `index` in the split it came from: 'CLASS/NAME.JPEG'."""
-        return self._paths[index]
-
-    def size(self, index: int) -> None:
-        """Returns None, because only the record itself has its length."""
+    def location(self, index: int) -> str:
+        """Returns where image `index` is, for messages."""
+        return f"{self._folder}/{self.path(index)}"
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of image file `index`.
@@ -164,15 +157,7 @@ class ArrayRecord:
         try:
             return self._data[self._records[index]]
         except RuntimeError as error:
-            raise UnreadableImage(f"{self._folder}/{self.path(index)}", str(error)) from error
-
-    def image(self, index: int) -> np.ndarray:
-        """Reads image `index` as uint8 [H, W, 3], see `decode_image`.
-
-        Raises:
-            UnreadableImage: its record is damaged, or holds no image.
-        """
-        return decode_image(self.encoded(index), f"{self._folder}/{self.path(index)}")
+            raise UnreadableImage(self.location(index), str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -213,12 +198,6 @@ def records_digest() -> Any:
 def add_record(digest: Any, record: bytes) -> None:
     digest.update(len(record).to_bytes(8, "little"))
     digest.update(record)
-
-
-def _alteration(index: Index) -> str:
-    if index.resize_short is None:
-        return ""
-    return f"reduced to {index.resize_short} pixels, JPEG quality {index.quality}"
 
 
 def _no_index(root: str, split: str) -> str:

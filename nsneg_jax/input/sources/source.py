@@ -1,9 +1,8 @@
 """The interface of data sets, and opening them by the name in a config."""
 
-import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, TypeGuard
 
 import numpy as np
@@ -44,12 +43,9 @@ class FileSource(Source, Protocol):
 
     Attributes:
         present: int32, indices of the classes with images, ascending.
-        altered: what was done to the images since they were files, such as a reduction; ''
-            for nothing.
     """
 
     present: np.ndarray
-    altered: str
 
     def path(self, index: int) -> str:
         """Returns the path 'CLASS/NAME.JPEG' of image `index`, without 'CLASS/' if unknown."""
@@ -57,6 +53,10 @@ class FileSource(Source, Protocol):
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of the file of image `index`."""
+        ...
+
+    def location(self, index: int) -> str:
+        """Returns where image `index` is, for messages: the path of its file, if it has one."""
         ...
 
     def size(self, index: int) -> int | None:
@@ -195,22 +195,6 @@ def data_set_name(spec_or_folder: str) -> str:
     if not storage.is_remote(rest):
         rest = os.path.abspath(rest)
     return rest.rstrip("/").rpartition("/")[2]
-
-
-def fingerprint(source: Source) -> dict[str, int | str]:
-    """Identifies the files of a source: their number, and digests of names and classes."""
-    path = getattr(source, "path", str)
-    return {
-        "images": len(source),
-        "classes": _digest(source.classes),
-        "names": _digest(map(path, range(len(source)))),
-    }
-
-
-def _digest(names: Iterable[str]) -> str:
-    # The bytes of file names, which may be no UTF-8.
-    text = "\n".join(names).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def class_names(classes: str) -> tuple[str, ...]:

@@ -19,9 +19,10 @@ from tqdm import tqdm
 from nsneg_jax.errors import UsageError
 from nsneg_jax.extras import needed
 from nsneg_jax.files import expand, user_cache, write_npz
-from nsneg_jax.input.decode import UnreadableImage, decode_image
+from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources.classes import Choice
 from nsneg_jax.input.sources.names import Names
+from nsneg_jax.input.sources.records import RecordSource
 
 _SPEC = re.compile(r"(?P<name>\w+)(?:/(?P<config>[^:/\s]+))?(?::(?P<version>\d+\.\d+\.\d+))?")
 _FILE_FEATURES = ("file_name", "filename")
@@ -33,7 +34,7 @@ class NotPrepared(UsageError):
     """A data set is missing or in an unreadable format; the message says how to prepare it."""
 
 
-class Tfds:
+class Tfds(RecordSource):
     """One split of a prepared data set as a `Source`.
 
     It uses the features 'image', 'label' and, if there is one, 'file_name'. Classes are the sorted
@@ -82,20 +83,12 @@ class Tfds:
         ]
         choice = Choice(self.name, names, labels, paths, classes, partial)
         self.classes, self.labels, self.present = choice.classes, choice.labels, choice.present
-        self.altered = ""
         self._records = choice.records
-        self._paths = Names.of(paths[record] for record in choice.records.tolist())
+        self.paths = Names.of(paths[record] for record in choice.records.tolist())
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._records)
-
-    def path(self, index: int) -> str:
-        """Returns 'CLASS/NAME' of image `index`; NAME is its number if file names are unknown."""
-        return self._paths[index]
-
-    def size(self, index: int) -> None:
-        """Returns None, because only the record itself has its length."""
+    def location(self, index: int) -> str:
+        """Returns where image `index` is, for messages."""
+        return f"{self.path(index)} of {self.name}"
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of image file `index`.
@@ -108,15 +101,7 @@ class Tfds:
             return self._data[record]["image"]
         # A damaged file raises RuntimeError; parsing it may raise anything.
         except Exception as error:
-            raise UnreadableImage(f"{self.path(index)} of {self.name}", str(error)) from error
-
-    def image(self, index: int) -> np.ndarray:
-        """Reads image `index` as uint8 [H, W, 3], see `decode_image`.
-
-        Raises:
-            UnreadableImage: its record is damaged, or holds no image.
-        """
-        return decode_image(self.encoded(index), f"{self.path(index)} of {self.name}")
+            raise UnreadableImage(self.location(index), str(error)) from error
 
 
 def preparation(spec: str, data_dir: str = "") -> str:

@@ -17,8 +17,9 @@ from nsneg_jax.evaluation.features import Features
 from nsneg_jax.files import write_json
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.identity import fingerprint
 from nsneg_jax.input.sources.packed import ArrayRecord
-from nsneg_jax.input.sources.source import class_names, fingerprint
+from nsneg_jax.input.sources.source import class_names
 from nsneg_jax.jobs import features
 from nsneg_jax.textures.synthesis import random_generator
 

@@ -92,6 +92,28 @@ def test_a_folder_in_a_store(store, tmp_path):
         Folder("gs://bucket/photos", "val")
 
 
+def test_other_layouts_in_a_store(store, tmp_path):
+    """Images without classes, and with classes from a table above them."""
+    root = store / "bucket" / "set"
+    names = ["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002.JPEG"]
+    for split in ("train", "val"):
+        write_photos(root, names, split)
+    for given, split in (("", "train"), ("/val", "val"), ("/train", "train"), ("/val/", ".")):
+        source = Folder(f"gs://bucket/set{given}", split)
+        assert [source.path(i) for i in range(2)] == names and source.classes == ("",)
+        assert (source.image(1) == Folder(str(root), "val").image(1)).all()
+    table = "ImageId,PredictionString\n" + "".join(
+        f"{name[:-5]},n0{2 - i} 1 2 3 4\n" for i, name in enumerate(names)
+    )
+    (store / "bucket" / "LOC_val_solution.csv").write_text(table)
+    source = Folder("gs://bucket/set", "val")
+    assert [source.path(i) for i in range(2)] == [f"n01/{names[1]}", f"n02/{names[0]}"]
+    given = Folder("gs://bucket/set", "val", labels="gs://bucket/LOC_val_solution.csv")
+    assert given.labels.tolist() == source.labels.tolist() == [0, 1]
+    with pytest.raises(UsageError, match=r"no split 'val', but gs://bucket/set has"):
+        Folder("gs://bucket/set/train", "val")
+
+
 def test_packed_images_in_a_store(store, tmp_path, capsys):
     """Packed there by the tool, from there, and read from there."""
     local = Folder(str(write_photos(store / "bucket" / "photos")), "train")

@@ -10,18 +10,19 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.extras import needed
-from nsneg_jax.input.decode import UnreadableImage, decode_image
+from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import UNLABELLED, Choice
 from nsneg_jax.input.sources.huggingface.records import ArrowRecords, ParquetRecords
 from nsneg_jax.input.sources.huggingface.splits import find_files
 from nsneg_jax.input.sources.names import Names
+from nsneg_jax.input.sources.records import RecordSource
 
 _LABELS = ("label", "labels")
 _IMAGES = ("image", "img")
 
 
-class HuggingFace:
+class HuggingFace(RecordSource):
     """One split of a data set of Hugging Face on a local disk, as a `Source`.
 
     It has an image column and, for labels, a column of class names or numbers. As in a folder,
@@ -36,7 +37,7 @@ class HuggingFace:
         classes, partial: see `Folder`, with names of labels for folders.
 
     Attributes:
-        present, altered: see `FileSource`.
+        present: see `FileSource`.
         stored: int64 [len], rows of the images. Reading in their order is quicker.
 
     Raises:
@@ -46,7 +47,7 @@ class HuggingFace:
     def __init__(
         self, where: str, split: str, classes: Sequence[str] | None = None, partial: bool = False
     ) -> None:
-        self.name, self.altered = f"hf:{where} [{split}]", ""
+        self.name = f"hf:{where} [{split}]"
         if storage.is_remote(where):
             raise UsageError(f"hf:{where} is in a store. Copy the data set to a local folder.")
         with needed("hf", f"hf:{where}"):
@@ -83,7 +84,7 @@ class HuggingFace:
             choice = Choice(self.name, names, labels, paths, classes, partial)
             self.classes, self.labels, self.present = choice.classes, choice.labels, choice.present
             self.stored = choice.records
-            self._paths = Names.of(paths[row] for row in choice.records.tolist())
+            self.paths = Names.of(paths[row] for row in choice.records.tolist())
         _note_compression(self.name, self._records)
 
     def _take_unlabelled(self, stems: Sequence[str], classes: Sequence[str] | None) -> None:
@@ -95,18 +96,11 @@ class HuggingFace:
         self.classes = UNLABELLED
         self.stored = np.array(sorted(range(len(stems)), key=lambda row: stems[row]), np.int64)
         self.labels, self.present = np.zeros(len(stems), np.int32), np.zeros(1, np.int32)
-        self._paths = Names.of(stems[row] for row in self.stored.tolist())
+        self.paths = Names.of(stems[row] for row in self.stored.tolist())
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.stored)
-
-    def path(self, index: int) -> str:
-        """Returns 'CLASS/NAME' of image `index`; NAME is its row if it has no file name."""
-        return self._paths[index]
-
-    def size(self, index: int) -> None:
-        """Returns None, because only the record itself has its length."""
+    def location(self, index: int) -> str:
+        """Returns where image `index` is, for messages."""
+        return f"{self.path(index)} of {self.name}"
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of the file of image `index`.
@@ -114,7 +108,7 @@ class HuggingFace:
         Raises:
             UnreadableImage: its record is empty, or cannot be read.
         """
-        name = f"{self.path(index)} of {self.name}"
+        name = self.location(index)
         try:
             data, path = self._records[int(self.stored[index])]
             if data is None and path:
@@ -126,14 +120,6 @@ class HuggingFace:
         if data is None:
             raise UnreadableImage(name, "the record is empty")
         return data
-
-    def image(self, index: int) -> np.ndarray:
-        """Reads image `index` as uint8 [H, W, 3], see `decode_image`.
-
-        Raises:
-            UnreadableImage: its record is damaged, or holds no image.
-        """
-        return decode_image(self.encoded(index), f"{self.path(index)} of {self.name}")
 
 
 def _records(files: Sequence[str], is_parquet: bool, image: str) -> ArrowRecords | ParquetRecords:
