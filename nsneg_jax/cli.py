@@ -31,6 +31,7 @@ _STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on SIGTER
 PROGRAMS = {
     "report": "nsneg_jax.report.command:main",
     "convert": "nsneg_jax.pytorch.command:program",
+    "verify": "nsneg_jax.training.verify:main",
 }
 # One line per command, in the order of use.
 ABOUT = {
@@ -43,6 +44,7 @@ ABOUT = {
     "evaluate": "fill a row of the robustness table: a trained probe on many test sets",
     "report": "make tables and pictures from the results of these jobs",
     "convert": "import and export PyTorch checkpoints",
+    "verify": "check that the values in checkpoints are those that were saved",
 }
 # Scripts of `nsneg prepare`, in data/.
 PREPARE = ("imagenet100", "texture", "arrayrecord", "check")

@@ -69,7 +69,7 @@ def linear(
     steps_per_epoch = labelled.steps_per_pass(len(training), reading.batch_size)
     total = settings.epochs * steps_per_epoch
 
-    with run.resumable(keep=1) as resumption:
+    with run.resumable(keep=2) as resumption:
         checkpoints, signals, resumed = resumption.checkpoints, resumption.signals, resumption.step
         # The probe's checkpoint holds the encoder too; the run it came from may be gone by now.
         path = settings.pretrained if resumed is None else workdir

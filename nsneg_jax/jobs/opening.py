@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.files import write_json
-from nsneg_jax.parallel import hosts, mesh
+from nsneg_jax.parallel import mesh
 from nsneg_jax.training.checkpoint import Checkpoints
 from nsneg_jax.training.signals import StopSignals
 from nsneg_jax.training.workdir import RESULTS, check_workdir, claim_workdir, moved_fields
@@ -24,7 +24,7 @@ class Resumption(NamedTuple):
     Attributes:
         checkpoints: checkpoints in the workdir.
         signals: signals that ask the run to stop.
-        step: steps done in the latest checkpoint; None for a new run.
+        step: steps done in the newest whole checkpoint; None for a new run.
         moved: fields that may differ from the earlier start, for `Run.claim`.
     """
 
@@ -56,14 +56,17 @@ class Run:
         """Opens the checkpoints of a run, of which the latest `keep` are kept.
 
         Raises:
+            DamagedError: all its checkpoints are damaged.
             UsageError: the workdir has a checkpoint of a run with another config.
         """
         with Checkpoints(self.workdir, keep) as checkpoints, StopSignals() as signals:
-            step = hosts.of_first(checkpoints.latest_step())
-            moved: tuple[str, ...] = ()
-            if step is not None:
-                moved = moved_fields(checkpoints.progress(step))
-                check_workdir(self.config, self.workdir, moved)
+            found = checkpoints.newest_whole()
+            if found is None:
+                yield Resumption(checkpoints, signals, None)
+                return
+            step, progress = found
+            moved = moved_fields(progress)
+            check_workdir(self.config, self.workdir, moved)
             yield Resumption(checkpoints, signals, step, moved)
 
     def claim(self, resumption: Resumption | None = None) -> None:

@@ -1,6 +1,12 @@
-"""Saves Orbax checkpoints of a run, and restores them on any number of devices."""
+"""Saves Orbax checkpoints of a run, and restores them on any number of devices.
+
+Each has digests of its values, which are compared whenever it is read.
+"""
 
 import json
+import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +16,23 @@ import orbax.checkpoint as ocp
 
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.files import user_path
-from nsneg_jax.training.workdir import CHECKPOINTS
+from nsneg_jax.parallel import hosts
+from nsneg_jax.training.digests import kind, names_of_leaves, state_digests, values_digest
+from nsneg_jax.training.workdir import CHECKPOINTS, DAMAGED
 
-_STATE, _PROGRESS = "state", "progress"
+_STATE, _PROGRESS, _DIGESTS = "state", "progress", "digests"
+
+
+class DamagedError(RunError):
+    """A checkpoint cannot be read, or its values are not those that were saved."""
 
 
 class Checkpoints:
     """The checkpoints in WORKDIR/checkpoints, one folder per step, written in the background.
 
-    Each holds `state`, a pytree of arrays, and `progress`, plain values of the loop. A checkpoint
-    appears under its step only when it is complete, so a killed run leaves no partial one.
+    Each holds `state`, a pytree of arrays; `progress`, plain values of the loop; and `digests` of
+    both. A checkpoint appears under its step only when it is complete, so a killed run leaves no
+    partial one.
 
     Args:
         workdir: workdir of the run.
@@ -55,7 +68,11 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                state=ocp.args.StandardSave(state),
+                progress=ocp.args.JsonSave(progress),
+                digests=ocp.args.JsonSave(
+                    {_STATE: state_digests(state), _PROGRESS: values_digest(progress)}
+                ),
             ),
             force=True,
         )
@@ -69,44 +86,81 @@ class Checkpoints:
                 of devices may have written the checkpoint.
 
         Raises:
-            RunError: the checkpoint cannot be read.
+            DamagedError: the checkpoint is damaged.
             UsageError: its structure differs; the message names the first entry that does.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            difference = first_difference(_structure(self.folder / str(step)), abstract)
-            if difference is None:
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
-                    ),
-                )
-        except Exception as error:
-            raise self._unreadable(step, error) from error
+        folder = self.folder / str(step)
+        state, progress = _read(folder)
+        difference = first_difference(state, like)
         if difference is not None:
             raise UsageError(
-                f"The checkpoint {self.folder / str(step)} does not fit this run: {difference}. "
+                f"The checkpoint {folder} does not fit this run: {difference}. "
                 "Give the config it was written with, or another --workdir for a new run."
             )
-        return restored["state"], restored["progress"]
+        stored = names_of_leaves(state)
+        names = list(names_of_leaves(like))
+        leaves, structure = jax.tree.flatten(like)
+        placed = [_placed(stored[name], leaf) for name, leaf in zip(names, leaves, strict=True)]
+        return jax.tree.unflatten(structure, placed), progress
+
+    def newest_whole(self) -> tuple[int, dict[str, Any]] | None:
+        """Finds the newest checkpoint whose values are those that were saved.
+
+        Damaged ones that are newer are reported and moved to WORKDIR/damaged-checkpoints, because
+        the run will write their steps again. Every process must call it.
+
+        Returns:
+            The steps done in it, and its progress; None if there is no checkpoint.
+
+        Raises:
+            DamagedError: all are damaged; they stay where they are.
+        """
+        damaged: dict[int, DamagedError] = {}
+        found = None
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = step, _read(self.folder / str(step))[1]
+                break
+            except DamagedError as error:
+                damaged[step] = error
+        found = hosts.of_first(found)
+        if damaged and found is None:
+            raise DamagedError(
+                f"{next(iter(damaged.values()))} There is no whole checkpoint before it in "
+                f"{self.folder}. Copy the workdir again, or give another --workdir for a new run."
+            )
+        if found is None:
+            return None
+        for step, reason in damaged.items():
+            self._set_aside(step, found[0], reason)
+        return found[0], found[1]
 
     def progress(self, step: int) -> dict[str, Any]:
         """Returns only the progress of `step`.
 
         Raises:
-            RunError: the checkpoint cannot be read.
+            DamagedError: it is damaged.
         """
+        folder = self.folder / str(step)
         try:
-            return _read_progress(self.folder / str(step))
+            return _read_progress(folder, _digests(folder))
         except Exception as error:
-            raise self._unreadable(step, error) from error
+            raise _damaged(folder, error) from error
 
-    def _unreadable(self, step: int, error: Exception) -> RunError:
-        return RunError(
-            f"The checkpoint {self.folder / str(step)} cannot be restored: {error}. If its "
-            "files are damaged, move that folder away to resume from the checkpoint before it."
-        )
+    def _set_aside(self, step: int, instead: int, reason: DamagedError) -> None:
+        place = self.folder.parent / DAMAGED / str(step)
+        if jax.process_index() == 0:
+            while place.exists():
+                place = place.with_name(f"{place.name}-again")
+            place.parent.mkdir(exist_ok=True)
+            os.replace(self.folder / str(step), place)
+            print(
+                f"{reason} The run goes on from step {instead}; the damaged checkpoint is now in "
+                f"{place}.",
+                file=sys.stderr,
+            )
+        hosts.wait_for_all()
+        self._manager.reload()
 
     def wait(self) -> None:
         """Waits until everything saved is on disk."""
@@ -121,6 +175,11 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         UsageError: there is no such folder, or it holds no checkpoint.
     """
+    return all_checkpoints(path)[-1]
+
+
+def all_checkpoints(path: str | Path) -> list[Path]:
+    """Finds all checkpoint folders at `path`, oldest first; see `find_checkpoint`."""
     path = user_path(str(path))
     if not path.is_dir():
         raise UsageError(
@@ -128,7 +187,7 @@ def find_checkpoint(path: str | Path) -> Path:
             f"WORKDIR/{CHECKPOINTS}/400."
         )
     if (path / _STATE).is_dir() and (path / _PROGRESS).is_dir():
-        return path
+        return [path]
     parent = path if path.name == CHECKPOINTS else path / CHECKPOINTS
     steps = [child for child in parent.glob("[0-9]*") if child.name.isdecimal()]
     if not steps:
@@ -136,7 +195,16 @@ def find_checkpoint(path: str | Path) -> Path:
             f"{path} holds no checkpoint. Expected a run's workdir, with {CHECKPOINTS}/STEP in it, "
             f"or one such folder STEP, with {_STATE} and {_PROGRESS} in it."
         )
-    return max(steps, key=lambda child: int(child.name))
+    return sorted(steps, key=lambda child: int(child.name))
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Reads a checkpoint and compares its values with its digests.
+
+    Raises:
+        DamagedError: the checkpoint is damaged.
+    """
+    _read(folder)
 
 
 def read_checkpoint(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -150,29 +218,40 @@ def read_checkpoint(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[s
         The state as nested dicts and lists of NumPy arrays, and the progress.
 
     Raises:
-        UsageError: the checkpoint cannot be read.
+        UsageError: the checkpoint is damaged.
     """
+    try:
+        return _read(folder, *entries)
+    except DamagedError as error:
+        raise UsageError(f"{error} Copy it again, or give another checkpoint.") from error
+
+
+def _read(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Does `read_checkpoint`, but raises DamagedError."""
     folder = folder.resolve()
     try:
-        wanted = _structure(folder)
+        wanted, digests = _structure(folder), _digests(folder)
+        _check_kinds(wanted, digests)
         if entries:
             wanted = {name: wanted[name] for name in entries if name in wanted}
+        progress = _read_progress(folder, digests)
         if not wanted:
-            return {}, _read_progress(folder)
+            return {}, progress
         to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             state = checkpointer.restore(
                 folder / _STATE,
                 args=ocp.args.PyTreeRestore(wanted, to_numpy, partial_restore=True),
             )
-        return state, _read_progress(folder)
+        _check_values(state, digests)
+        return state, progress
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = reason.partition(" [tensorstore_spec")[0]  # a long description of the driver
-        raise UsageError(
-            f"The checkpoint {folder} cannot be read: {reason}. Its files are damaged or "
-            "incomplete: copy it again, or give another checkpoint."
-        ) from error
+        raise _damaged(folder, error) from error
+
+
+def has_digests(folder: Path) -> bool:
+    """Returns whether a checkpoint has digests; those of earlier versions have none."""
+    return (folder / _DIGESTS).exists()
 
 
 def _structure(folder: Path) -> Any:
@@ -183,8 +262,54 @@ def _structure(folder: Path) -> Any:
     return tree
 
 
-def _read_progress(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / _PROGRESS / "metadata").read_text())
+def _placed(array: np.ndarray, like: Any) -> Any:
+    """Splits an array over devices as `like` is; returns it as it is for another NumPy array."""
+    if not isinstance(like, jax.Array):
+        return array
+    return jax.make_array_from_callback(array.shape, like.sharding, lambda place: array[place])
+
+
+def _digests(folder: Path) -> dict[str, Any] | None:
+    """Returns the digests of a checkpoint; None if it was written without."""
+    if not has_digests(folder):
+        return None
+    digests = json.loads((folder / _DIGESTS / "metadata").read_text())
+    if digests.keys() != {_STATE, _PROGRESS} or not isinstance(digests[_STATE], dict):
+        raise ValueError("its digests are damaged")
+    return digests
+
+
+def _check_kinds(stored: Any, digests: Mapping[str, Any] | None) -> None:
+    """Checks names, dtypes and shapes of all entries, so that damage is not taken for another."""
+    if digests is None:
+        return
+    there = {name: kind(leaf) for name, leaf in names_of_leaves(stored).items()}
+    saved = {name: str(digest).partition(" ")[0] for name, digest in digests[_STATE].items()}
+    if there != saved:
+        first = min(name for name, _ in there.items() ^ saved.items())
+        raise ValueError(f"{first} is not as it was saved")
+
+
+def _check_values(state: Any, digests: Mapping[str, Any] | None) -> None:
+    if digests is None:
+        return
+    for name, digest in state_digests(state).items():
+        if digests[_STATE][name] != digest:
+            raise ValueError(f"the values of {name} are not those that were saved")
+
+
+def _read_progress(folder: Path, digests: Mapping[str, Any] | None) -> dict[str, Any]:
+    progress = json.loads((folder / _PROGRESS / "metadata").read_text())
+    if digests is not None and values_digest(progress) != digests[_PROGRESS]:
+        raise ValueError("the values of its progress are not those that were saved")
+    return progress
+
+
+def _damaged(folder: Path, error: Exception) -> DamagedError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # A long description of the driver, or of the place in its source.
+    reason = reason.partition(" [tensorstore_spec")[0].partition(" [source locations")[0]
+    return DamagedError(f"The checkpoint {folder} is damaged or incomplete: {reason.rstrip('.')}.")
 
 
 def first_difference(
@@ -195,11 +320,7 @@ def first_difference(
     Leaves are compared in `qualities`. Returns None if there is no difference.
     """
 
-    def by_name(tree: Any) -> dict[str, Any]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(k, simple=True, separator="."): leaf for k, leaf in leaves}
-
-    there, here = by_name(stored), by_name(like)
+    there, here = names_of_leaves(stored), names_of_leaves(like)
     for name in sorted(there.keys() | here.keys()):
         if name not in there:
             return f"{name} is missing in the checkpoint"

@@ -11,6 +11,7 @@ from nsneg_jax.input.sources.source import is_files
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"  # a folder per step
+DAMAGED = "damaged-checkpoints"  # checkpoints that could not be read
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"  # a folder of event files
 RESULTS = "results.json"
