@@ -2,9 +2,13 @@
 
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -71,8 +75,9 @@ class Window:
 class MetricWriter:
     """Writes metrics of a step to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
 
-    metrics.jsonl has one object per line: `step`, `split`, then names and plain numbers. Only
-    process 0 writes.
+    metrics.jsonl has one object per line: `step`, `split`, then names and plain numbers; one that
+    is not finite is null. Only process 0 writes. A file that cannot be written is reported once and
+    does not stop the run: lines of metrics.jsonl are kept until it can be written again.
 
     Args:
         workdir: workdir of the run.
@@ -82,35 +87,54 @@ class MetricWriter:
 
     def __init__(self, workdir: Path, step: int):
         self._writes = jax.process_index() == 0
-        if not self._writes:
-            return
-        self._path = workdir / METRICS
-        self._drop_after(step)
-        self._file = self._path.open("a")
-        self._board = _summary_writer()(str(workdir / TENSORBOARD), purge_step=step + 1)
+        if self._writes:
+            self._path = workdir / METRICS
+            self._drop_after(step)
+            self._waiting: list[str] = []
+            self._written = self._path.stat().st_size if self._path.exists() else 0
+            self._failed = False
+            self._board = _Board(workdir / TENSORBOARD, step)
 
     def __enter__(self) -> "MetricWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._writes:
-            self._file.close()
             self._board.close()
+            self._write_waiting()
+            if self._waiting:
+                _warn(f"{len(self._waiting)} lines of {self._path} are lost: it cannot be written")
 
     def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
         """Adds the figures of `step`, plain numbers by name."""
         if not self._writes:
             return
-        self._file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
-        self._file.flush()
-        for name, value in figures.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        line = {"step": step, "split": split, **known}
+        self._waiting.append(json.dumps(line, allow_nan=False) + "\n")
+        self._write_waiting()
+        self._board.write(step, {f"{split}/{name}": value for name, value in figures.items()})
+
+    def _write_waiting(self) -> None:
+        lines = "".join(self._waiting).encode()
+        try:
+            with self._path.open("ab") as file:
+                file.write(lines)
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self._path, self._written)  # leaves no part of a line
+            if not self._failed:
+                _warn(f"{self._path} cannot be written now: {error}. The run goes on")
+            self._failed = True
+            return
+        self._written += len(lines)
+        self._waiting, self._failed = [], False
 
     def _drop_after(self, step: int) -> None:
         if not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text().splitlines(keepends=True):
+        for line in self._path.read_text("utf-8", "replace").splitlines(keepends=True):
             try:
                 if line.endswith("\n") and json.loads(line)["step"] <= step:
                     kept.append(line)
@@ -119,13 +143,63 @@ class MetricWriter:
         write_text(self._path, "".join(kept))
 
 
-def _summary_writer() -> type:
-    """Imports tensorboardX's writer, and keeps it from importing PyTorch."""
+class _Board:
+    """Event files of TensorBoard, written at once: tensorboardX's own thread may block for ever."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder = folder
+        self._file: Any = None
+        with self._reported():
+            files, self._event, self._scalar = _tensorboard()
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = files.EventsWriter(str(folder / "events"))
+            # Hides later events, which a killed run has left.
+            start = self._event.SessionLog(status=self._event.SessionLog.START)
+            for fields in ({"file_version": "brain.Event:2"}, {"session_log": start}):
+                event = self._event.Event(step=step + 1, wall_time=time.time(), **fields)
+                self._file.write_event(event)
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Adds figures by tag; does nothing after the first error."""
+        with self._reported():
+            if self._file is not None:
+                for tag, value in figures.items():
+                    summary = self._scalar(tag, value)
+                    self._file.write_event(
+                        self._event.Event(step=step, wall_time=time.time(), summary=summary)
+                    )
+                self._file.flush()
+
+    def close(self) -> None:
+        with self._reported():
+            if self._file is not None:
+                self._file.close()
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._file = None
+            _warn(
+                f"TensorBoard's files in {self._folder} cannot be written: {error}. The run goes "
+                f"on without them; {METRICS} has all figures"
+            )
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _tensorboard() -> tuple[Any, Any, Any]:
+    """Imports what writes event files, and keeps it from importing PyTorch."""
     # None makes the import fail; one that is there stays
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import event_file_writer
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
     finally:
         if sys.modules["torch"] is None:
             del sys.modules["torch"]
-    return SummaryWriter
+    return event_file_writer, event_pb2, scalar
