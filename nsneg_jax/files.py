@@ -1,5 +1,6 @@
 """Writes files completely or not at all, and resolves users' paths."""
 
+import errno
 import json
 import os
 import re
@@ -77,8 +78,8 @@ def earlier_data(path: str) -> str:
 def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> None:
     """Makes the file at `path` by calling `write` with another path in the same folder.
 
-    `path` changes only after `write` has returned, so a run killed meanwhile leaves it unchanged.
-    The folder is made if missing.
+    `path` changes only after `write` has returned and the disk has the bytes, so that neither a
+    killed run nor a power cut leaves a part of it. The folder is made if missing.
 
     Args:
         path: path of the file.
@@ -89,9 +90,23 @@ def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> Non
     partial = path.with_name(f".{path.name}{mark}.partial")
     try:
         write(partial)
+        _sync(partial)
         os.replace(partial, path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk has a file or folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems sync no folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -122,3 +137,19 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: a number is infinite or NaN, which JSON does not have.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, mend: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: path of the file.
+        mend: sentence for the message: what to do if the file is damaged.
+
+    Raises:
+        UsageError: it is not JSON, as after a power cut.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} is damaged: {error}. {mend}") from error

@@ -77,6 +77,7 @@ def linear(
         method, state = build(settings, pretrained, steps_per_epoch, len(training.classes))
         state = mesh.put(state, mesh.replicated(run.devices))
         progress: dict[str, Any] = {
+            "config": run.config,
             "model": pretrained.model,
             "classes": list(training.classes),
             "encoder": pretrained.encoder_origin,
@@ -98,7 +99,7 @@ def linear(
             check_same_data(
                 validation, now["validation"], progress.get("validation"), None, workdir, bad
             )
-            progress |= {name: now[name] for name in ("data", "validation")}
+            progress |= {name: now[name] for name in ("config", "data", "validation")}
         run.claim(resumption)
         frozen = jax.device_get(state.backbone)
         done = start = resumed or 0

@@ -26,12 +26,14 @@ class Resumption(NamedTuple):
         signals: signals that ask the run to stop.
         step: steps done in the newest whole checkpoint; None for a new run.
         moved: fields that may differ from the earlier start, for `Run.claim`.
+        config: config in the latest checkpoint, for `Run.claim`; None if it keeps none.
     """
 
     checkpoints: Checkpoints
     signals: StopSignals
     step: int | None
     moved: tuple[str, ...] = ()
+    config: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class Run:
                 return
             step, progress = found
             moved = moved_fields(progress)
-            check_workdir(self.config, self.workdir, moved)
-            yield Resumption(checkpoints, signals, step, moved)
+            kept = progress.get("config")
+            check_workdir(self.config, self.workdir, moved, kept)
+            yield Resumption(checkpoints, signals, step, moved, kept)
 
     def claim(self, resumption: Resumption | None = None) -> None:
         """Writes config.json. Call it after all checks, so that a refused run leaves none.
@@ -78,10 +81,12 @@ class Run:
         Raises:
             UsageError: the workdir belongs to another run, see `claim_workdir`.
         """
-        resuming = resumption is not None and resumption.step is not None
-        moved = resumption.moved if resumption is not None else ()
         write = jax.process_index() == 0
-        claim_workdir(self.config, self.workdir, resuming, moved, write=write)
+        if resumption is None:
+            claim_workdir(self.config, self.workdir, resuming=False, write=write)
+            return
+        _, _, step, moved, kept = resumption
+        claim_workdir(self.config, self.workdir, step is not None, moved, kept, write=write)
 
     @property
     def computation(self) -> dict[str, str]:

@@ -295,6 +295,7 @@ def _steps_per_epoch(source: Source, batch_size: int) -> int:
 def _progress(fields: Mapping[str, Any], training: _Training, data: _Data) -> dict[str, Any]:
     """Returns what a checkpoint stores besides the state, so that it needs no config to be used."""
     return {
+        "config": fields,
         "window": training.window.totals(),
         "replaced_samples": training.replaced,
         "images": len(data.source),

@@ -1,12 +1,11 @@
 """The workdir of a run: the names of its files, and the check of its config."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import write_json
+from nsneg_jax.files import read_json, write_json
 from nsneg_jax.input.sources.source import is_files
 
 CONFIG = "config.json"
@@ -72,21 +71,29 @@ def moved_fields(progress: Mapping[str, Any]) -> tuple[str, ...]:
     return images + (("negatives.texture_source",) if progress.get("textures") else ())
 
 
-def check_workdir(config: Mapping[str, Any], workdir: Path, moved: Collection[str] = ()) -> None:
-    """Checks that config.json in `workdir`, if there is one, agrees with `config`.
+def check_workdir(
+    config: Mapping[str, Any],
+    workdir: Path,
+    moved: Collection[str] = (),
+    kept: Mapping[str, Any] | None = None,
+) -> None:
+    """Checks that the run in `workdir`, if there is one, has the config `config`.
 
     Args:
         config: config of this run, nested dicts of JSON values.
         workdir: workdir of the run.
         moved: see `moved_fields`; these may differ between data sets of files.
+        kept: config in the run's checkpoint. Without it, as in those of earlier versions,
+            config.json counts.
 
     Raises:
         UsageError: some values differ; the message lists them.
     """
-    path = workdir / CONFIG
-    if not path.exists():
+    if kept is None:
+        kept = _config_in(workdir)
+    if kept is None:
         return
-    before = _ADDED | flatten(json.loads(path.read_text()))
+    before = _ADDED | flatten(kept)
     now = flatten(config)
     free = _FREE_TO_CHANGE + (_FREE_IN_PRETRAINING if config["job"] == "pretrain" else ())
     if "texture" not in now.get("negatives.kind", "texture"):
@@ -111,6 +118,7 @@ def claim_workdir(
     workdir: Path,
     resuming: bool,
     moved: Collection[str] = (),
+    kept: Mapping[str, Any] | None = None,
     *,
     write: bool = True,
 ) -> None:
@@ -120,14 +128,14 @@ def claim_workdir(
         config: config of this run, nested dicts of JSON values.
         workdir: folder, made if missing.
         resuming: whether there is a checkpoint to resume from.
-        moved: see `check_workdir`.
+        moved, kept: see `check_workdir`.
         write: False in all processes but the first, which only check.
 
     Raises:
         UsageError: the run there has other values, which the message lists, or another job.
     """
     if resuming:
-        check_workdir(config, workdir, moved)
+        check_workdir(config, workdir, moved, kept)
     else:
         _check_same_job(config, workdir)
     if write:
@@ -135,10 +143,9 @@ def claim_workdir(
 
 
 def _check_same_job(config: Mapping[str, Any], workdir: Path) -> None:
-    path = workdir / CONFIG
-    if not path.exists():
+    before = _config_in(workdir)
+    if before is None:
         return
-    before = json.loads(path.read_text())
     job, now = (
         "linear evaluation" if each.get("evaluate_only") else each.get("job")
         for each in (before, config)
@@ -148,6 +155,13 @@ def _check_same_job(config: Mapping[str, Any], workdir: Path) -> None:
             f"{workdir} holds a {job} run, whose files this {now} run would overwrite. Give "
             "another --workdir."
         )
+
+
+def _config_in(workdir: Path) -> dict[str, Any] | None:
+    path = workdir / CONFIG
+    if not path.exists():
+        return None
+    return read_json(path, "Remove it if the config is still the same, and start the run again.")
 
 
 def _are_of_files(*configs: Mapping[str, Any]) -> bool:

@@ -1,11 +1,13 @@
 """A run whose newest checkpoint is damaged goes on from the one before, to the same bits."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from tiny import metrics_lines, tiny_config, tiny_linear_config
 
-from nsneg_jax.errors import RunError
+from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.jobs.pretrain import pretrain
 
@@ -38,7 +40,7 @@ def test_pretraining(tmp_path, capsys):
         pretrain(tiny_config(), workdir, devices)
 
     # A probe of it does not start either, and says why.
-    with pytest.raises(Exception, match="is damaged"):
+    with pytest.raises(UsageError, match="is damaged"):
         linear(tiny_linear_config(workdir), tmp_path / "probe", devices)
 
 
@@ -54,3 +56,16 @@ def test_probe(tmp_path, capsys):
     linear(config, workdir, devices)
     assert "goes on from step 9" in capsys.readouterr().err
     assert (workdir / "results.json").read_text() == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"\0" * 100, None])
+def test_a_damaged_config_is_made_again_from_the_checkpoint(tmp_path, content):
+    devices = jax.devices()[:1]
+    path = tmp_path / "config.json"
+    pretrain(tiny_config(total_steps=1), tmp_path, devices)
+    before = json.loads(path.read_text())
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UsageError, match="learning_rate"):
+        pretrain(tiny_config(**{"optimizer.learning_rate": 9.0}), tmp_path, devices)
+    pretrain(tiny_config(total_steps=1), tmp_path, devices)
+    assert json.loads(path.read_text()) == before
