@@ -156,4 +156,4 @@ def test_mistakes_are_told(run, tmp_path):
             shutil.rmtree(copy / "state" / "ocdbt.process_0")
         else:
             target.write_bytes(target.read_bytes()[:5])
-        assert str(copy) in refused(copy, "cannot be read")
+        assert str(copy) in refused(copy, "is damaged")
