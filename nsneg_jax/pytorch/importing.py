@@ -81,6 +81,11 @@ def import_file(
     else:
         step, state = 0, _probe_state(found)
         progress = {"chosen": 0, "classes": None}
+        if "best" in state:
+            lines.append(
+                "classes    the file names none; jobs that classify find them in their test data,\n"
+                "           or take them from --config.classes=FILE"
+            )
     with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
         checkpoints.save(step, state, progress | {"model": found.model, "official": origin})
         folder = checkpoints.folder / str(step)
