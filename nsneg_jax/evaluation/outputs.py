@@ -6,6 +6,7 @@ others as its label. SGD without weight decay then only ever pushes those down.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,12 @@ _LEAST = 50  # outputs whose numbers say something together
 _EDGE = 5
 _PURE, _SOME, _LONGER = 0.99, 0.05, 2.0
 _SMALL = 16  # pixels; only the names are read
+
+# installed, and in a checkout
+_IMAGENET_100 = tuple(
+    root / "imagenet100.tsv"
+    for root in (Path(__file__).parents[1] / "prepare", Path(__file__).parents[2] / "data")
+)
 
 Classifier = Mapping[str, np.ndarray]
 
@@ -82,9 +89,15 @@ def name_outputs(classifier: Classifier, listed: Listed | None, origin: str, opt
                 f"seems to have had a class of the outputs from {outputs // 2} on. {mend}"
             )
         return Naming(listed.classes, f"its outputs are the classes of {listed.where}, by name")
+    hundred = _imagenet_100()
+    if set(listed.classes) < set(hundred) and _are_the_last(classifier, len(hundred)):
+        return Naming(
+            hundred,
+            f"the first {len(hundred)} of {outputs:,} outputs are the classes of ImageNet-100, by "
+            f"name: {listed.where} has {count} of them, and training used no other output",
+        )
     first = f"the first {named:,} of {outputs:,} outputs are the classes of {listed.where}, by name"
-    edge = max(_EDGE, named // 10)
-    if _are_in_use(classifier, max(0, named - edge), named, named):
+    if _are_the_last(classifier, named):
         return Naming(listed.classes, f"{first}; training used no other output")
     if listed.chosen and outputs == _TORCHVISION:
         return Naming(listed.classes, f"{first}, as given, although others seem to be in use")
@@ -142,6 +155,11 @@ def check_finite(classifier: Classifier, origin: str) -> None:
             )
 
 
+def _are_the_last(classifier: Classifier, named: int) -> bool:
+    """Returns whether training used outputs just before number `named`, and none from there on."""
+    return _are_in_use(classifier, max(0, named - max(_EDGE, named // 10)), named, named)
+
+
 def _are_in_use(classifier: Classifier, start: int, stop: int, rest: int) -> bool:
     """Returns whether outputs `start` to `stop` were labels in training and those from `rest` not.
 
@@ -160,3 +178,9 @@ def _are_in_use(classifier: Classifier, start: int, stop: int, rest: int) -> boo
 
 def _imagenet_1k() -> tuple[str, ...]:
     return tuple(sorted(class_names(str(IMAGENET_1K))))
+
+
+def _imagenet_100() -> tuple[str, ...]:
+    """Returns the paper's classes; none if the package was copied without its lists."""
+    found = next((path for path in _IMAGENET_100 if path.is_file()), None)
+    return tuple(sorted(class_names(str(found)))) if found else ()

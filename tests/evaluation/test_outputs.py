@@ -1,5 +1,7 @@
 """Which outputs of a classifier without names are which classes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from nsneg_jax.evaluation.outputs import Listed, check_finite, classes_of_sets, 
 from nsneg_jax.evaluation.sets import IMAGENET_1K, EvaluationSet
 from nsneg_jax.input.sources.source import class_names
 
+ROOT = Path(__file__).parents[2]
 WNIDS = class_names(str(IMAGENET_1K))
 HUNDRED = tuple(sorted(WNIDS[3::10]))
 OWN = tuple(f"class{i:03}" for i in range(100))
@@ -51,6 +54,15 @@ def test_a_head_of_imagenet_on_some_of_its_classes():
     assert named(head(1000), HUNDRED).classes == WNIDS
     assert named(head(1000), HUNDRED, chosen=True).classes == HUNDRED
     assert named(head(1000), WNIDS).classes == WNIDS
+
+
+def test_some_of_the_papers_classes():
+    paper = tuple(sorted(class_names(str(ROOT / "data" / "imagenet100.tsv"))))
+    assert len(paper) == 100
+    assert named(head(100), paper[7:20]).classes == paper
+    assert named(head(1000), paper[7:20]).classes == WNIDS
+    with pytest.raises(UsageError):
+        named(head(200), paper[7:20])
 
 
 def test_as_many_outputs_as_classes():
