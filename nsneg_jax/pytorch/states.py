@@ -221,6 +221,11 @@ def _model(
     """Derives the model section, without dim and dtype, from keys and shapes of one encoder."""
     mlp = head and any(name.startswith(("fc.0.", "fc.2.")) for name in arrays)
     width = _vote(_first_axis(arrays, "conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean"))
+    if width < 1:
+        raise UsageError(
+            f"{origin} has no first convolution as ResNets have it (conv1.weight, bn1.weight). "
+            "Networks with another stem, such as timm's resnet50d, cannot be converted."
+        )
     return {
         "arch": _arch(arrays, origin, arch),
         "dim": 0,

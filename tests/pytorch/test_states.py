@@ -124,6 +124,10 @@ DAMAGES = {
         lambda c: {"state_dict": {"blocks.0.attn.qkv.weight": torch.zeros(3)}},
         "blocks.0.attn.qkv.weight",
     ),
+    "another stem": (
+        lambda c: {"conv1.0.weight": torch.zeros(2, 3, 3, 3), "layer1.0.bn1.bias": torch.ones(2)},
+        "has no first convolution",
+    ),
     "empty": (lambda c: {}, "neither a pre-training state"),
 }  # fmt: skip
 
