@@ -139,12 +139,14 @@ def assemble(
         origin, classifier, classes, encoder_origin, encoder_seed: see `Pretrained`.
 
     Raises:
-        UsageError: the arrays do not have the structure and shapes of the model.
+        UsageError: the arrays do not have the structure and shapes of the model, or have values
+            that are not finite.
     """
     computed = {"dtype": dtype, "precision": precision}
     whole = model | computed if HEAD in params else model | computed | {"dim": 0}
     _, *like = models.structure(**whole)
     params, stats = _fitted(params, like[0], origin), _fitted(stats, like[1], origin)
+    _check_finite({"params": params, "stats": stats}, origin)
     encoder, _, _ = backbone_structure(model, dtype, precision)
     return Pretrained(
         encoder=encoder,
@@ -229,6 +231,16 @@ def _fitted(tree: Tree, like: Tree, origin: str) -> Tree:
             "files come from different runs: copy it again."
         )
     return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype, copy=False), tree, like)
+
+
+def _check_finite(tree: Tree, origin: str) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not np.isfinite(leaf).all():
+            raise UsageError(
+                f"{jax.tree_util.keystr(path, simple=True, separator='.')} of the encoder "
+                f"{origin} has values that are NaN or infinite, so its features would be too. Give "
+                "an earlier checkpoint, from before the training diverged."
+            )
 
 
 def _origin(folder: Path) -> str:

@@ -63,7 +63,7 @@ class Part(NamedTuple):
         source: the images; labels are indices into the classifier's classes.
         about: name of the source, for the results.
         resize: shorter side before the central crop, at 224; 0 crops without resizing.
-        answers: bool [C], the allowed classes.
+        answers: bool [C], the allowed outputs.
         corruption: (name, severity) to apply to the images here, or None.
         settings: settings of the set, as JSON.
         generated: whether the images are made here, by TFDS or by rule, rather than released.
@@ -99,16 +99,18 @@ def plan(
     require_all: bool = False,
     image_size: int,
     tfds_dir: str = "",
+    outputs: int | None = None,
 ) -> tuple[list[Part], dict[str, str]]:
     """Returns the parts to evaluate, and where to get the missing sets.
 
     Args:
         sets: sets by name.
-        classes: classes of the classifier, in the order of its logits.
+        classes: classes of the classifier, in the order of its first outputs.
         only: names of the sets to evaluate; () for all.
         require_all: whether a missing set is an error.
         image_size: side in pixels of generated images.
         tfds_dir: folder of TFDS data sets.
+        outputs: C, outputs of the classifier, if it has more than classes.
 
     Raises:
         UsageError: `only` has an unknown name, no set can be used, or a set is missing although
@@ -137,6 +139,9 @@ def plan(
                 parts += _parts(name, settings, classes, image_size, tfds_dir)
             except UsageError as error:
                 missing[name] = str(error).removesuffix(".")
+    surplus = (outputs or len(classes)) - len(classes)
+    if surplus:
+        parts = [_with_others(part, surplus, sets[part.set_name].answers) for part in parts]
     if missing and require_all:
         listed = "; ".join(f"{name}: {where}" for name, where in missing.items())
         raise UsageError(
@@ -330,3 +335,9 @@ def _answers(settings: EvaluationSet, source: Source, classes: int) -> np.ndarra
     present = np.zeros(classes, bool)
     present[np.unique(source.labels)] = True
     return present
+
+
+def _with_others(part: Part, surplus: int, answers: str) -> Part:
+    """Adds `surplus` outputs that are no class; they may be answers where all classes may."""
+    others = np.full(surplus, answers == "all")
+    return part._replace(answers=np.concatenate([part.answers, others]))

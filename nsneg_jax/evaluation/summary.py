@@ -75,7 +75,7 @@ def _corruption(
     versions = np.bincount(image, minlength=len(names))
     per_image = np.bincount(image, weights=whole["top1"], minlength=len(names)) / versions
     seen = sum(len(got["valid"]) for _, got in tested)
-    present = int(part.answers.sum())
+    present = min(int(part.answers.sum()), len(classes))
     figures = _ways(part) | _figures(whole, per_image, seed)
     cells = [table[name][s] for name in CORRUPTIONS if name in table for s in table[name]]
     figures["accuracy_top1"] = float(np.mean(cells)) if cells else None
@@ -111,7 +111,7 @@ def _cue_conflict(
     else:
         raise ValueError(f"The images of {source.name} have no texture apart from their class.")
     found = cue_conflict.decisions(
-        got["probabilities"][got["valid"]],
+        got["probabilities"][got["valid"]][:, : len(classes)],
         classes,
         shape[got["valid"]],
         texture[got["valid"]],

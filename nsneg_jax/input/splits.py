@@ -1,11 +1,12 @@
 """Opens the splits of a data set, and checks that processes and splits agree."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.classes import MEND_CLASSES
 from nsneg_jax.input.sources.identity import fingerprint
-from nsneg_jax.input.sources.source import Source, has_classes, open_source
+from nsneg_jax.input.sources.source import Source, has_classes, open_files, open_source
 from nsneg_jax.parallel import hosts
 
 
@@ -67,6 +68,23 @@ def open_labelled(data: DataSet, split: str, purpose: str) -> Source:
     source = open_split(data, split)
     if not tells_apart(source):
         raise UsageError(f"{purpose} needs labels, but {without_classes(source)}. {MEND_CLASSES}")
+    return source
+
+
+def open_partial(data: DataSet, split: str, classes: Sequence[str]) -> Source:
+    """Opens a split of image files with the labels of a classifier that has more classes.
+
+    Args:
+        data, split: see `open_split`.
+        classes: the classifier's classes, in the order of its outputs.
+
+    Raises:
+        UsageError: the split cannot be used, or differs between processes.
+    """
+    source = open_files(
+        data.source, split, classes, partial=True, tfds_dir=data.tfds_dir, labels=data.labels
+    )
+    agree_on_files(source)
     return source
 
 

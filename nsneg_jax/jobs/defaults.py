@@ -257,7 +257,8 @@ def evaluation() -> ConfigDict:
             "job": "evaluate",  # job to run; only 'evaluate' reads these fields
             "pretrained": "",  # classifier: a linear probe's workdir, or a checkpoint folder in it
             "label": "",  # name of the table's row; runs of one label are pooled to mean and std
-            "classes": "",  # file with one class name per line, if the classifier has no names
+            # file with one class name per line, if the classifier has no names: its first outputs
+            "classes": "",
             "only": "",  # sets to evaluate: '' = all; names with commas
             "require_all": False,  # whether a missing set is an error
             "batch_size": 256,  # images per step, over all devices; a multiple of their number

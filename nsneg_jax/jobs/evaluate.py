@@ -13,6 +13,7 @@ from nsneg_jax.corruptions import TABLE, definition, registry
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import summary
 from nsneg_jax.evaluation.classifier import Classifier
+from nsneg_jax.evaluation.outputs import Listed, check_finite, classes_of_sets, name_outputs
 from nsneg_jax.evaluation.sets import Part, plan
 from nsneg_jax.files import write_npz
 from nsneg_jax.input.sources.identity import identity
@@ -53,7 +54,7 @@ def evaluate(
     )
     settings = evaluation_settings(config)
     pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
-    classes = _classes(settings.classes, pretrained)
+    classes, rule, count = _classes(settings, pretrained)
     parts, missing = plan(
         settings.sets,
         classes,
@@ -61,9 +62,12 @@ def evaluate(
         require_all=settings.require_all,
         image_size=settings.reading.image_size,
         tfds_dir=settings.tfds_dir,
+        outputs=count,
     )
     run.claim()
     print(f"classifier  {pretrained.origin}: {len(classes):,} classes")
+    if rule:
+        print(f"outputs     {rule}")
     for name, where in missing.items():
         print(f"missing     {name}: {where}")
     classify = Classifier(pretrained, settings.reading, run.dtype, settings.seed, run.devices)
@@ -105,6 +109,7 @@ def evaluate(
         "encoder_seed": pretrained.encoder_seed,
         "classifier": pretrained.origin,
         "label": settings.label,
+        **({"outputs": count, "output_rule": rule} if rule else {}),
         **run.computation,
         "sets": summary.summarise(by_set, classes, settings.seed),
         "missing": missing,
@@ -114,29 +119,33 @@ def evaluate(
     return hosts.of_first(results)
 
 
-def _classes(named: str, pretrained: Pretrained) -> tuple[str, ...]:
-    """Returns the class names in the order of the logits; `named` is the config's `classes`."""
+def _classes(
+    settings: EvaluationSettings, pretrained: Pretrained
+) -> tuple[tuple[str, ...], str, int]:
+    """Returns the classes of the first outputs, how they were found ('' if recorded), and C."""
     if pretrained.classifier is None:
         raise UsageError(
             f"{pretrained.origin} has no classifier to evaluate. Train one with "
             "--config=configs/linear.py and give its workdir with --config.pretrained=DIR."
         )
-    count = len(pretrained.classifier["bias"])
+    check_finite(pretrained.classifier, pretrained.origin)
+    outputs = len(pretrained.classifier["bias"])
+    named = settings.classes
     given = tuple(sorted(class_names(named))) if named else None
-    if pretrained.classes and given and given != pretrained.classes:
-        raise UsageError(
-            f"The classifier of {pretrained.origin} knows its {count} classes, and they are not "
-            f"those of classes={named!r}. Leave classes empty."
-        )
-    known = pretrained.classes or given
-    if known is None or len(known) != count:
-        raise UsageError(
-            f"The classifier of {pretrained.origin} has {count} classes, "
-            + (f"but {len(known)} are named" if known else "whose names it does not know")
-            + ". Name them with --config.classes=FILE, a file with one name per line, such as "
-            "data/imagenet100.tsv; they are sorted by name."
-        )
-    return known
+    if pretrained.classes:
+        if given and given != pretrained.classes:
+            raise UsageError(
+                f"The classifier of {pretrained.origin} knows its {outputs} classes, and they are "
+                f"not those of classes={named!r}. Leave classes empty."
+            )
+        return pretrained.classes, "", outputs
+    if given is None:
+        listed = classes_of_sets(settings.sets, settings.only, settings.tfds_dir)
+    else:
+        listed = Listed(given, f"classes={named}", True)
+    option = "--config.classes=FILE"
+    naming = name_outputs(pretrained.classifier, listed, pretrained.origin, option)
+    return naming.classes, naming.rule, outputs
 
 
 def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:

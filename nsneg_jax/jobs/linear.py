@@ -13,12 +13,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import RunError, UsageError
+from nsneg_jax.evaluation.outputs import Listed, check_finite, name_outputs
 from nsneg_jax.evaluation.passes import Evaluation, means
 from nsneg_jax.input import labelled
 from nsneg_jax.input.loading import Steps, prefetch_to_devices
 from nsneg_jax.input.sources.identity import check_same_data, identity
 from nsneg_jax.input.sources.source import Source
-from nsneg_jax.input.splits import check_same_classes, open_labelled
+from nsneg_jax.input.splits import check_same_classes, open_labelled, open_partial
 from nsneg_jax.jobs.frozen import ProbeSettings, probe_settings
 from nsneg_jax.jobs.opening import Run, open_run
 from nsneg_jax.jobs.validation import validate_linear
@@ -247,16 +248,27 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
             f"{pretrained.origin} has no classifier to evaluate. Give the workdir of a linear "
             "probe with --config.pretrained=DIR, or leave out evaluate_only to train one."
         )
-    classes = len(pretrained.classifier["bias"])
-    known = pretrained.classes or validation.classes
-    if classes != len(validation.classes) or tuple(known) != validation.classes:
+    check_finite(pretrained.classifier, pretrained.origin)
+    outputs = len(pretrained.classifier["bias"])
+    rule = ""
+    if pretrained.classes is None:
+        chosen = bool(settings.data.classes)
+        listed = Listed(validation.classes, validation.name, chosen)
+        option = "--config.data.classes=FILE"
+        naming = name_outputs(pretrained.classifier, listed, pretrained.origin, option)
+        rule = naming.rule
+        if naming.classes != validation.classes:
+            validation = open_partial(settings.data, settings.data.eval_split, naming.classes)
+    elif pretrained.classes != validation.classes:
         raise UsageError(
-            f"The classifier of {pretrained.origin} has {classes} classes, but {validation.name} "
+            f"The classifier of {pretrained.origin} has {outputs} classes, but {validation.name} "
             f"has {len(validation.classes)}, or others. Choose the classifier's classes with "
             "--config.data.classes."
         )
     run.claim()
-    method, state = build(settings, pretrained, 1, classes)
+    if rule:
+        print(f"outputs  {rule}")
+    method, state = build(settings, pretrained, 1, outputs)
     state = mesh.put(state, mesh.replicated(run.devices))
     unreadable = UnreadableImages(run.workdir, len(validation), settings.data.max_bad_fraction)
     evaluate = Evaluation(method, settings.reading, validation, run.devices, unreadable)
@@ -267,6 +279,7 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
         "encoder": pretrained.encoder_origin,
         "encoder_seed": pretrained.encoder_seed,
         "validation_images": len(validation),
+        **({"outputs": outputs, "output_rule": rule} if rule else {}),
         **{name: _plain(values[0]) for name, values in figures.items()},
         **run.computation,
     }

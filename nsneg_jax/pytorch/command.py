@@ -3,8 +3,9 @@
     nsneg convert import FILE OUT_DIR [--images N] [--batch_size N]
     nsneg convert export DIR OUT.safetensors|OUT.pth|OUT.pth.tar
 
-FILE is an official pre-training state, an official linear probe, or a torchvision ResNet
-(`nsneg_jax.pytorch.states`). The first becomes a checkpoint that pre-training resumes from, the
+FILE is an official pre-training state, an official linear probe, a torchvision ResNet
+(`nsneg_jax.pytorch.states`), or another program's file with such an encoder
+(`nsneg_jax.pytorch.layouts`). The first becomes a checkpoint that pre-training resumes from, the
 others a linear probe's checkpoint. DIR is a workdir or a checkpoint folder in it.
 """
 

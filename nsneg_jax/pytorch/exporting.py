@@ -11,8 +11,10 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.methods.moco import queue_pointer
 from nsneg_jax.pytorch import files as torch_file
 from nsneg_jax.pytorch import states as official
+from nsneg_jax.pytorch.layouts import KEY, MODULE, QUERY
+from nsneg_jax.pytorch.momentum import write_momentum
 from nsneg_jax.pytorch.names import counter_names, to_state_dict, to_torch_layout
-from nsneg_jax.pytorch.states import KEY, MODULE, QUERY, RECORD
+from nsneg_jax.pytorch.states import RECORD
 from nsneg_jax.training import checkpoint
 
 _OFFICIAL_SETTINGS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
@@ -100,7 +102,7 @@ def _pretraining_content(
     content = {
         "epoch": epoch,
         "state_dict": official.assemble(encoders, prefix, counters, queue.T, pointer),
-        "optimizer": official.write_momentum(to_state_dict(trace), settings, 2 * len(parameters)),
+        "optimizer": write_momentum(to_state_dict(trace), settings, 2 * len(parameters)),
         RECORD: {
             "model": progress["model"],
             "step": step,

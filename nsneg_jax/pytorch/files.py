@@ -3,6 +3,8 @@
 torch is imported only here, and only to read or write one of its files.
 """
 
+import argparse
+import contextlib
 import pickle
 import re
 from collections.abc import Callable
@@ -16,33 +18,43 @@ import numpy as np
 from nsneg_jax.errors import UsageError
 from nsneg_jax.extras import needed
 from nsneg_jax.files import write_whole
+from nsneg_jax.pytorch.kinds import SAFETENSORS, kind_of
 
 TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt")
 SAFETENSORS_SUFFIX = ".safetensors"
 _ZIP = b"PK\x03\x04"
+# A plain bag of values that training scripts save beside their weights.
+_HARMLESS = (argparse.Namespace,)
 
 
 def read(path: Path) -> Any:
     """Reads a file, with tensors as NumPy arrays; never executes anything in it.
 
     Args:
-        path: a file written by `torch.save`, or a .safetensors file, which becomes a dict with
-            'state_dict' and the metadata of the file.
+        path: a file written by `torch.save`, or a safetensors file, which becomes a dict with
+            'state_dict' and the metadata of the file. The contents decide which, not the suffix.
 
     Returns:
         Usually a dict. Tensors that NumPy cannot hold are returned unchanged.
 
     Raises:
-        UsageError: the file is missing, damaged, no checkpoint or would run code, or torch is not
-            installed.
+        UsageError: the file is missing, damaged, no checkpoint (the message says what it is) or
+            would run code, or torch is not installed.
     """
     if not path.is_file():
         raise UsageError(f"There is no file {path}. Give a .pth, .pth.tar or .safetensors file.")
-    if path.name.endswith(SAFETENSORS_SUFFIX):
+    kind, instead = kind_of(path)
+    if instead:
+        raise UsageError(f"{path} {instead}")
+    if kind == SAFETENSORS:
         return _read_safetensors(path)
     torch = _import_torch()
+    # PyTorch 2.5 and later
+    allowed = getattr(torch.serialization, "safe_globals", lambda _: contextlib.nullcontext())
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, since PyTorch judges names by their suffix.
+        with allowed(list(_HARMLESS)), path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UsageError(f"{path} {_reason(path, error)}") from error
     return _map(content, torch.Tensor, _to_numpy)
@@ -99,8 +111,14 @@ def _reason(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         archive = file.read(4) == _ZIP
     if archive or isinstance(error, EOFError) or "EOF" in text or "truncated" in text:
-        return f"is incomplete or damaged: {_first_line(error)}. Get the file again."
-    return f"is no PyTorch checkpoint: {_first_line(error)}. Give a file written by torch.save."
+        return f"is incomplete or damaged{_said(error)}. Get the file again."
+    return f"is no PyTorch checkpoint{_said(error)}. Give a file written by torch.save."
+
+
+def _said(error: Exception) -> str:
+    """Returns what a library says, unless it is PyTorch's advice to load without `weights_only`."""
+    line = _first_line(error)
+    return "" if "weights" in line.lower() else f": {line}"
 
 
 def _first_line(error: Exception) -> str:

@@ -13,8 +13,10 @@ from nsneg_jax.methods.optimizer import sgd
 from nsneg_jax.models.encoder import PRECISIONS
 from nsneg_jax.pytorch import files as torch_file
 from nsneg_jax.pytorch import states as official
+from nsneg_jax.pytorch.layouts import KEY, QUERY, find_state_dict
+from nsneg_jax.pytorch.momentum import read_momentum
 from nsneg_jax.pytorch.names import from_state_dict, from_torch_layout
-from nsneg_jax.pytorch.states import KEY, QUERY, RECORD, Found
+from nsneg_jax.pytorch.states import RECORD, Found
 from nsneg_jax.training import checkpoint
 from nsneg_jax.training.metrics import Window
 from nsneg_jax.training.workdir import CHECKPOINTS
@@ -46,8 +48,8 @@ def import_file(
     """
     _check_free(workdir)
     found, around, record = recognise_file(path, stem)
-    epoch = _whole(around.get("epoch", 0), f"'epoch' in {path}", 0)
-    origin = {
+    epoch = _epoch(around.get("epoch", 0), found, path)
+    origin: dict[str, Any] = {
         "file": path.name,
         "kind": found.kind,
         "prefix": found.prefix,
@@ -56,19 +58,19 @@ def import_file(
     }
     lines = [
         f"found      {_described(found)}",
+        f"layout     {found.layout}",
         f"keys       {_key_count(found)}, all accounted for",
+        *_notes(found),
     ]
     state: TrainState | dict[str, Any]
     if found.kind == official.PRETRAINING:
         step, batch_size, images, said = _step(record, epoch, images, batch_size)
-        momentum = _momentum(around, found, path)
+        momentum, without = _momentum(around, found, path)
         state, roll = _train_state(found, momentum, step, batch_size)
         origin |= {"pointer": found.pointer, "roll": roll, "images": images}
-        origin["settings"] = _settings(around) if "optimizer" in around else None
+        origin["settings"] = None if momentum is None else _settings(around)
         progress = {"window": Window().totals(), "images": None, "batch_size": batch_size}
-        said_of_momentum = (
-            "none in the file, starts from zero" if momentum is None else "the file's"
-        )
+        said_of_momentum = f"{without}; starts from zero" if without else "the file's"
         lines += [
             f"momentum   {said_of_momentum}",
             f"step       {step:,} = {said}",
@@ -79,6 +81,11 @@ def import_file(
     else:
         step, state = 0, _probe_state(found)
         progress = {"chosen": 0, "classes": None}
+        if "best" in state:
+            lines.append(
+                "classes    the file names none; jobs that classify find them in their test data,\n"
+                "           or take them from --config.classes=FILE"
+            )
     with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
         checkpoints.save(step, state, progress | {"model": found.model, "official": origin})
         folder = checkpoints.folder / str(step)
@@ -105,15 +112,16 @@ def recognise_file(
     content = torch_file.read(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a dict with a state dict.")
-    wrapped = isinstance(content.get("state_dict"), dict)
-    around = content if wrapped else {}
+    state_dict, entry = find_state_dict(content)
+    around = content if entry else {}
     record = _own_record(around)
     found = official.recognise(
-        content["state_dict"] if wrapped else content,
+        state_dict,
         str(path),
         arch=around.get("arch"),
         stem=stem or _fields(record.get("model")).get("stem"),
-        probe="best_acc1" in around or "optimizer" in around,
+        around=around,
+        entry=entry,
     )
     for name in ("bn_groups", "bn_running"):
         before = _fields(record.get("model")).get(name)
@@ -191,12 +199,15 @@ def classifier_of(arrays: official.Arrays) -> dict[str, np.ndarray] | None:
     return {"kernel": kernel, "bias": arrays["fc.bias"]}
 
 
-def _momentum(around: dict[str, Any], found: Found, path: Path) -> official.Arrays | None:
+def _momentum(
+    around: dict[str, Any], found: Found, path: Path
+) -> tuple[official.Arrays | None, str]:
+    """Returns the momentum buffers; or None, and why there are none."""
     if "optimizer" not in around:
-        return None
+        return None, "none in the file"
     query = found.encoders[QUERY]
     parameters = {name: query[name] for name in official.parameter_names(query)}
-    return official.read_momentum(around["optimizer"], parameters, str(path))
+    return read_momentum(around["optimizer"], parameters, str(path))
 
 
 def _settings(around: dict[str, Any]) -> dict[str, Any]:
@@ -237,6 +248,13 @@ def _whole(value: Any, name: str, smallest: int) -> int:
     return value
 
 
+def _epoch(value: Any, found: Found, path: Path) -> int:
+    """Returns the epochs done; for files of other programs 0 where they say nothing of use."""
+    if found.kind == official.PRETRAINING:
+        return _whole(value, f"'epoch' in {path}", 0)
+    return value if type(value) is int and 0 <= value < 2**31 else 0
+
+
 def _own_record(around: dict[str, Any]) -> dict[str, Any]:
     record = around.get(RECORD)
     if isinstance(record, str):  # metadata of safetensors are strings
@@ -260,6 +278,16 @@ def _described(found: Found) -> str:
         return f"{text}, {head}, dim {model['dim']}, queue of {found.filled_queue()[0].shape[1]:,}"
     fc = found.encoders[""].get("fc.bias")
     return f"{text}, " + ("without fc" if fc is None else f"fc of {len(fc):,} classes")
+
+
+def _notes(found: Found) -> list[str]:
+    lines = []
+    if found.passed:
+        listed = ", ".join(f"{group}.* ({count})" for group, count in found.passed.items())
+        lines.append(f"passed     {sum(found.passed.values())} entries beside it: {listed}")
+    if found.converted:
+        lines.append(f"converted  from {found.converted} to {found.model['dtype']}, exactly")
+    return lines
 
 
 def _key_count(found: Found) -> int:

@@ -6,6 +6,7 @@ from nsneg_jax.embedding import Pretrained
 from nsneg_jax.pretrained import assemble, check_computation, view_geometry
 from nsneg_jax.pytorch import states
 from nsneg_jax.pytorch.importing import classifier_of, recognise_file
+from nsneg_jax.pytorch.layouts import QUERY
 from nsneg_jax.pytorch.names import from_state_dict
 
 
@@ -29,7 +30,7 @@ def load_file(
     check_computation(dtype, precision)
     found, _, _ = recognise_file(path)
     is_pretraining = found.kind == states.PRETRAINING
-    arrays = found.encoders[states.QUERY if is_pretraining else ""]
+    arrays = found.encoders[QUERY if is_pretraining else ""]
     return assemble(
         found.model,
         from_state_dict(arrays, found.params),

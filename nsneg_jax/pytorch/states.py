@@ -2,7 +2,7 @@
 
 Keys identify three kinds: a pre-training state (`encoder_q.*`, `encoder_k.*`, `queue` [dim, K],
 `queue_ptr` [1]), a linear probe (torchvision's names with an `fc`), and a plain torchvision ResNet.
-Every key may carry DistributedDataParallel's prefix `module.`.
+The latter two may be a part of another program's file; `layouts` finds them there.
 """
 
 from collections import Counter
@@ -16,6 +16,15 @@ from nsneg_jax import models
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.models.resnet import ARCHS, STEMS
+from nsneg_jax.pytorch.checks import (
+    check_dtypes,
+    check_finite,
+    check_keys,
+    check_values,
+    listed,
+    widened,
+)
+from nsneg_jax.pytorch.layouts import KEY, QUERY, find_encoder
 from nsneg_jax.pytorch.names import (
     COUNTER,
     counter_names,
@@ -29,10 +38,7 @@ Arrays = dict[str, np.ndarray]
 PRETRAINING = "official pre-training state"
 PROBE = "linear-probe state"
 TORCHVISION = "torchvision ResNet"
-QUERY, KEY = "encoder_q.", "encoder_k."
-MODULE = "module."
 RECORD = "nsneg_jax"  # entry beside the state dict, in the files that this package writes
-_LISTED = 5  # keys to name in a message
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,10 @@ class Found:
 
     Attributes:
         kind: PRETRAINING, PROBE or TORCHVISION.
-        prefix: prefix of every key, 'module.' or ''.
+        layout: the program or method whose files look so, see `layouts.Layout`.
+        passed: numbers of entries that are not the network's, by what their names begin with.
+        converted: the half dtypes that became `model`'s, such as 'float16'; '' if none did.
+        prefix: prefix of every key, such as 'module.', or ''.
         model: the matching `model` section of a config; dim 0 without projection head.
         encoders: parameters and statistics under torchvision's names (with a probe's `fc`), by
             the part of the key after `prefix`: QUERY and KEY, or ''.
@@ -53,6 +62,9 @@ class Found:
     """
 
     kind: str
+    layout: str
+    passed: dict[str, int]
+    converted: str
     prefix: str
     model: dict[str, Any]
     encoders: dict[str, Arrays]
@@ -75,9 +87,10 @@ def recognise(
     *,
     arch: str | None = None,
     stem: str | None = None,
-    probe: bool = False,
+    around: Mapping[str, Any] | None = None,
+    entry: str = "",
 ) -> Found:
-    """Recognises a state dict and checks each of its keys.
+    """Recognises a state dict and checks each key of its encoder.
 
     Args:
         state_dict: arrays by key.
@@ -85,26 +98,31 @@ def recognise(
         arch: arch stated in the file; None derives it from the keys.
         stem: stem of a network with a 3x3 first convolution: 'small' or 'small_stride2', which have
             the same shapes.
-        probe: whether the surrounding dict belongs to a probe, if the keys leave it open.
+        around, entry: the dict around the state dict, and its entry there.
 
     Raises:
-        UsageError: it is none of the three kinds; keys are missing, surplus or have another shape
-            or dtype; `arch` contradicts the keys, or is unknown.
+        UsageError: there is no ResNet in it, or several; keys of the network are missing, surplus
+            or have another shape or dtype, or values that are not finite; `arch` contradicts the
+            keys, or is unknown.
     """
-    _check_values(state_dict, origin)
-    prefix = MODULE if any(name.startswith(MODULE) for name in state_dict) else ""
-    body = {n.removeprefix(prefix): a for n, a in state_dict.items() if n.startswith(prefix)}
-    pretraining = any(name.startswith(QUERY) for name in body)
-    parts = (QUERY, KEY) if pretraining else ("",)
-    first = {n.removeprefix(parts[0]): a for n, a in body.items() if n.startswith(parts[0])}
-    if not any(name.startswith(("conv1.", "layer1.")) for name in first):
+    around = around or {}
+    check_values(state_dict, origin)
+    layout = find_encoder(state_dict, origin, around, entry)
+    if layout is None:
         raise UsageError(
             f"{origin} is neither a pre-training state of the original (with encoder_q.conv1.weight"
-            " and so on), nor a linear probe's, nor a torchvision ResNet (with conv1.weight). Its "
-            f"keys are {_listed(map(repr, state_dict))}."
+            " and so on), nor a linear probe's, nor a torchvision ResNet (with conv1.weight), nor "
+            "another program's with such an encoder. "
+            f"Its keys are {listed(map(repr, state_dict))}."
         )
+    pretraining, prefix = layout.is_pretraining, layout.root
+    body = {n.removeprefix(prefix): a for n, a in layout.arrays.items() if n.startswith(prefix)}
+    parts = (QUERY, KEY) if pretraining else ("",)
+    first = {n.removeprefix(parts[0]): a for n, a in body.items() if n.startswith(parts[0])}
+    if not pretraining and isinstance(arch, str):
+        arch = arch.partition(".")[0]  # timm's names end with how the weights were trained
     model = _model(first, origin, arch, stem, head=pretraining)
-    dtypes = Counter(str(array.dtype) for array in state_dict.values())
+    dtypes = Counter(str(array.dtype) for array in layout.arrays.values())
     model["dtype"] = "float64" if dtypes["float64"] > dtypes["float32"] else "float32"
 
     has_fc = any(name.startswith("fc.") for name in first)
@@ -115,32 +133,39 @@ def recognise(
             + _first_axis(body, "queue")
         )
     _, params, stats = models.structure(**model)
-    layout = {name: leaf.shape for name, leaf in _shapes(params, stats).items()}
+    shapes = {name: leaf.shape for name, leaf in _shapes(params, stats).items()}
     if not pretraining and has_fc:
-        features = layout[_last_statistic(layout)][0]
-        layout |= {"fc.weight": (outputs, features), "fc.bias": (outputs,)}
+        features = shapes[_last_statistic(shapes)][0]
+        shapes |= {"fc.weight": (outputs, features), "fc.bias": (outputs,)}
     counted = any(name.endswith(COUNTER) for name in body)
-    counters = dict.fromkeys(counter_names(layout), ()) if counted else {}
-    expected = {f"{prefix}{part}{n}": s for part in parts for n, s in (layout | counters).items()}
+    counters = dict.fromkeys(counter_names(shapes), ()) if counted else {}
+    expected = {f"{prefix}{part}{n}": s for part in parts for n, s in (shapes | counters).items()}
     if pretraining:
         queue = body.get("queue")
         keys = (queue.shape[1] if queue is not None and queue.ndim == 2 else 0) or "K"
         expected |= {f"{prefix}queue": (model["dim"], keys), f"{prefix}queue_ptr": (1,)}
 
+    of_probe = bool(prefix) or "best_acc1" in around or "optimizer" in around
     if pretraining:
         kind = PRETRAINING
-    elif has_fc and (prefix or probe or outputs != 1000):
+    elif has_fc and (of_probe or outputs != 1000):
         kind = PROBE
     else:
         kind = TORCHVISION
-    _check_keys(state_dict, expected, f"{origin}, taken for a {kind} of {model['arch']},")
-    _check_dtypes(state_dict, model["dtype"], origin)
+    check_keys(layout.arrays, expected, f"{origin}, taken for a {kind} of {model['arch']},")
+    arrays, converted = widened(layout.arrays, model["dtype"])
+    check_dtypes(arrays, model["dtype"], origin)
+    check_finite(arrays, origin)
+    body = {name.removeprefix(prefix): array for name, array in arrays.items()}
     return Found(
         kind=kind,
+        layout=layout.name,
+        passed=layout.passed,
+        converted=converted,
         prefix=prefix,
         model=model,
-        encoders={part: {name: body[part + name] for name in layout} for part in parts},
-        counters={n: int(a) for n, a in state_dict.items() if n.endswith(COUNTER)} or None,
+        encoders={part: {name: body[part + name] for name in shapes} for part in parts},
+        counters={n: int(a) for n, a in arrays.items() if n.endswith(COUNTER)} or None,
         queue=body.get("queue"),
         pointer=int(body["queue_ptr"][0]) if pretraining else None,
         params=params,
@@ -180,68 +205,6 @@ def assemble(
     return state_dict
 
 
-def read_momentum(optimizer: Any, params: Arrays, origin: str) -> Arrays | None:
-    """Reads the query encoder's momentum buffers, by name, from the state dict of a torch SGD.
-
-    Args:
-        optimizer: state dict of the optimiser. It numbers the parameters of encoder_q, then those
-            of encoder_k, which has no gradients and so no buffers.
-        params: parameters of the query encoder by torchvision name.
-        origin: name of the file, for messages.
-
-    Returns:
-        The buffers by torchvision name; None if there are none, as before the first step.
-
-    Raises:
-        UsageError: buffers are missing, have another shape, or exceed the parameters.
-    """
-    names = in_torch_order(params)
-    try:
-        order = [number for group in optimizer["param_groups"] for number in group["params"]]
-        buffers = {
-            order.index(number): entry["momentum_buffer"]
-            for number, entry in optimizer["state"].items()
-            if entry.get("momentum_buffer") is not None
-        }
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"The optimizer in {origin} is no state dict of torch.optim.SGD: {error!r}. Remove "
-            "'optimizer' from the file to start from zero momentum."
-        ) from error
-    if not buffers:
-        return None
-    found = {names[n] if n < len(names) else f"parameter {n}": b for n, b in buffers.items()}
-    _check_values(found, f"The optimizer in {origin}")
-    _check_keys(
-        found,
-        {name: params[name].shape for name in names},
-        f"The optimizer in {origin}, by the names of the query encoder's parameters,",
-    )
-    _check_dtypes(found, str(params[names[0]].dtype), f"the optimizer in {origin}")
-    return found
-
-
-def write_momentum(buffers: Arrays, settings: Mapping[str, Any], parameters: int) -> dict[str, Any]:
-    """Inverts `read_momentum`: makes a state dict for torch's SGD over `parameters` parameters.
-
-    Args:
-        buffers: buffers of the query encoder by torchvision name.
-        settings: lr, momentum, weight_decay and other entries of a parameter group.
-        parameters: number of parameters of both encoders.
-    """
-    defaults = {
-        "dampening": 0, "nesterov": False, "maximize": False, "foreach": None,
-        "differentiable": False, "fused": None,
-    }  # fmt: skip
-    return {
-        "state": {
-            number: {"momentum_buffer": buffers[name]}
-            for number, name in enumerate(in_torch_order(buffers))
-        },
-        "param_groups": [defaults | dict(settings) | {"params": list(range(parameters))}],
-    }
-
-
 def in_torchvision(model: Mapping[str, Any]) -> bool:
     """Returns whether torchvision has this backbone."""
     return model["arch"] != "resnet8" and model["width"] == 64 and model["stem"] == "imagenet"
@@ -258,6 +221,11 @@ def _model(
     """Derives the model section, without dim and dtype, from keys and shapes of one encoder."""
     mlp = head and any(name.startswith(("fc.0.", "fc.2.")) for name in arrays)
     width = _vote(_first_axis(arrays, "conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean"))
+    if width < 1:
+        raise UsageError(
+            f"{origin} has no first convolution as ResNets have it (conv1.weight, bn1.weight). "
+            "Networks with another stem, such as timm's resnet50d, cannot be converted."
+        )
     return {
         "arch": _arch(arrays, origin, arch),
         "dim": 0,
@@ -311,16 +279,6 @@ def _stem(arrays: Arrays, origin: str, given: str | None) -> str:
     return given
 
 
-def _check_dtypes(state_dict: Mapping[str, np.ndarray], common: str, origin: str) -> None:
-    for name, array in state_dict.items():
-        expected = "int64" if name.endswith((COUNTER, "queue_ptr")) else common
-        if str(array.dtype) != expected:
-            raise UsageError(
-                f"{name} in {origin} has dtype {array.dtype}, expected {expected}. Convert it "
-                "with PyTorch first."
-            )
-
-
 def _shapes(params: Tree, stats: Tree) -> dict[str, np.ndarray]:
     """Returns arrays of the encoder's shapes, without memory, by torchvision name in order."""
     empty = [_like(tree) for tree in (params, stats)]
@@ -347,43 +305,3 @@ def _first_axis(arrays: Mapping[str, np.ndarray], *names: str) -> list[int]:
 def _vote(values: list) -> Any:
     """Returns the most frequent value, so that one wrong shape does not make all others wrong."""
     return Counter(values).most_common(1)[0][0] if values else 0
-
-
-def _check_values(arrays: Mapping[Any, Any], origin: str) -> None:
-    for name, array in arrays.items():
-        if not isinstance(name, str) or not isinstance(array, np.ndarray):
-            raise UsageError(
-                f"The entry {name!r} in {origin} is a {type(array).__name__}, not a plain tensor "
-                "under a name. Give a file with a state dict of only tensors."
-            )
-
-
-def _check_keys(
-    found: Mapping[str, np.ndarray], expected: Mapping[str, tuple], origin: str
-) -> None:
-    """Raises UsageError, naming missing, surplus and wrongly shaped entries."""
-    missing = [name for name in expected if name not in found]
-    surplus = [name for name in found if name not in expected]
-    wrong = [
-        f"{name} of shape {tuple(array.shape)}, expected {expected[name]}"
-        for name, array in found.items()
-        if name in expected and tuple(array.shape) != expected[name]
-    ]
-    problems = [
-        f"{label} {_listed(names)}"
-        for label, names in (
-            ("misses", missing), ("has, beyond what belongs to it,", surplus), ("has", wrong)
-        )
-        if names
-    ]  # fmt: skip
-    if problems:
-        raise UsageError(
-            f"{origin} {'; '.join(problems)}. Nothing was written; the file is incomplete or holds "
-            "another network."
-        )
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

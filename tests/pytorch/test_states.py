@@ -29,6 +29,7 @@ def test_arch_is_derived(arch):
 
 
 BLOCK = "module.encoder_q.layer1.0."
+NAN = torch.tensor([1.0, 2.0, float("nan"), 3.0])
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +83,25 @@ DAMAGES = {
         change(lambda c: c["state_dict"].update({"module.queue": torch.zeros(72, 16)})),
         "module.queue of shape (72, 16), expected (16, 16)",
     ),
-    "half precision": (
-        change(lambda c: c["state_dict"].update({f"{BLOCK}bn2.bias": torch.zeros(4).half()})),
+    "whole numbers": (
+        change(lambda c: c["state_dict"].update({f"{BLOCK}bn2.bias": torch.zeros(4).char()})),
         f"{BLOCK}bn2.bias in",
     ),
-    "bfloat16": (
-        change(lambda c: c["state_dict"].update({f"{BLOCK}bn2.bias": torch.zeros(4).bfloat16()})),
-        "bfloat16",
+    "not a number": (
+        change(lambda c: c["state_dict"].update({f"{BLOCK}bn2.running_var": NAN})),
+        f"{BLOCK}bn2.running_var in",
+    ),
+    "infinite in half precision": (
+        change(lambda c: c["state_dict"].update({f"{BLOCK}bn2.bias": (1 / NAN.isnan()).half()})),
+        f"{BLOCK}bn2.bias in",
+    ),
+    "not a number in the queue": (
+        change(lambda c: c["state_dict"]["module.queue"].__setitem__((3, 7), float("nan"))),
+        "module.queue in",
+    ),
+    "not a number in the momentum": (
+        change(lambda c: c["optimizer"]["state"][2].update(momentum_buffer=NAN)),
+        "the momentum of bn1.bias in",
     ),
     "no tensor": (change(lambda c: c["state_dict"].update({f"{BLOCK}x": 3})), f"{BLOCK}x"),
     "other arch": (change(lambda c: c.update(arch="resnet34")), "'resnet34', but its keys"),
@@ -106,11 +119,14 @@ DAMAGES = {
         change(lambda c: c["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(3))),
         "conv1.weight of shape (3,)",
     ),
-    "no optimizer": (change(lambda c: c.update(optimizer=[1, 2])), "torch.optim.SGD"),
     "list": (lambda c: [c["state_dict"]], "holds a list"),
     "other names": (
         lambda c: {"state_dict": {"blocks.0.attn.qkv.weight": torch.zeros(3)}},
         "blocks.0.attn.qkv.weight",
+    ),
+    "another stem": (
+        lambda c: {"conv1.0.weight": torch.zeros(2, 3, 3, 3), "layer1.0.bn1.bias": torch.ones(2)},
+        "has no first convolution",
     ),
     "empty": (lambda c: {}, "neither a pre-training state"),
 }  # fmt: skip
@@ -122,7 +138,7 @@ def test_refused_by_name(damage, content, tmp_path, capsys):
     optimizer = content["optimizer"]
     state = {number: dict(entry) for number, entry in optimizer["state"].items()}
     copy = content | {
-        "state_dict": dict(content["state_dict"]),
+        "state_dict": {name: tensor.clone() for name, tensor in content["state_dict"].items()},
         "optimizer": optimizer | {"state": state},
     }
     torch.save(edit(copy), tmp_path / "file.pth")
