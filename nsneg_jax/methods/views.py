@@ -11,7 +11,6 @@ sample's result depends only on its own key and crop. The latter needs JAX's def
 """
 
 from dataclasses import dataclass
-from math import ceil
 from typing import Literal, NamedTuple
 
 import jax
@@ -163,7 +162,7 @@ def apply_view(
 
     x = jittered(grayed(x)) if recipe.order == "v1" else grayed(jittered(x))
     if recipe.blur_probability > 0:
-        x = gaussian_blur(x, draws.sigma, ceil(3 * recipe.blur_sigma[1]))
+        x = gaussian_blur(x, draws.sigma, recipe.blur_sigma[1])
     # Cast before stacking, so that memory holds only the narrow dtype.
     planes = zip(x, IMAGENET_MEAN, IMAGENET_STD, strict=True)
     red, green, blue = (((plane - mean) / std).astype(dtype) for plane, mean, std in planes)
