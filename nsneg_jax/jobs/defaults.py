@@ -85,6 +85,9 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "blur_probability": 0.5,  # chance of a blur, 0 to 1
                 "blur_sigma": (0.1, 2.0),  # sigma of the blur in pixels (smallest, largest)
                 "flip_probability": 0.5,  # chance of a horizontal flip, 0 to 1
+                # whether brightness, contrast and saturation round down to whole grey levels, as
+                # in the original, whose views are darker by 0.4 of 255 levels per operation
+                "round_down": False,
             },
             "model": {
                 # network: 'resnet8' (three basic blocks), 'resnet18', 'resnet34', 'resnet50' or

@@ -12,10 +12,16 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 
-from nsneg_jax.methods.colour import CONTRAST, HUE, Planes, blend, luma, turn_hue
+from nsneg_jax.methods.colour import CONTRAST, HUE, Planes, blend, mean_luma, turn_hue
 
 
-def color_jitter(x: Planes, order: jax.Array, factors: jax.Array, with_hue: bool = True) -> Planes:
+def color_jitter(
+    x: Planes,
+    order: jax.Array,
+    factors: jax.Array,
+    with_hue: bool = True,
+    whole_levels: bool = False,
+) -> Planes:
     """Jitters brightness, contrast, saturation and hue in an order per sample.
 
     Follows torchvision's `ColorJitter`.
@@ -26,6 +32,8 @@ def color_jitter(x: Planes, order: jax.Array, factors: jax.Array, with_hue: bool
         factors: float [N, 4]. Brightness, contrast and saturation factor, at least 0; hue shift in
             turns. (1, 1, 1, 0) returns the picture bit for bit.
         with_hue: False leaves the hue shift out of the program.
+        whole_levels: whether brightness, contrast and saturation round down to whole levels of 255,
+            as Pillow's do. The hue shift does not round.
 
     Returns:
         Planes like x.
@@ -44,13 +52,18 @@ def color_jitter(x: Planes, order: jax.Array, factors: jax.Array, with_hue: bool
         amounts,
         hue_place,
         shift,
-        cpu=_jitter_in_loops,
-        default=_jitter_in_two_passes,
+        cpu=partial(_jitter_in_loops, whole_levels),
+        default=partial(_jitter_in_two_passes, whole_levels),
     )
 
 
 def _jitter_in_two_passes(
-    x: Planes, kinds: jax.Array, amounts: jax.Array, hue_place: jax.Array, shift: jax.Array | None
+    whole_levels: bool,
+    x: Planes,
+    kinds: jax.Array,
+    amounts: jax.Array,
+    hue_place: jax.Array,
+    shift: jax.Array | None,
 ) -> Planes:
     """Computes everything before contrast twice: first for the mean that contrast needs.
 
@@ -63,7 +76,7 @@ def _jitter_in_two_passes(
 
         def blends(x: Planes, active: jax.Array) -> Planes:
             for kind, amount in zip(kinds.T, jnp.where(active, amounts, 1).T, strict=True):
-                x = blend(x, kind, amount, mean)
+                x = blend(x, kind, amount, mean, whole_levels)
             return x
 
         done = blends(x, (place < hue_place) & (place < until))
@@ -73,18 +86,22 @@ def _jitter_in_two_passes(
 
     contrast_place = jnp.argmax(kinds == CONTRAST, axis=1)[:, None]
     before = jittered(contrast_place, jnp.zeros((), x[0].dtype))
-    mean = luma(before).mean(axis=(1, 2), keepdims=True)
+    mean = mean_luma(before, whole_levels)
     return jittered(jnp.full_like(contrast_place, 3), jax.lax.optimization_barrier(mean))
 
 
 def _jitter_in_loops(
-    x: Planes, kinds: jax.Array, amounts: jax.Array, hue_place: jax.Array, shift: jax.Array | None
+    whole_levels: bool,
+    x: Planes,
+    kinds: jax.Array,
+    amounts: jax.Array,
+    hue_place: jax.Array,
+    shift: jax.Array | None,
 ) -> Planes:
     place = jnp.arange(3)
 
     def one_blend(x: Planes, step: tuple[jax.Array, jax.Array]) -> tuple[Planes, None]:
-        mean = luma(x).mean(axis=(1, 2), keepdims=True)
-        return blend(x, *step, mean), None
+        return blend(x, *step, mean_luma(x, whole_levels), whole_levels), None
 
     def three_blends(x: Planes, active: jax.Array) -> Planes:
         return jax.lax.scan(one_blend, x, (kinds.T, jnp.where(active, amounts, 1).T))[0]

@@ -48,6 +48,7 @@ _ADDED = {
     "optimizer.name": "sgd",
     "optimizer.warmup_epochs": 0,
     "precision": "float32",
+    "views.round_down": False,
 }
 
 

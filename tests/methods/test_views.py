@@ -81,12 +81,12 @@ def on_images(operation):
     return jax.jit(lambda x, *given: images_of(operation(planes_of(x), *given)))
 
 
-def enhance(kind):
+def enhance(kind, whole_levels=False):
     """One of the three blends, of images and factors [N]."""
 
     def blend(x, factors):
-        mean = colour.luma(x).mean(axis=(1, 2), keepdims=True)
-        return colour.blend(x, jnp.full(len(factors), kind), factors, mean)
+        mean = colour.mean_luma(x, whole_levels)
+        return colour.blend(x, jnp.full(len(factors), kind), factors, mean, whole_levels)
 
     return on_images(blend)
 
@@ -131,6 +131,29 @@ def test_enhancement_is_pillows(kind, pillow, bound):
         got = levels(enhance(kind)(as_float(photographs()), jnp.array(factors)))
         want = by_pillow(lambda p, f: pillow(p).enhance(f), photographs(), factors)
         assert np.abs(got - want).max() <= bound
+
+
+@pytest.mark.parametrize(
+    ("kind", "pillow"),
+    [
+        (BRIGHTNESS, ImageEnhance.Brightness),
+        (CONTRAST, ImageEnhance.Contrast),
+        (SATURATION, ImageEnhance.Color),
+    ],
+)
+def test_enhancement_in_whole_levels_is_pillows_bias_included(kind, pillow):
+    """Products that fall on a whole level may be rounded to either side of it."""
+    rounded, exact = enhance(kind, whole_levels=True), enhance(kind)
+    x = as_float(photographs())
+    for factors in ([0.63, 0.87, 1.0, 1.39], [0.0, 0.41, 1.57, 1.93]):
+        got = levels(rounded(x, jnp.array(factors)))
+        want = by_pillow(lambda p, f: pillow(p).enhance(f), photographs(), factors)
+        difference = np.abs(np.rint(got) - want)
+        np.testing.assert_allclose(got, np.rint(got), atol=1e-4)
+        assert difference.max() <= 1 and difference.mean() < 2e-3
+    want = by_pillow(lambda p, f: pillow(p).enhance(f), photographs(), [0.63] * 4)
+    assert -0.6 < (want - levels(exact(x, jnp.full(4, 0.63)))).mean() < -0.3
+    np.testing.assert_array_equal(rounded(x, jnp.ones(4)), x)
 
 
 def test_enhancement_at_factor_zero():
@@ -352,6 +375,25 @@ def test_jitter_in_every_order_is_pillows(platform):
     assert difference.mean(axis=(1, 2, 3)).max() <= 2.5
 
 
+def test_jitter_that_rounds_down_is_pillows(platform):
+    """Without hue, which Pillow has in 256 steps, nothing but ties is left."""
+    n = len(ORDERS)
+    crops = np.resize(photographs(40, 56), (n, 40, 56, 3))
+    factors = draws_of_every_order(np.random.default_rng(6), n).factors
+    factors[:, HUE] = 0
+    jitter = partial(photometric.color_jitter, whole_levels=True)
+    got = levels(on_images(jitter)(as_float(crops), ORDERS, jnp.asarray(factors)))
+    enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+    def pillow(picture, i):
+        for operation in ORDERS[i][ORDERS[i] != HUE]:
+            picture = enhance[operation](picture).enhance(factors[i, operation])
+        return picture
+
+    difference = np.abs(got - by_pillow(pillow, crops, range(n)))
+    assert difference.mean() < 1e-3 and difference.max() < 2.5
+
+
 def test_draws_of_nothing_leave_the_image_bit_for_bit(platform):
     crops, _ = batch(8)
     nothing = ViewDraws(
@@ -363,7 +405,7 @@ def test_draws_of_nothing_leave_the_image_bit_for_bit(platform):
         flip=jnp.zeros(8, bool),
     )
     want = jax.jit(views.normalise)(as_float(crops))
-    for recipe in (V1, V2):
+    for recipe in (V1, V2, replace(V2, round_down=True)):
         made = jax.jit(lambda crops, draws, recipe=recipe: views.apply_view(crops, draws, recipe))
         np.testing.assert_array_equal(made(crops, nothing), want)
     identity = jnp.tile(jnp.array([1.0, 1, 1, 0]), (8, 1))
