@@ -147,6 +147,8 @@ def pretraining(variant: str = "") -> ConfigDict:
             "checkpoint": {
                 "every_steps": 500,  # steps between checkpoints; greater than 0
                 "keep": 2,  # latest checkpoints kept; greater than 0
+                # epochs between checkpoints that are kept besides; 0 = none (the original's 10)
+                "keep_every_epochs": 0,
             },
         }
     )

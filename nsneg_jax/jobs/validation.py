@@ -160,7 +160,7 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     )  # fmt: skip
     check.not_negative(
         "total_steps", "seed", "data.resize", "optimizer.weight_decay",
-        "knn_every_epochs",
+        "knn_every_epochs", "checkpoint.keep_every_epochs",
     )  # fmt: skip
     check.one_of("method", tuple(METHODS))
     check.one_of("optimizer.name", tuple(OPTIMIZERS))

@@ -32,6 +32,7 @@ _FREE_TO_CHANGE = (
     "pictures",
     "checkpoint.every_steps",
     "checkpoint.keep",
+    "checkpoint.keep_every_epochs",
 )
 _FREE_IN_PRETRAINING = (
     "knn_every_epochs",

@@ -78,6 +78,13 @@ def test_same_seed_same_run(whole, tmp_path):
     assert metrics_lines(tmp_path) == metrics_lines(workdir)
 
 
+def test_checkpoints_of_every_second_epoch_are_kept(tmp_path):
+    changes = {"checkpoint.keep_every_epochs": 2, "checkpoint.keep": 1, "total_steps": 14}
+    pretrain(tiny_config(**changes), tmp_path, one_device())
+    steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert steps == {10, 14}  # 5 steps per epoch; 10 is none of every_steps, which is 4
+
+
 def test_another_seed_another_run(whole, tmp_path):
     _, state = whole
     other = pretrain(tiny_config(seed=1, total_steps=1), tmp_path, one_device())
