@@ -133,6 +133,9 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "missing": "error",
                 # side of a patch in pixels at 224 (smallest, largest), inclusive
                 "patch_size": (16, 72),
+                # patches: 'crops' = random ones; 'rotated', 'flipped', 'rotated+flipped' = these,
+                # each in a random orientation; 'jigsaw' = those of a grid in random order
+                "patch_mode": "crops",
             },
             "optimizer": {
                 "name": "sgd",  # 'sgd', 'adamw', 'lars' or one registered in methods.optimizer

@@ -46,6 +46,7 @@ _ADDED = {
     "method": "moco",
     "data.labels": "",
     "model.precision": "tensorfloat32",
+    "negatives.patch_mode": "crops",
     "optimizer.name": "sgd",
     "optimizer.warmup_epochs": 0,
     "precision": "float32",
