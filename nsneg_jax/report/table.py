@@ -71,7 +71,9 @@ def main_table(ours: Sequence[Row], published: Sequence[Row], paper_sets: bool) 
     if any(value is not None for value in best.values()):
         caption.append("Bold: the best of ours.")
     return "\n\n".join(
-        part for part in (_markdown(lines), " ".join(caption), "\n".join(footnotes.lines())) if part
+        part
+        for part in (markdown_table(lines), " ".join(caption), "\n".join(footnotes.lines()))
+        if part
     )
 
 
@@ -103,7 +105,7 @@ def difference_table(ours: Sequence[Row], baseline: str) -> str:
         "Differences in points: mean±standard error over pairs of runs of the same seed. Bold: "
         "more than two standard errors from zero."
     )
-    return f"{_markdown(lines)}\n\n{caption}"
+    return f"{markdown_table(lines)}\n\n{caption}"
 
 
 def sets_table(ours: Sequence[Row]) -> str:
@@ -236,10 +238,11 @@ def _escaped(text: str) -> str:
 
 
 def _titled(title: str, header: list[str], lines: list[list[str]]) -> str:
-    return f"{title}\n\n{_markdown([header, *lines])}" if lines else ""
+    return f"{title}\n\n{markdown_table([header, *lines])}" if lines else ""
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Returns lines of cells, the header first, as a Markdown table."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rule = ["-" * max(3, width) for width in widths]
     return "\n".join(
