@@ -51,7 +51,7 @@ def test_configs_are_found_by_name():
     assert command_line.config_names() == [
         "claim", "evaluate", "linear", "moco", "patch", "texture",
     ]  # fmt: skip
-    assert len(every_config()) == 23
+    assert len(every_config()) == 24
 
 
 @pytest.mark.parametrize("given", every_config())

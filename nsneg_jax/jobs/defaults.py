@@ -304,12 +304,14 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         "split": split,
         # pixels at 224 of the shorter side before the central crop; 0 = crop only
         "resize": 256,
-        # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'cue_conflict'
-        # (shape or texture)
+        # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'texture' (top-1
+        # on synthesised textures of each class); 'cue_conflict' (shape or texture)
         "protocol": "top1",
         "answers": "all",  # arg-max over 'all' classes of the classifier or those 'present'
         "names": "class",  # names of class folders: 'class' names, or 'index' in ImageNet-1K
-        "generate": False,  # 'corruption': whether to corrupt the images of `source` here
+        # 'corruption': whether to corrupt the images of `source` here; 'texture': whether to make
+        # textures of them here, of 'shapes' only
+        "generate": False,
         # with `generate`: whether to add the corruptions outside the benchmark's mean,
         # ImageNet-C's four and your own
         "extra": False,

@@ -61,6 +61,7 @@ def evaluate(
         require_all=settings.require_all,
         image_size=settings.reading.image_size,
         tfds_dir=settings.tfds_dir,
+        seed=settings.seed,
     )
     run.claim()
     print(f"classifier  {pretrained.origin}: {len(classes):,} classes")

@@ -50,7 +50,9 @@ def read_results(runs: Sequence[Path]) -> list[Result]:
     return list(results.values())
 
 
-def report(results: Sequence[Result], published: str = "", baseline: str = "") -> tuple[str, str]:
+def report(
+    results: Sequence[Result], published: str = "", baseline: str = "", by_class: bool = False
+) -> tuple[str, str]:
     """Returns the report as Markdown and as CSV.
 
     Args:
@@ -58,6 +60,7 @@ def report(results: Sequence[Result], published: str = "", baseline: str = "") -
         published: recipes of the authors to show: 'A', 'B', 'all' or 'none'; by default all if the
             clean sets are ImageNet-100, else none.
         baseline: row to compare the others with, seed by seed; '' for none.
+        by_class: whether to add the table of accuracies by class.
 
     Raises:
         UsageError: the results cannot be pooled, have no figures, or have no row `baseline`.
@@ -78,6 +81,7 @@ def report(results: Sequence[Result], published: str = "", baseline: str = "") -
         report_table.missing_list(contents),
         report_table.sets_table(rows),
         report_table.shape_table(rows),
+        report_table.class_table(rows) if by_class else "",
     )
     markdown = "\n\n".join(part for part in parts if part)
     return markdown, report_table.csv_text(rows, authors, evaluated)
@@ -104,6 +108,11 @@ def main(argv: Sequence[str], measure: Callable[[Path], dict[str, Any]] | None =
         help="picture of the similarities in pre-training runs",
     )
     parser.add_argument(
+        "--by_class",
+        action="store_true",
+        help="add the accuracy by class on textures, beside the clean images'",
+    )
+    parser.add_argument(
         "--published",
         choices=("A", "B", "all", "none"),
         default="",
@@ -123,7 +132,9 @@ def main(argv: Sequence[str], measure: Callable[[Path], dict[str, Any]] | None =
         parts = []
         if others:
             results = read_results(others)
-            tables, csv = report(results, arguments.published, arguments.baseline)
+            tables, csv = report(
+                results, arguments.published, arguments.baseline, arguments.by_class
+            )
             parts.append(tables)
             if arguments.csv is not None:
                 write_text(arguments.csv, csv)

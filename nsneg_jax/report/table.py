@@ -4,10 +4,11 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 from nsneg_jax.report.pairs import differences
-from nsneg_jax.report.rows import Cell, Figure, Row, columns, number
+from nsneg_jax.report.rows import TEXTURES, Cell, Figure, Row, columns, number
 
 DASH = "-"
 
@@ -134,6 +135,40 @@ def sets_table(ours: Sequence[Row]) -> str:
     return _titled("Single runs by set:", [*header, "unreadable", "generated"], lines)
 
 
+def class_table(ours: Sequence[Row]) -> str:
+    """Returns the accuracies by class on clean images and on textures; '' without textures.
+
+    Means over the runs of a row; classes whose textures are recognised best come first.
+    """
+    titles = columns(ours, paper_sets=False)
+    header, columns_of, textures = ["class"], [], []
+    for row in ours:
+        for column, figures in row.figures.items():
+            is_texture = figures[0].entry.get("protocol") == "texture"
+            accuracies = _by_class(figures) if is_texture or column == "sets/clean" else {}
+            if accuracies:
+                header.append(_escaped(f"{row.name}, {titles[column]}"))
+                columns_of.append(accuracies)
+                textures += [accuracies] * is_texture
+    names = {name for accuracies in textures for name in accuracies}
+    mean = {name: fmean(each[name] for each in textures if name in each) for name in names}
+    lines = [
+        [_escaped(name), *(_number(accuracies, name, ".1f") for accuracies in columns_of)]
+        for name in sorted(names, key=lambda name: (-mean[name], name))
+    ]
+    return _titled("Top-1 in % by class:", header, lines)
+
+
+def _by_class(figures: Sequence[Figure]) -> dict[str, float]:
+    """Returns the mean accuracies of runs by class."""
+    entries = [figure.entry.get("by_class") for figure in figures]
+    pooled: dict[str, list[float]] = {}
+    for entry in entries:
+        for name, accuracy in entry.items() if isinstance(entry, dict) else ():
+            pooled.setdefault(name, []).append(accuracy)
+    return {name: fmean(accuracies) for name, accuracies in pooled.items()}
+
+
 def shape_table(ours: Sequence[Row]) -> str:
     """Returns the table of single runs' decisions on cue conflicts; '' if there are none."""
     lines = [
@@ -190,7 +225,7 @@ def _shared(cells: Sequence[Cell]) -> list[str]:
 def _best(ours: Sequence[Row], column: str) -> str | None:
     """Returns the highest mean as shown; None if the cells cannot be compared."""
     cells = [row.cells[column] for row in ours if column in row.cells]
-    if len(cells) < 2 or len({cell.notes for cell in cells}) > 1:
+    if len(cells) < 2 or len({cell.notes for cell in cells}) > 1 or TEXTURES in cells[0].notes:
         return None
     return _shown(max(cell.mean for cell in cells))
 
