@@ -6,6 +6,7 @@ default, paper   folders below $NSNEG_DATA, by default datasets/ (docs/robustnes
                  get each); missing sets are listed and the rest runs.
 tfds             data sets of TFDS where it has them (docs/robustness.md), folders otherwise.
 tiny             the versions of the built-in shapes, for the tiny configs.
+tiny_texture     textures made of the built-in shapes, and these themselves, by class.
 
 Set a folder with --config.sets.sketch.source=folder:/data/sketch (or arrayrecord:PATH, tfds:NAME).
 Run some of the sets with --config.only=clean,sketch. To add your own set, write a config file that
@@ -19,7 +20,7 @@ from nsneg_jax.files import data_root
 from nsneg_jax.jobs import defaults
 from nsneg_jax.jobs.defaults import test_set
 
-VARIANTS = ("", "paper", "tfds", "tiny")
+VARIANTS = ("", "paper", "tfds", "tiny", "tiny_texture")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -37,6 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "rendition_19way": test_set(rendition, answers="present"),
             "v2": test_set(f"{root}/imagenetv2-matched-frequency-format-val", names="index"),
             "a": test_set(f"{root}/imagenet-a"),
+            "texture": test_set(f"{root}/imagenet100-texture", "val", protocol="texture", resize=0),
             "cue_conflict": test_set(f"{root}/cue-conflict", protocol="cue_conflict"),
         }
     )
@@ -44,7 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
         for name, each in config.sets.items():
             if RELEASED[name].tfds:
                 each.source = f"tfds:{RELEASED[name].tfds}"
-    if variant == "tiny":
+    if variant.startswith("tiny"):
         config.data.update({"image_size": 32, "threads": 2, "workers": 0})
         plain = {"split": "test", "resize": 0}
         config.sets = ConfigDict(
@@ -55,6 +57,13 @@ def get_config(variant: str = "") -> ConfigDict:
                 "stylized": test_set("shapes/stylized:1000", **plain),
                 "rendition": test_set("shapes/rendition:1000", **plain),
                 "cue_conflict": test_set("shapes/conflict:1000", **plain, protocol="cue_conflict"),
+            }
+        )
+    if variant == "tiny_texture":
+        config.sets = ConfigDict(
+            {
+                "clean": test_set("shapes:1000", **plain),
+                "texture": test_set("shapes:500", **plain, protocol="texture", generate=True),
             }
         )
     return config.lock()

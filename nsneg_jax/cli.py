@@ -42,7 +42,7 @@ ABOUT = {
     "knn": "classify images by their nearest neighbours in an encoder's features",
     "features": "write an encoder's features and the labels to one file",
     "evaluate": "fill a row of the robustness table: a trained probe on many test sets",
-    "report": "make tables and pictures from the results of these jobs",
+    "report": "make tables and pictures from what these jobs left",
     "convert": "import and export PyTorch checkpoints",
     "verify": "check that the values in checkpoints are those that were saved",
 }
@@ -94,9 +94,15 @@ def _dispatch(arguments: list[str]) -> int | str:
         raise UsageError(f"{what}. Give one of {', '.join(ABOUT)}; `nsneg --help` describes them.")
     if name == "prepare":
         return _prepare(rest)
+    if name == "report":
+        return _function(PROGRAMS[name])(rest, _measured)
     if name in PROGRAMS:
         return _function(PROGRAMS[name])(rest)
     return _run_job(rest, name)
+
+
+def _measured(workdir: Path) -> dict[str, Any]:
+    return _function("nsneg_jax.analysis.similarities:measure")(workdir)
 
 
 def _run_job(arguments: list[str], command: str) -> int:

@@ -149,7 +149,11 @@ def contrastive_loss(
 
 
 def patch_negatives(
-    images: ArrayLike, key: jax.Array, num: int = 1, patch_size: tuple[int, int] = (16, 72)
+    images: ArrayLike,
+    key: jax.Array,
+    num: int = 1,
+    patch_size: tuple[int, int] = (16, 72),
+    mode: negatives.Mode = "crops",
 ) -> jax.Array:
     """Makes non-semantic negatives: tiles a canvas per image with random patches of that image.
 
@@ -164,12 +168,16 @@ def patch_negatives(
         num: M, negatives per image; static under `jit`.
         patch_size: smallest and largest side in pixels for images of 224, scaled for others as in
             the configs: (16, 72) is (2, 10) for images of 32; static under `jit`.
+        mode: 'crops', the published one; 'rotated', 'flipped' or 'rotated+flipped', crops each in a
+            random orientation; or 'jigsaw', the patches of a grid, each once. Static under `jit`;
+            see `nsneg_jax.methods.negatives`.
 
     Returns:
         [N, M, S, S, 3] in the dtype of the images; every value comes from the images.
 
     Raises:
-        UsageError: the images are not square or have another dtype, or the range does not fit.
+        UsageError: the images are not square or have another dtype, the range does not fit, or
+            there is no such mode.
     """
     images = jnp.asarray(images)
     if images.ndim != 4 or images.shape[1] != images.shape[2]:
@@ -190,9 +198,10 @@ def patch_negatives(
         )
     side = images.shape[1]
     low, high = negatives.scaled_patch_range((patch_size[0], patch_size[1]), side)
-    draws = negatives.draw_patches(_keys(key, len(images)), num, side, low, high)
+    draws = negatives.draw_patches(_keys(key, len(images)), num, side, low, high, mode)
     # bfloat16 holds every whole number up to 256.
     floats = images.astype(jnp.bfloat16) if is_bytes else images
+    floats = negatives.oriented(floats, mode)
     return negatives.patch_negatives(floats, draws).astype(images.dtype)
 
 

@@ -26,7 +26,7 @@ LEVELS = (
     ("pytorch",),
     ("evaluation",),
     ("jobs",),
-    ("planning",),
+    ("analysis", "planning"),
     ("library",),
     ("command_line",),
     ("help_text",),

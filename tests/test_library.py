@@ -126,6 +126,13 @@ def test_patch_negatives_are_the_methods(dtype):
     np.testing.assert_array_equal(np.asarray(again), made)
 
 
+def test_patch_negatives_of_another_mode():
+    image = np.arange(32 * 32, dtype=np.float32).reshape(1, 32, 32, 1)
+    made = patch_negatives(image, KEY, patch_size=(56, 56), mode="jigsaw")  # 4 x 4 of 8 pixels
+    np.testing.assert_array_equal(np.sort(np.asarray(made), axis=None), image.ravel())
+    assert not np.array_equal(made[0, 0], image[0])
+
+
 def test_patch_negatives_of_larger_patches_only():
     image = np.arange(32 * 32, dtype=np.float32).reshape(1, 32, 32, 1)
     made = np.asarray(patch_negatives(image, KEY, patch_size=(70, 70)))[0, 0, :, :, 0]
@@ -166,6 +173,7 @@ IMAGES = np.zeros((2, 32, 32, 3), np.uint8)
         (lambda: patch_negatives(IMAGES, KEY, num=0), "num is 0"),
         (lambda: patch_negatives(IMAGES, KEY, patch_size=16), "patch_size is 16"),
         (lambda: patch_negatives(IMAGES, KEY, patch_size=(72, 16)), "(72, 16)"),
+        (lambda: patch_negatives(IMAGES, KEY, mode="turned"), "mode of patches is 'turned'"),
         (lambda: patch_negatives(IMAGES, 0), "key is 0"),
         (lambda: patch_negatives(IMAGES, jax.random.split(KEY, 2)), "single key"),
         (lambda: augment(IMAGES / 255, KEY), "images are float"),

@@ -45,6 +45,9 @@ RELEASED = {
         "ImageNet-A, github.com/hendrycks/natural-adv-examples",
         "imagenet_a",
     ),
+    "texture": ReleasedSet(
+        "textures of the validation images, made by `python -m data.texture --split val`",
+    ),
     "cue_conflict": ReleasedSet(
         "the cue-conflict images of github.com/rgeirhos/texture-vs-shape "
         "(stimuli/style-transfer-preprocessed-512)",

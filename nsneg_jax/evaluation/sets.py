@@ -17,6 +17,7 @@ from nsneg_jax.files import earlier_data, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.source import Source, class_names, is_files, open_files, open_source
+from nsneg_jax.input.texture_pairs import TexturesInMemory
 
 IMAGENET_1K = Path(__file__).parent / "imagenet1k.txt"
 
@@ -33,7 +34,8 @@ class EvaluationSet:
         protocol: one of `PROTOCOLS`.
         answers: arg-max over 'all' classes of the classifier or those 'present' in the set.
         names: names of class folders: 'class' names, or 'index' in ImageNet-1K.
-        generate: whether 'corruption' corrupts the clean images of `source` here.
+        generate: whether 'corruption' corrupts the clean images of `source` here, and 'texture'
+            makes textures of them (of the built-in ones only).
         extra: whether `generate` includes corruptions outside the benchmark's mean, ImageNet-C's
             four and any added ones.
         labels: file with the classes of images in no class folders, see `Folder`; '' for none.
@@ -50,7 +52,7 @@ class EvaluationSet:
     labels: str = ""
 
 
-PROTOCOLS = ("top1", "corruption", "cue_conflict")
+PROTOCOLS = ("top1", "corruption", "texture", "cue_conflict")
 
 
 class Part(NamedTuple):
@@ -100,6 +102,7 @@ def plan(
     image_size: int,
     tfds_dir: str = "",
     outputs: int | None = None,
+    seed: int = 0,
 ) -> tuple[list[Part], dict[str, str]]:
     """Returns the parts to evaluate, and where to get the missing sets.
 
@@ -111,6 +114,7 @@ def plan(
         image_size: side in pixels of generated images.
         tfds_dir: folder of TFDS data sets.
         outputs: C, outputs of the classifier, if it has more than classes.
+        seed: seed of textures made here.
 
     Raises:
         UsageError: `only` has an unknown name, no set can be used, or a set is missing although
@@ -136,7 +140,7 @@ def plan(
             missing[name] = f"{where}.{earlier_data(root)}".removesuffix(".")
         else:
             try:
-                parts += _parts(name, settings, classes, image_size, tfds_dir)
+                parts += _parts(name, settings, classes, image_size, tfds_dir, seed)
             except UsageError as error:
                 missing[name] = str(error).removesuffix(".")
     surplus = (outputs or len(classes)) - len(classes)
@@ -158,11 +162,24 @@ def plan(
 
 
 def _parts(
-    name: str, settings: EvaluationSet, classes: Sequence[str], image_size: int, tfds_dir: str
+    name: str,
+    settings: EvaluationSet,
+    classes: Sequence[str],
+    image_size: int,
+    tfds_dir: str,
+    seed: int,
 ) -> list[Part]:
     if settings.protocol == "corruption" and not settings.generate:
         return _ready_corruptions(name, settings, classes, tfds_dir)
     source = _open(name, settings, classes, image_size, tfds_dir)
+    if settings.protocol == "texture" and settings.generate:
+        if is_files(settings.source):
+            raise UsageError(
+                f"The set {name} is {settings.source}, of which no textures are made here. Make "
+                "them with `python -m data.texture --split val`, give their folder with "
+                f"--config.sets.{name}.source=folder:PATH, and leave out generate."
+            )
+        source = TexturesInMemory(source, image_size, seed)
     procedural = settings.source.startswith("shapes")
     one = _part(name, settings, source, len(classes), about=source.name, generated=procedural)
     if settings.protocol != "corruption":

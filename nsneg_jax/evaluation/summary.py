@@ -25,7 +25,12 @@ def summarise(
         classes: classes of the classifier.
         seed: seed of the bootstrap intervals.
     """
-    by_protocol = {"top1": _top1, "corruption": _corruption, "cue_conflict": _cue_conflict}
+    by_protocol = {
+        "top1": _top1,
+        "texture": _top1,
+        "corruption": _corruption,
+        "cue_conflict": _cue_conflict,
+    }
     return {
         name: _about(parts) | by_protocol[parts[0][0].protocol](parts, classes, seed)
         for name, parts in outputs.items()
@@ -47,7 +52,25 @@ def _about(parts: list[tuple[Part, Outputs]]) -> dict[str, Any]:
 def _top1(parts: list[tuple[Part, Outputs]], classes: Sequence[str], seed: int) -> dict[str, Any]:
     ((part, got),) = parts
     valid = _valid(got)
-    return _ways(part) | _figures(valid, valid["top1"], seed)
+    labels = np.asarray(part.source.labels)[got["valid"]]
+    by_class = accuracy_by_class(valid["top1"], labels, classes)
+    return _ways(part) | _figures(valid, valid["top1"], seed) | {"by_class": by_class}
+
+
+def accuracy_by_class(
+    right: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> dict[str, float]:
+    """Returns the accuracy in % over the images of each class that has any.
+
+    Args:
+        right: bool [n], whether the answer is right.
+        labels: int [n], indices into `classes`.
+        classes: names of the classes.
+    """
+    images = np.bincount(labels, minlength=len(classes))
+    hits = np.bincount(labels, weights=right, minlength=len(classes))
+    counted = zip(classes, hits, images, strict=True)
+    return {name: float(100 * right / of) for name, right, of in counted if of}
 
 
 def _corruption(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import jax
@@ -117,6 +118,33 @@ class MadeTextures:
 
     def image(self, index: int) -> np.ndarray:
         return self._textures[index]
+
+
+class TexturesInMemory:
+    """A `Source` of textures of a few hundred small images, made when the first is asked for.
+
+    Args:
+        images: images to make the textures from.
+        image_size: side of the textures in pixels.
+        seed: seed of the synthesis.
+    """
+
+    def __init__(self, images: Source, image_size: int, seed: int = 0) -> None:
+        self.name = f"textures of {images.name}"
+        self.classes, self.labels = images.classes, images.labels
+        self._images, self._side, self._seed = images, image_size, seed
+        self._made: np.ndarray | None = None
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, index: int) -> np.ndarray:
+        with self._lock:
+            if self._made is None:
+                self._made = make_textures(self._images, self._side, self._seed)
+        picture: np.ndarray = self._made[index]
+        return picture
 
 
 def make_textures(images: Source, image_size: int, seed: int) -> np.ndarray:

@@ -85,6 +85,7 @@ def build_views(config: ConfigDict) -> ViewMaker:
         patch_range=scaled_patch_range(config.negatives.patch_size, config.data.image_size),
         dtype=config.model.dtype,
         seed=config.seed,
+        patch_mode=config.negatives.patch_mode,
     )
 
 

@@ -85,6 +85,9 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "blur_probability": 0.5,  # chance of a blur, 0 to 1
                 "blur_sigma": (0.1, 2.0),  # sigma of the blur in pixels (smallest, largest)
                 "flip_probability": 0.5,  # chance of a horizontal flip, 0 to 1
+                # whether brightness, contrast and saturation round down to whole grey levels, as
+                # in the original, whose views are darker by 0.4 of 255 levels per operation
+                "round_down": False,
             },
             "model": {
                 # network: 'resnet8' (three basic blocks), 'resnet18', 'resnet34', 'resnet50' or
@@ -130,6 +133,9 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "missing": "error",
                 # side of a patch in pixels at 224 (smallest, largest), inclusive
                 "patch_size": (16, 72),
+                # patches: 'crops' = random ones; 'rotated', 'flipped', 'rotated+flipped' = these,
+                # each in a random orientation; 'jigsaw' = those of a grid in random order
+                "patch_mode": "crops",
             },
             "optimizer": {
                 "name": "sgd",  # 'sgd', 'adamw', 'lars' or one registered in methods.optimizer
@@ -144,6 +150,8 @@ def pretraining(variant: str = "") -> ConfigDict:
             "checkpoint": {
                 "every_steps": 500,  # steps between checkpoints; greater than 0
                 "keep": 2,  # latest checkpoints kept; greater than 0
+                # epochs between checkpoints that are kept besides; 0 = none (the original's 10)
+                "keep_every_epochs": 0,
             },
         }
     )
@@ -297,12 +305,14 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         "split": split,
         # pixels at 224 of the shorter side before the central crop; 0 = crop only
         "resize": 256,
-        # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'cue_conflict'
-        # (shape or texture)
+        # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'texture' (top-1
+        # on synthesised textures of each class); 'cue_conflict' (shape or texture)
         "protocol": "top1",
         "answers": "all",  # arg-max over 'all' classes of the classifier or those 'present'
         "names": "class",  # names of class folders: 'class' names, or 'index' in ImageNet-1K
-        "generate": False,  # 'corruption': whether to corrupt the images of `source` here
+        # 'corruption': whether to corrupt the images of `source` here; 'texture': whether to make
+        # textures of them here, of 'shapes' only
+        "generate": False,
         # with `generate`: whether to add the corruptions outside the benchmark's mean,
         # ImageNet-C's four and your own
         "extra": False,

@@ -63,6 +63,7 @@ def evaluate(
         image_size=settings.reading.image_size,
         tfds_dir=settings.tfds_dir,
         outputs=count,
+        seed=settings.seed,
     )
     run.claim()
     print(f"classifier  {pretrained.origin}: {len(classes):,} classes")

@@ -54,14 +54,17 @@ class Run:
     precision: str
 
     @contextmanager
-    def resumable(self, keep: int) -> Iterator[Resumption]:
-        """Opens the checkpoints of a run, of which the latest `keep` are kept.
+    def resumable(self, keep: int, keep_every: int = 0) -> Iterator[Resumption]:
+        """Opens the checkpoints of a run; see `Checkpoints` for what is kept.
 
         Raises:
             DamagedError: all its checkpoints are damaged.
             UsageError: the workdir has a checkpoint of a run with another config.
         """
-        with Checkpoints(self.workdir, keep) as checkpoints, StopSignals() as signals:
+        with (
+            Checkpoints(self.workdir, keep, keep_every) as checkpoints,
+            StopSignals() as signals,
+        ):
             found = checkpoints.newest_whole()
             if found is None:
                 yield Resumption(checkpoints, signals, None)

@@ -48,7 +48,8 @@ class _Data:
     """The images, and how long to train on them.
 
     `queries` are classified by kNN during training, None without kNN; `notes` are lines for the
-    user; `identities` are stored to recognise the data on resume.
+    user; `identities` are stored to recognise the data on resume; `steps_per_kept` lie between
+    checkpoints that are kept, 0 for none.
     """
 
     source: Source
@@ -57,6 +58,7 @@ class _Data:
     notes: tuple[str, ...]
     identities: Mapping[str, Identity]
     steps_per_epoch: int
+    steps_per_kept: int
     total: int
 
 
@@ -96,7 +98,7 @@ def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
         precision=config.model.precision,
     )
     data = _open_data(config, workdir)
-    with run.resumable(config.checkpoint.keep) as resumption:
+    with run.resumable(config.checkpoint.keep, data.steps_per_kept) as resumption:
         training = _build_or_restore(config, run, data, resumption)
         # Only now: a refused run must not leave its config behind.
         run.claim(resumption)
@@ -131,6 +133,7 @@ def _open_data(config: ConfigDict, workdir: Path) -> _Data:
         notes=(note,) if note else (),
         identities=identities,
         steps_per_epoch=steps_per_epoch,
+        steps_per_kept=config.checkpoint.keep_every_epochs * steps_per_epoch,
         total=config.total_steps or config.epochs * steps_per_epoch,
     )
 
@@ -229,7 +232,8 @@ def _train(
                         figures = knn(training.state.params_q, training.state.stats_q)
                     writer.write(done, "val", figures)
                     display.show(done, f"kNN {figures['knn_20']:.2f} %")
-                if last or stop or done % config.checkpoint.every_steps == 0:
+                kept = data.steps_per_kept and done % data.steps_per_kept == 0
+                if last or stop or kept or done % config.checkpoint.every_steps == 0:
                     save(done)
                 if stop:
                     break

@@ -6,7 +6,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.sets import PROTOCOLS
 from nsneg_jax.input.sources.source import is_files
 from nsneg_jax.jobs.build import METHODS, view_recipe
-from nsneg_jax.methods.negatives import scaled_patch_range
+from nsneg_jax.methods.negatives import MODES, scaled_patch_range
 from nsneg_jax.methods.optimizer import OPTIMIZERS
 from nsneg_jax.models import NETWORKS
 from nsneg_jax.models.encoder import PRECISIONS
@@ -160,7 +160,7 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     )  # fmt: skip
     check.not_negative(
         "total_steps", "seed", "data.resize", "optimizer.weight_decay",
-        "knn_every_epochs",
+        "knn_every_epochs", "checkpoint.keep_every_epochs",
     )  # fmt: skip
     check.one_of("method", tuple(METHODS))
     check.one_of("optimizer.name", tuple(OPTIMIZERS))
@@ -202,8 +202,15 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
 def _check_negatives(check: _Checker, config: ConfigDict) -> None:
     check.one_of("negatives.kind", ("none", "patch", "texture", "patch+texture"))
     check.one_of("negatives.missing", ("error", "skip"))
+    check.one_of("negatives.patch_mode", MODES)
     check.not_negative("negatives.texture_alpha")
     kind = config.negatives.kind
+    if "patch" not in kind:
+        check.expect(
+            "negatives.patch_mode",
+            config.negatives.patch_mode == "crops",
+            f"'crops' while negatives.kind is {kind!r}, which has no patches",
+        )
     if kind != "patch+texture":
         check.expect(
             "negatives.texture_alpha",

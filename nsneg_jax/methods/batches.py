@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from nsneg_jax.methods import shuffling
-from nsneg_jax.methods.negatives import draw_patches, patch_negatives
+from nsneg_jax.methods.negatives import Mode, draw_patches, oriented, patch_negatives
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.methods.views import ViewRecipe, augment
 
@@ -38,6 +38,7 @@ class ViewMaker:
         patch_range: smallest and largest side of a patch, in pixels of the view.
         dtype: dtype of the views and negatives.
         seed: seed of every draw.
+        patch_mode: where patches come from, one of `negatives.MODES`.
     """
 
     recipe: ViewRecipe
@@ -46,6 +47,7 @@ class ViewMaker:
     patch_range: tuple[int, int]
     dtype: str
     seed: int
+    patch_mode: Mode = "crops"
 
     @property
     def num_negatives(self) -> int:
@@ -92,7 +94,8 @@ class ViewMaker:
         if is_texture:
             return seen[:, None]
         keys = self._keys(step, NEGATIVE + m, order, len(query))
-        return patch_negatives(seen, draw_patches(keys, 1, query.shape[1], *self.patch_range))
+        draws = draw_patches(keys, 1, query.shape[1], *self.patch_range, self.patch_mode)
+        return patch_negatives(oriented(seen, self.patch_mode), draws)
 
     def _view(
         self, crops: jax.Array, step: jax.Array, purpose: int, order: jax.Array | None

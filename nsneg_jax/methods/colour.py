@@ -41,12 +41,27 @@ def luma(x: Planes) -> jax.Array:
     return _LUMA[0] * x[0] + _LUMA[1] * x[1] + _LUMA[2] * x[2]
 
 
+def mean_luma(x: Planes, whole_levels: bool = False) -> jax.Array:
+    """Returns the mean of each picture's luma, [N, 1, 1].
+
+    Args:
+        x: planes.
+        whole_levels: whether to round pixels, luma and mean to whole levels of 255, as Pillow does.
+    """
+    if not whole_levels:
+        return luma(x).mean(axis=(1, 2), keepdims=True)
+    levels = jnp.rint(luma(_levels(x))).mean(axis=(1, 2), keepdims=True)
+    return jnp.floor(levels + 0.5) / 255
+
+
 def grayscale(x: Planes) -> Planes:
     """Puts the luma into all three channels."""
     return (luma(x),) * 3
 
 
-def blend(x: Planes, kind: jax.Array, amount: jax.Array, mean: jax.Array) -> Planes:
+def blend(
+    x: Planes, kind: jax.Array, amount: jax.Array, mean: jax.Array, whole_levels: bool = False
+) -> Planes:
     """Changes brightness, contrast or saturation (Pillow's `ImageEnhance`).
 
     Args:
@@ -56,10 +71,34 @@ def blend(x: Planes, kind: jax.Array, amount: jax.Array, mean: jax.Array) -> Pla
             picture itself.
         amount: float [N], at least 0; 1 returns the picture bit for bit.
         mean: float [N, 1, 1], mean of the luma; only `CONTRAST` reads it.
+        whole_levels: whether to round the result down to whole levels of 255, as Pillow does.
     """
     kind, amount = per_sample(kind), per_sample(amount.astype(x[0].dtype))
+    if whole_levels:
+        return _blend_levels(x, kind, amount, mean)
     target = jnp.where(kind == SATURATION, luma(x), jnp.where(kind == CONTRAST, mean, 0))
     red, green, blue = (jnp.clip(amount * c + (1 - amount) * target, 0, 1) for c in x)
+    return red, green, blue
+
+
+def _blend_levels(x: Planes, kind: jax.Array, amount: jax.Array, mean: jax.Array) -> Planes:
+    levels = _levels(x)
+    gray, flat = jnp.rint(luma(levels)), jnp.rint(255 * mean)
+    target = jnp.where(kind == SATURATION, gray, jnp.where(kind == CONTRAST, flat, 0))
+    red, green, blue = (
+        jnp.where(
+            amount == 1,
+            before,
+            jnp.floor(jnp.clip(target + amount * (level - target), 0, 255)) / 255,
+        )
+        for before, level in zip(x, levels, strict=True)
+    )
+    return red, green, blue
+
+
+def _levels(x: Planes) -> Planes:
+    """Returns the nearest whole levels, 0 to 255."""
+    red, green, blue = (jnp.rint(255 * c) for c in x)
     return red, green, blue
 
 

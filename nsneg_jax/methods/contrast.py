@@ -64,6 +64,26 @@ class InfoNCE:
         return Similarities(*(x / self.temperature for x in (s.positive, s.queue, weighted)))
 
 
+def histogram(values: jax.Array, bins: int) -> jax.Array:
+    """Counts cosine similarities in bins of equal width over [-1, 1].
+
+    A bin includes its lower edge; the last one also its upper edge. Rounding may carry values
+    slightly beyond [-1, 1]; they count in the outermost bins.
+
+    Args:
+        values: float, of any shape, with fewer than 2^31 values.
+        bins: number of bins.
+
+    Returns:
+        int32 [bins].
+    """
+    inner = jnp.linspace(-1, 1, bins + 1, dtype=values.dtype)[1:-1]
+    # One comparison pass per edge: accelerators are slow at adding to bins one value at a time.
+    below = jax.lax.map(lambda edge: (values < edge).sum(dtype=jnp.int32), inner)
+    ends = jnp.zeros(1, jnp.int32), jnp.full(1, values.size, jnp.int32)
+    return jnp.diff(jnp.concatenate([ends[0], below, ends[1]]))
+
+
 def l2_normalize(x: jax.Array) -> jax.Array:
     """Scales rows [..., dim] to unit length, in float32 or wider."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -89,6 +89,10 @@ class MoCo:
     ) -> tuple["TrainState", Metrics]:
         return train_step(self, state, batch, arranged)
 
+    def similarities(self, state: "TrainState", batch: Batch) -> Similarities:
+        """Returns the similarities behind the loss of the step that `batch` would be next."""
+        return _next_step(self, state, batch)[1].similarities
+
 
 @struct.dataclass
 class TrainState:
@@ -150,13 +154,19 @@ def train_step(
         The state after the step and scalar metrics: loss, accuracy_top1 and accuracy_top5 of the
         (1 + K + M)-way contrast task in percent, the mean cosine similarities, learning_rate.
     """
+    learning_rate = moco.learning_rate(state.step)
+    state, outputs = _next_step(moco, state, batch, arranged)
+    return state, metrics_of(outputs) | {"learning_rate": learning_rate}
+
+
+def _next_step(
+    moco: MoCo, state: TrainState, batch: Batch, arranged: bool = False
+) -> tuple[TrainState, "Outputs"]:
     orders = moco.views.draw_orders(state.step, len(batch["query"])) if moco.shuffles else None
     if orders is not None and not arranged:
         batch = shuffling.arrange(batch, orders, moco.views.texture)
     views = moco.views(state.step, batch, orders)
-    learning_rate = moco.learning_rate(state.step)
-    state, outputs = update(moco, state, views, orders)
-    return state, metrics_of(outputs) | {"learning_rate": learning_rate}
+    return update(moco, state, views, orders)
 
 
 def update(

@@ -2,19 +2,42 @@
 
 A patch negative keeps a picture's local statistics and destroys its content: it tiles a canvas
 with independent random crops of one size from the augmented, normalised query view. As in the
-authors' code, a patch may be used twice (this is no jigsaw permutation), patches are neither
-flipped nor rotated, and the last possible corner, S - d, is never drawn.
+authors' code, a patch may be used twice and the last possible corner, S - d, is never drawn.
+
+Modes other than the published 'crops' change where the patches come from:
+
+* 'jigsaw': the patches of a fixed grid, each used once, in random order. The grid begins at the
+  top left; where d does not divide S, its last row and column are shifted inward to fit.
+* 'rotated': crops, each turned by 0, 90, 180 or 270 degrees, with equal chances.
+* 'flipped': crops, each mirrored left and right with chance 1/2, and up and down with chance 1/2.
+* 'rotated+flipped': both, so each of the eight orientations has the same chance; the authors' code
+  holds this in a comment.
+
+Sizes and crops are those of mode 'crops' with the same keys, except in 'jigsaw'.
 """
 
 from numbers import Integral
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nsneg_jax.errors import UsageError
 
 Method = Literal["gather", "matmul"]
+Mode = Literal["crops", "jigsaw", "rotated", "flipped", "rotated+flipped"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+# Orientations of a patch by mode: quarter turns to the left, then whether to mirror left and right.
+# A half turn and a mirror make up and down.
+_ORIENTATIONS = {
+    "crops": ((0, False),),
+    "jigsaw": ((0, False),),
+    "rotated": ((0, False), (1, False), (2, False), (3, False)),
+    "flipped": ((0, False), (0, True), (2, False), (2, True)),
+    "rotated+flipped": tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True)),
+}
 
 
 class PatchDraws(NamedTuple):
@@ -22,8 +45,9 @@ class PatchDraws(NamedTuple):
 
     Attributes:
         size: int32 [N, M]. Side d of the patches in pixels.
-        corners: int32 [N, M, n_max, n_max, 2]. (y, x) of the top-left pixel of the crop that fills
-            row i, column j of the canvas. A negative uses the first S // d + 1 rows and columns.
+        corners: int32 [N, M, n_max, n_max, 2]. (y, x) of the top-left pixel, in `oriented`, of the
+            crop that fills row i, column j of the canvas. A negative uses the first ceil(S / d)
+            rows and columns.
     """
 
     size: jax.Array
@@ -68,10 +92,12 @@ def validate_patch_size(lo: int, hi: int, image_size: int) -> None:
         )
 
 
-def draw_patches(keys: jax.Array, num: int, image_size: int, lo: int, hi: int) -> PatchDraws:
+def draw_patches(
+    keys: jax.Array, num: int, image_size: int, lo: int, hi: int, mode: Mode = "crops"
+) -> PatchDraws:
     """Draws the patches of `num` negatives for each image.
 
-    A side d is uniform over lo..hi; each coordinate of a corner is uniform over 0..S-d-1.
+    A side d is uniform over lo..hi; each coordinate of a crop's corner is uniform over 0..S-d-1.
 
     Args:
         keys: typed keys [N]. Negative m of an image depends only on the image's key and m.
@@ -79,31 +105,113 @@ def draw_patches(keys: jax.Array, num: int, image_size: int, lo: int, hi: int) -
         image_size: side S of the square view.
         lo: smallest patch side in pixels, included.
         hi: largest patch side in pixels, included.
+        mode: one of `MODES`.
 
     Raises:
-        UsageError: the range is invalid, see `validate_patch_size`.
+        UsageError: the range is invalid, see `validate_patch_size`, or there is no such mode.
     """
     validate_patch_size(lo, hi, image_size)
+    orientations = len(_orientations(mode))
     cells = image_size // lo + 1
 
     def one(key: jax.Array, negative: jax.Array) -> PatchDraws:
         # Remainders of 32-bit numbers favour small values by less than one in ten million. They
         # need one call; `randint` needs six, which take XLA four times as long to compile.
-        bits = jax.random.bits(jax.random.fold_in(key, negative), (1 + 2 * cells**2,), jnp.uint32)
-        size = lo + bits[0] % jnp.uint32(hi - lo + 1)
-        corners = bits[1:].reshape(cells, cells, 2) % (image_size - size)
-        return PatchDraws(size.astype(jnp.int32), corners.astype(jnp.int32))
+        own = jax.random.fold_in(key, negative)
+        bits = jax.random.bits(own, (1 + 2 * cells**2,), jnp.uint32)
+        size = (lo + bits[0] % jnp.uint32(hi - lo + 1)).astype(jnp.int32)
+        if mode == "jigsaw":
+            return PatchDraws(size, _pieces(bits[1 : 1 + cells**2], size, image_size))
+        corners = bits[1:].reshape(cells, cells, 2) % (image_size - size).astype(jnp.uint32)
+        corners = corners.astype(jnp.int32)
+        if orientations > 1:
+            bits = jax.random.bits(jax.random.fold_in(own, 0), (cells, cells), jnp.uint32)
+            which = (bits % jnp.uint32(orientations)).astype(jnp.int32)
+            corners = _in_oriented(corners, which, size, image_size, mode)
+        return PatchDraws(size, corners)
 
     per_image = jax.vmap(one, in_axes=(None, 0))
     numbers = jnp.arange(num, dtype=jnp.uint32)
     return jax.vmap(per_image, in_axes=(0, None))(keys, numbers)
 
 
+def _pieces(bits: jax.Array, size: jax.Array, image_size: int) -> jax.Array:
+    """Returns the corners of a grid's patches in the order of random bits, uint32 [cells^2].
+
+    int32 [cells, cells, 2]; those of the first n x n cells, n = ceil(S / d), are a permutation of
+    the grid's.
+    """
+    cells = int(len(bits) ** 0.5)
+    n = -(-image_size // size)
+    row, column = jnp.divmod(jnp.arange(cells**2, dtype=jnp.int32), cells)
+    inside = (row < n) & (column < n)
+    # Pieces outside the grid sort last.
+    order = jnp.argsort(jnp.where(inside, bits >> 1, jnp.uint32(2**32 - 1)))
+    piece = order[jnp.where(inside, row * n + column, 0)].astype(jnp.int32)
+    corners = jnp.stack(jnp.divmod(piece, cells), axis=-1) * size
+    return jnp.minimum(corners, image_size - size).reshape(cells, cells, 2)
+
+
+def _orientations(mode: str) -> tuple[tuple[int, bool], ...]:
+    if mode not in _ORIENTATIONS:
+        raise UsageError(
+            f"The mode of patches is {mode!r}, but must be one of {', '.join(map(repr, MODES))}. "
+            "'crops' is the published one."
+        )
+    return _ORIENTATIONS[mode]
+
+
+def oriented(query: jax.Array, mode: Mode) -> jax.Array:
+    """Returns what the patches of a mode are cropped from: the query in all its orientations.
+
+    Args:
+        query: [N, S, S, C] of any dtype.
+        mode: one of `MODES`.
+
+    Returns:
+        [N, O S, S, C]: O orientations, one below another; the query itself in 'crops' and
+        'jigsaw', 4 in 'rotated' and 'flipped', 8 in 'rotated+flipped'.
+
+    Raises:
+        UsageError: there is no such mode.
+    """
+    orientations = _orientations(mode)
+    if len(orientations) == 1:
+        return query
+    turned = [jnp.rot90(query, turns, axes=(1, 2)) for turns in range(4)]
+    return jnp.concatenate(
+        [turned[turns][:, :, :: -1 if mirrored else 1] for turns, mirrored in orientations], axis=1
+    )
+
+
+def _in_oriented(
+    corners: jax.Array, which: jax.Array, size: jax.Array, image_size: int, mode: Mode
+) -> jax.Array:
+    """Returns the places in `oriented` of crops of the query.
+
+    Args:
+        corners: int32 [..., 2], (y, x) of the crops in the query.
+        which: int32 [...], their orientations.
+        size: int32 [], side of the crops.
+        image_size: S.
+        mode: one of `MODES`.
+    """
+    turns, mirrored = (np.array(column) for column in zip(*_orientations(mode), strict=True))
+    y, x = corners[..., 0], corners[..., 1]
+    last = image_size - size
+    quarter = jnp.asarray(turns, jnp.int32)[which]
+    row = jnp.select([quarter == turn for turn in range(4)], [y, last - x, last - y, x])
+    column = jnp.select([quarter == turn for turn in range(4)], [x, y, last - x, last - y])
+    column = jnp.where(jnp.asarray(mirrored)[which], last - column, column)
+    return jnp.stack([which * image_size + row, column], axis=-1)
+
+
 def patch_negatives(query: jax.Array, draws: PatchDraws, method: Method | None = None) -> jax.Array:
     """Tiles each canvas with crops of its own query view.
 
     Args:
-        query: [N, S, S, C] of any floating dtype, finite.
+        query: [N, O S, S, C] of any floating dtype, finite: O query views one below another, from
+            `oriented` with the mode of the draws; in 'crops' and 'jigsaw' the query view itself.
         draws: from `draw_patches` with the same S.
         method: 'gather' (index arithmetic), 'matmul' (one-hot products, for TPUs, where gathers
             are slow) or None, which takes 'matmul' on TPU only. Both copy values and give the
@@ -127,7 +235,7 @@ def patch_negatives(query: jax.Array, draws: PatchDraws, method: Method | None =
 
 
 def _gather(query: jax.Array, draws: PatchDraws) -> jax.Array:
-    _, side, _, channels = query.shape
+    _, _, side, channels = query.shape
 
     def one(image: jax.Array, size: jax.Array, corners: jax.Array) -> jax.Array:
         cells = corners.shape[0]
@@ -138,14 +246,14 @@ def _gather(query: jax.Array, draws: PatchDraws) -> jax.Array:
         moves = (corners[..., 0] - start[:, None]) * side + corners[..., 1] - start
         move = moves.reshape(-1)[cell[:, None] * cells + cell]
         source = at[:, None] * side + at + move
-        return image.reshape(side * side, channels).at[source].get(mode="clip")
+        return image.reshape(-1, channels).at[source].get(mode="clip")
 
     per_image = jax.vmap(one, in_axes=(None, 0, 0))
     return jax.vmap(per_image)(query, draws.size, draws.corners)
 
 
 def _matmul(query: jax.Array, draws: PatchDraws) -> jax.Array:
-    _, side, _, channels = query.shape
+    _, height, side, channels = query.shape
     cells = draws.corners.shape[2]
     at = jnp.arange(side, dtype=jnp.int32)
     size = draws.size[..., None]
@@ -163,7 +271,7 @@ def _matmul(query: jax.Array, draws: PatchDraws) -> jax.Array:
         rows = corners[..., 0] + within
         picked = jnp.einsum(
             "nmyr,nrcx->nmycx",
-            jax.nn.one_hot(rows, side, dtype=query.dtype),
+            jax.nn.one_hot(rows, height, dtype=query.dtype),
             image,
             precision=jax.lax.Precision.HIGHEST,
         )

@@ -2,7 +2,8 @@
 
 The host decodes and crops; all later random operations happen here. They follow torchvision's
 transforms on PIL images (`ColorJitter`, `RandomGrayscale`) and MoCo's `GaussianBlur`, but in
-floating point, without rounding to whole grey levels between operations.
+floating point, without rounding to whole grey levels between operations (but see
+`ViewRecipe.round_down`).
 
 All functions are pure and take a batch of RGB pictures `[N, H, W, 3]` with one PRNG key or one
 parameter per sample. No operation looks across samples, so the batch axis may be sharded and a
@@ -11,7 +12,6 @@ sample's result depends only on its own key and crop. The latter needs JAX's def
 """
 
 from dataclasses import dataclass
-from math import ceil
 from typing import Literal, NamedTuple
 
 import jax
@@ -39,6 +39,8 @@ class ViewRecipe:
             factor from [max(0, 1 - s), 1 + s]; hue draws a shift in turns from [-s, s], s at most
             0.5.
         blur_sigma: smallest and largest standard deviation in pixels.
+        round_down: whether brightness, contrast and saturation round down to whole levels of 255,
+            as Pillow's do.
 
     Raises:
         UsageError: a value is out of range.
@@ -51,6 +53,7 @@ class ViewRecipe:
     blur_probability: float
     blur_sigma: tuple[float, float]
     flip_probability: float
+    round_down: bool = False
 
     def __post_init__(self) -> None:
         if self.order not in ("v1", "v2"):
@@ -154,7 +157,8 @@ def apply_view(
             return x
         identity = jnp.array([1, 1, 1, 0], jnp.float32)
         factors = jnp.where(draws.jitter[:, None], draws.factors, identity)
-        return color_jitter(x, draws.order, factors, with_hue=recipe.jitter[HUE] > 0)
+        hue = recipe.jitter[HUE] > 0
+        return color_jitter(x, draws.order, factors, hue, recipe.round_down)
 
     def grayed(x: Planes) -> Planes:
         if recipe.grayscale_probability == 0:
@@ -163,7 +167,7 @@ def apply_view(
 
     x = jittered(grayed(x)) if recipe.order == "v1" else grayed(jittered(x))
     if recipe.blur_probability > 0:
-        x = gaussian_blur(x, draws.sigma, ceil(3 * recipe.blur_sigma[1]))
+        x = gaussian_blur(x, draws.sigma, recipe.blur_sigma[1])
     # Cast before stacking, so that memory holds only the narrow dtype.
     planes = zip(x, IMAGENET_MEAN, IMAGENET_STD, strict=True)
     red, green, blue = (((plane - mean) / std).astype(dtype) for plane, mean, std in planes)

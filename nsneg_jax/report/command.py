@@ -3,16 +3,21 @@
 A run is the workdir of a job that left a results.json, or such a file. The table needs only these
 files. It has a row per label, or per encoder without a label; runs of one row are pooled to mean
 and standard deviation. docs/robustness.md explains how to read it.
+
+A run may also be the workdir of a pre-training, or a checkpoint folder in it. Its report is the
+similarities of its queries to keys, queue and non-semantic negatives, measured on its own data.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.files import user_path, write_text
 from nsneg_jax.report import plots as report_plots
+from nsneg_jax.report import similarities as report_similarities
 from nsneg_jax.report import table as report_table
 from nsneg_jax.report.rows import Result, is_imagenet100, pool, published_rows
 from nsneg_jax.training.workdir import RESULTS
@@ -45,7 +50,9 @@ def read_results(runs: Sequence[Path]) -> list[Result]:
     return list(results.values())
 
 
-def report(results: Sequence[Result], published: str = "", baseline: str = "") -> tuple[str, str]:
+def report(
+    results: Sequence[Result], published: str = "", baseline: str = "", by_class: bool = False
+) -> tuple[str, str]:
     """Returns the report as Markdown and as CSV.
 
     Args:
@@ -53,6 +60,7 @@ def report(results: Sequence[Result], published: str = "", baseline: str = "") -
         published: recipes of the authors to show: 'A', 'B', 'all' or 'none'; by default all if the
             clean sets are ImageNet-100, else none.
         baseline: row to compare the others with, seed by seed; '' for none.
+        by_class: whether to add the table of accuracies by class.
 
     Raises:
         UsageError: the results cannot be pooled, have no figures, or have no row `baseline`.
@@ -73,19 +81,36 @@ def report(results: Sequence[Result], published: str = "", baseline: str = "") -
         report_table.missing_list(contents),
         report_table.sets_table(rows),
         report_table.shape_table(rows),
+        report_table.class_table(rows) if by_class else "",
     )
     markdown = "\n\n".join(part for part in parts if part)
     return markdown, report_table.csv_text(rows, authors, evaluated)
 
 
-def main(argv: Sequence[str]) -> int:
-    """`nsneg report`; returns the exit status, as `nsneg_jax.cli.main`."""
+def main(argv: Sequence[str], measure: Callable[[Path], dict[str, Any]] | None = None) -> int:
+    """`nsneg report`; returns the exit status, as `nsneg_jax.cli.main`.
+
+    Args:
+        argv: arguments of the command.
+        measure: measures the similarities of a pre-training, see `report.similarities.read`.
+    """
     parser = argparse.ArgumentParser(prog="nsneg report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN")
     parser.add_argument("--out", type=user_path, help="file for the tables, besides the terminal")
     parser.add_argument("--csv", type=user_path, help="file for the main table's figures as CSV")
     parser.add_argument(
         "--corruptions", type=user_path, metavar="PNG", help="picture of accuracy by corruption"
+    )
+    parser.add_argument(
+        "--similarities",
+        type=user_path,
+        metavar="PNG",
+        help="picture of the similarities in pre-training runs",
+    )
+    parser.add_argument(
+        "--by_class",
+        action="store_true",
+        help="add the accuracy by class on textures, beside the clean images'",
     )
     parser.add_argument(
         "--published",
@@ -101,15 +126,45 @@ def main(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        results = read_results(arguments.runs)
-        markdown, csv = report(results, arguments.published, arguments.baseline)
+        trained = [run for run in arguments.runs if report_similarities.is_pretraining(run)]
+        others = [run for run in arguments.runs if run not in trained]
+        _check_pictures(arguments, trained, others)
+        parts = []
+        if others:
+            results = read_results(others)
+            tables, csv = report(
+                results, arguments.published, arguments.baseline, arguments.by_class
+            )
+            parts.append(tables)
+            if arguments.csv is not None:
+                write_text(arguments.csv, csv)
+            if arguments.corruptions is not None:
+                report_plots.save_corruptions(pool(results), arguments.corruptions)
+        if trained:
+            measured = {str(run): report_similarities.read(run, measure) for run in trained}
+            parts.append(report_similarities.table(measured))
+            if arguments.similarities is not None:
+                report_similarities.save(measured, arguments.similarities)
+        markdown = "\n\n".join(parts)
         if arguments.out is not None:
             write_text(arguments.out, markdown + "\n")
-        if arguments.csv is not None:
-            write_text(arguments.csv, csv)
-        if arguments.corruptions is not None:
-            report_plots.save_corruptions(pool(results), arguments.corruptions)
     except UsageError as error:
         return tell(error)
     print(markdown)
     return 0
+
+
+def _check_pictures(
+    arguments: argparse.Namespace, trained: Sequence[Path], others: Sequence[Path]
+) -> None:
+    """Raises UsageError if a flag asks for something that none of the runs has."""
+    for name, having, needed in (
+        ("similarities", trained, "a pre-training"),
+        ("corruptions", others, "an evaluate job"),
+        ("csv", others, "a linear, knn or evaluate job"),
+    ):
+        if getattr(arguments, name) is not None and not having:
+            raise UsageError(
+                f"--{name} is {getattr(arguments, name)}, but no run is {needed}. Give the workdir "
+                f"of one, or leave out --{name}."
+            )

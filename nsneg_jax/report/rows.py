@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from nsneg_jax.errors import UsageError
 from nsneg_jax.report import published
 
+TEXTURES = "on textures of the images, which show no object: no figure to maximise."
 GENERATED = "generated: made by this package or by TFDS, not the released files."
 
 # Name of a set in results.json -> title of its column, in the order of the table.
@@ -21,6 +22,7 @@ SET_TITLES = {
     "rendition_19way": "Rendition (19-way)",
     "v2": "V2",
     "a": "A",
+    "texture": "Texture",
 }
 # Sets that have no 19-way result share the column of their 100-way result.
 _SYNONYMS = {"rendition": "rendition_100way"}
@@ -240,6 +242,8 @@ def _notes(entry: dict[str, Any]) -> tuple[str, ...]:
         categories = [str(category) for category in entry["categories"]]
         notes.append(f"restricted to {len(categories)} categories: {', '.join(categories)}.")
     unreadable = number(entry.get("unreadable"))
+    if entry.get("protocol") == "texture":
+        notes.append(TEXTURES)
     if unreadable:
         notes.append(f"{unreadable:,.0f} unreadable images are left out.")
     return tuple(notes)

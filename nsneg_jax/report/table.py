@@ -4,10 +4,11 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 from nsneg_jax.report.pairs import differences
-from nsneg_jax.report.rows import Cell, Figure, Row, columns, number
+from nsneg_jax.report.rows import TEXTURES, Cell, Figure, Row, columns, number
 
 DASH = "-"
 
@@ -71,7 +72,9 @@ def main_table(ours: Sequence[Row], published: Sequence[Row], paper_sets: bool) 
     if any(value is not None for value in best.values()):
         caption.append("Bold: the best of ours.")
     return "\n\n".join(
-        part for part in (_markdown(lines), " ".join(caption), "\n".join(footnotes.lines())) if part
+        part
+        for part in (markdown_table(lines), " ".join(caption), "\n".join(footnotes.lines()))
+        if part
     )
 
 
@@ -103,7 +106,7 @@ def difference_table(ours: Sequence[Row], baseline: str) -> str:
         "Differences in points: mean±standard error over pairs of runs of the same seed. Bold: "
         "more than two standard errors from zero."
     )
-    return f"{_markdown(lines)}\n\n{caption}"
+    return f"{markdown_table(lines)}\n\n{caption}"
 
 
 def sets_table(ours: Sequence[Row]) -> str:
@@ -130,6 +133,40 @@ def sets_table(ours: Sequence[Row]) -> str:
             lines[-1] += [DASH] * 5 + [_yes(entry.get("generated"))]
     header = ["run", "set", "top-1", "95 % interval", "top-5", "calibration error", "images"]
     return _titled("Single runs by set:", [*header, "unreadable", "generated"], lines)
+
+
+def class_table(ours: Sequence[Row]) -> str:
+    """Returns the accuracies by class on clean images and on textures; '' without textures.
+
+    Means over the runs of a row; classes whose textures are recognised best come first.
+    """
+    titles = columns(ours, paper_sets=False)
+    header, columns_of, textures = ["class"], [], []
+    for row in ours:
+        for column, figures in row.figures.items():
+            is_texture = figures[0].entry.get("protocol") == "texture"
+            accuracies = _by_class(figures) if is_texture or column == "sets/clean" else {}
+            if accuracies:
+                header.append(_escaped(f"{row.name}, {titles[column]}"))
+                columns_of.append(accuracies)
+                textures += [accuracies] * is_texture
+    names = {name for accuracies in textures for name in accuracies}
+    mean = {name: fmean(each[name] for each in textures if name in each) for name in names}
+    lines = [
+        [_escaped(name), *(_number(accuracies, name, ".1f") for accuracies in columns_of)]
+        for name in sorted(names, key=lambda name: (-mean[name], name))
+    ]
+    return _titled("Top-1 in % by class:", header, lines)
+
+
+def _by_class(figures: Sequence[Figure]) -> dict[str, float]:
+    """Returns the mean accuracies of runs by class."""
+    entries = [figure.entry.get("by_class") for figure in figures]
+    pooled: dict[str, list[float]] = {}
+    for entry in entries:
+        for name, accuracy in entry.items() if isinstance(entry, dict) else ():
+            pooled.setdefault(name, []).append(accuracy)
+    return {name: fmean(accuracies) for name, accuracies in pooled.items()}
 
 
 def shape_table(ours: Sequence[Row]) -> str:
@@ -188,7 +225,7 @@ def _shared(cells: Sequence[Cell]) -> list[str]:
 def _best(ours: Sequence[Row], column: str) -> str | None:
     """Returns the highest mean as shown; None if the cells cannot be compared."""
     cells = [row.cells[column] for row in ours if column in row.cells]
-    if len(cells) < 2 or len({cell.notes for cell in cells}) > 1:
+    if len(cells) < 2 or len({cell.notes for cell in cells}) > 1 or TEXTURES in cells[0].notes:
         return None
     return _shown(max(cell.mean for cell in cells))
 
@@ -236,10 +273,11 @@ def _escaped(text: str) -> str:
 
 
 def _titled(title: str, header: list[str], lines: list[list[str]]) -> str:
-    return f"{title}\n\n{_markdown([header, *lines])}" if lines else ""
+    return f"{title}\n\n{markdown_table([header, *lines])}" if lines else ""
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Returns lines of cells, the header first, as a Markdown table."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rule = ["-" * max(3, width) for width in widths]
     return "\n".join(

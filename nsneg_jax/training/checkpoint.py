@@ -37,14 +37,18 @@ class Checkpoints:
     Args:
         workdir: workdir of the run.
         keep: number of latest checkpoints to keep.
+        keep_every: all checkpoints after a multiple of this many steps are kept, too; 0 for none.
     """
 
-    def __init__(self, workdir: Path, keep: int):
+    def __init__(self, workdir: Path, keep: int, keep_every: int = 0):
         self.folder = (workdir / CHECKPOINTS).resolve()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+                max_to_keep=keep,
+                keep_period=keep_every or None,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
             ),
         )
 

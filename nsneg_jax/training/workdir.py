@@ -18,6 +18,7 @@ PARTS = "parts"  # a folder of npz files, one per part of an evaluation
 VIEWS = "pictures/views.png"
 TEXTURES = "textures.npy"  # made of built-in images
 UNREADABLE = "unreadable.tsv"  # images that could not be read
+SIMILARITIES = "similarities"  # a folder of JSON files, one per step
 FEATURES = "features"  # the ending depends on the format
 
 # Fields that may change on resume: they alter how the work is done or when it ends, but not what a
@@ -32,6 +33,7 @@ _FREE_TO_CHANGE = (
     "pictures",
     "checkpoint.every_steps",
     "checkpoint.keep",
+    "checkpoint.keep_every_epochs",
 )
 _FREE_IN_PRETRAINING = (
     "knn_every_epochs",
@@ -45,9 +47,11 @@ _ADDED = {
     "method": "moco",
     "data.labels": "",
     "model.precision": "tensorfloat32",
+    "negatives.patch_mode": "crops",
     "optimizer.name": "sgd",
     "optimizer.warmup_epochs": 0,
     "precision": "float32",
+    "views.round_down": False,
 }
 
 

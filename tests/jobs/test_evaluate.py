@@ -22,7 +22,10 @@ from tiny import checkpoint_of_untrained
 from configs import evaluate as evaluate_config
 from nsneg_jax.corruptions import CORRUPTIONS, EXTRA
 from nsneg_jax.errors import UsageError
+from nsneg_jax.evaluation.summary import accuracy_by_class
 from nsneg_jax.input.shapes.source import CLASSES as SHAPES
+from nsneg_jax.input.shapes.source import Shapes
+from nsneg_jax.input.texture_pairs import TexturesInMemory
 from nsneg_jax.jobs import evaluate as job
 from nsneg_jax.training.progress import Progress
 
@@ -210,6 +213,49 @@ def test_cue_conflicts_are_decided_by_category(tmp_path, answering):
     assert figures["shape_decisions"] == 2 and figures["texture_decisions"] == 1
     assert figures["shape_bias"] == pytest.approx(200 / 3)
     assert figures["categories"] == ["bird", "cat", "truck"]
+
+
+def test_textures_are_counted_by_class(answering, tmp_path):
+    """Of 4 textures of a class, as many are recognised as its name says."""
+    root = tmp_path / "textures"
+    for own, right in ((2, 3), (6, 0), (9, 4)):
+        for i in range(4):
+            write_image(root / "val" / CLASSES[own] / f"{i}.png", own if i < right else 1)
+    (root / "val" / CLASSES[6] / "broken.png").write_bytes(b"no image")
+    source = {"sets.texture.source": f"folder:{root}"}
+    figures = run(a_config(answering, "texture", **source), tmp_path / "out")["texture"]
+    assert figures["protocol"] == "texture" and figures["images"] == 12
+    assert figures["by_class"] == {CLASSES[2]: 75, CLASSES[6]: 0, CLASSES[9]: 100}
+    assert figures["accuracy_top1"] == pytest.approx(100 * 7 / 12)
+    with pytest.raises(UsageError, match=r"python -m data\.texture"):
+        run(a_config(answering, "texture", **source, **{"sets.texture.generate": True}), tmp_path)
+
+
+def test_accuracy_by_class_is_the_plain_count():
+    rng = np.random.default_rng(0)
+    labels, right = rng.choice([0, 2, 3], 200), rng.random(200) < 0.4
+    found = accuracy_by_class(right, labels, ["a", "b", "c", "d"])
+    assert list(found) == ["a", "c", "d"]
+    for i, name in ((0, "a"), (2, "c"), (3, "d")):
+        own = [r for r, label in zip(right, labels, strict=True) if label == i]
+        assert found[name] == pytest.approx(100 * sum(own) / len(own))
+
+
+@pytest.mark.slow
+def test_textures_of_the_shapes_are_made_here(of_shapes, tmp_path):
+    probe, _ = of_shapes
+    config = evaluate_config.get_config("tiny_texture")
+    values = {"pretrained": str(probe), "data.image_size": 16, "batch_size": 16}
+    values |= {f"sets.{name}.source": "shapes:21" for name in config.sets}
+    config.update_from_flattened_dict(values)
+    figures = run(config, tmp_path)
+    assert figures["texture"]["images"] == 21 and figures["texture"]["generated"]
+    assert figures["texture"]["by_class"].keys() <= set(SHAPES)
+    images = Shapes("test", image_size=16, size=21)
+    textures = TexturesInMemory(images, 16)
+    for i in range(21):  # colours of the image, in other places
+        own = {pixel.tobytes() for pixel in images.image(i).reshape(-1, 3)}
+        assert {pixel.tobytes() for pixel in textures.image(i).reshape(-1, 3)} <= own
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,9 @@ from nsneg_jax.evaluation.features import Features
 from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.shapes.source import Shapes
-from nsneg_jax.jobs.build import build
+from nsneg_jax.jobs.build import build, build_views
 from nsneg_jax.jobs.pretrain import pretrain
+from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.parallel import mesh
@@ -76,6 +77,34 @@ def test_same_seed_same_run(whole, tmp_path):
     again = pretrain(config, tmp_path, one_device())
     assert_equal(state, again)
     assert metrics_lines(tmp_path) == metrics_lines(workdir)
+
+
+def test_checkpoints_of_every_second_epoch_are_kept(tmp_path):
+    changes = {"checkpoint.keep_every_epochs": 2, "checkpoint.keep": 1, "total_steps": 14}
+    pretrain(tiny_config(**changes), tmp_path, one_device())
+    steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert steps == {10, 14}  # 5 steps per epoch; 10 is none of every_steps, which is 4
+
+
+def test_modes_of_views_and_patches_come_from_the_config():
+    views = build_views(tiny_config())
+    assert views.patch_mode == "crops" and not views.recipe.round_down
+    changes = {"negatives.patch_mode": "rotated+flipped", "views.round_down": True}
+    views = build_views(tiny_config(**changes))
+    assert views.patch_mode == "rotated+flipped" and views.recipe.round_down
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field", "value"),
+    [
+        (patch, "negatives.patch_mode", "mirrored"),
+        (texture, "negatives.patch_mode", "jigsaw"),  # it has no patches
+        (patch, "checkpoint.keep_every_epochs", -1),
+    ],
+)
+def test_modes_and_numbers_out_of_range_are_named(recipe, field, value):
+    with pytest.raises(UsageError, match=f"{field} is {value!r}"):
+        validate_pretraining(tiny_config(recipe, **{field: value}), 1)
 
 
 def test_another_seed_another_run(whole, tmp_path):

@@ -4,7 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from nsneg_jax.methods.contrast import InfoNCE, Similarities, l2_normalize, similarities
+from nsneg_jax.methods.contrast import (
+    InfoNCE,
+    Similarities,
+    histogram,
+    l2_normalize,
+    similarities,
+)
 
 
 @pytest.fixture
@@ -12,6 +18,18 @@ def cosines():
     """Of 5 queries with 7 keys in the queue and 2 non-semantic negatives each."""
     rng = np.random.default_rng(0)
     return Similarities(*(rng.uniform(-1, 1, (5, *n)) for n in ((), (7,), (2,))))
+
+
+@pytest.mark.parametrize("bins", [1, 7, 200])
+def test_histogram_is_numpys(bins):
+    values = np.random.default_rng(1).uniform(-1, 1, (40, 5, 3)).astype(np.float32)
+    values[0] = [-1, 1, 0]
+    got = histogram(values, bins)
+    assert got.dtype == np.int32
+    edges = np.linspace(-1, 1, bins + 1, dtype=np.float32)
+    np.testing.assert_array_equal(got, np.histogram(values, edges)[0])
+    beyond = np.float32([-1.0000001, 1.0000001])
+    assert np.flatnonzero(histogram(beyond, bins)).tolist() == sorted({0, bins - 1})
 
 
 def test_loss_is_the_papers_formula(cosines, float64):

@@ -15,20 +15,22 @@ from sklearn.datasets import load_sample_image
 from nsneg_jax.errors import UsageError
 from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.negatives import (
+    MODES,
     PatchDraws,
     draw_patches,
+    oriented,
     patch_negatives,
     scaled_patch_range,
     validate_patch_size,
 )
-from nsneg_jax.methods.views import V2, normalise
+from nsneg_jax.methods.views import V2, ViewRecipe, normalise
 
 PUBLISHED = (16, 72)
 METHODS = ("gather", "matmul")
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
 P_VALUE = 1e-3
 
-draw = jax.jit(draw_patches, static_argnums=(1, 2, 3, 4))
+draw = jax.jit(draw_patches, static_argnums=(1, 2, 3, 4, 5))
 paste = jax.jit(patch_negatives, static_argnums=2)
 
 
@@ -154,6 +156,99 @@ def test_negatives_come_from_the_augmented_query_view():
     other = make_views({"query": crops[:, 0], "key": 255 - crops[:, 1]})
     assert (other.key != made.key).any()
     assert_same_bits(other.negatives, negatives)
+
+
+# Other modes, against the same patches turned and put into their places one after another.
+
+TURNED = {
+    "rotated": [(turns, False) for turns in range(4)],
+    "flipped": [(0, False), (0, True), (2, False), (2, True)],
+    "rotated+flipped": [(turns, mirrored) for turns in range(4) for mirrored in (False, True)],
+}
+
+
+def pieces_of(canvas, size):
+    """The cells of a canvas by row and column, those at the right and bottom cut."""
+    starts = range(0, len(canvas), size)
+    return {(i, j): canvas[i : i + size, j : j + size] for i in starts for j in starts}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("mode", TURNED)
+def test_turned_patches_are_the_published_ones_in_every_orientation(name, mode):
+    n, side, low, high = 12, 32, 3, 10
+    value = np.arange(n * side * side, dtype=np.float32).reshape(n, side, side, 1)
+    plain = jax.device_get(draw(keys(n), 2, side, low, high))
+    draws = draw(keys(n), 2, side, low, high, mode)
+    np.testing.assert_array_equal(draws.size, plain.size)
+    got = np.asarray(paste(oriented(jnp.asarray(value), mode), draws, name))
+    counts = np.zeros(len(TURNED[mode]), int)
+    for i, m in np.ndindex(n, 2):
+        size = int(plain.size[i, m])
+        for (top, left), piece in pieces_of(got[i, m], size).items():
+            y, x = plain.corners[i, m, top // size, left // size]
+            crop = value[i, y : y + size, x : x + size]
+            turned = [
+                np.rot90(crop, turns)[:, :: -1 if mirrored else 1]
+                for turns, mirrored in TURNED[mode]
+            ]
+            same = [(t[: len(piece), : piece.shape[1]] == piece).all() for t in turned]
+            assert any(same)
+            if sum(same) == 1:  # a sliver at the edge may fit two
+                counts[same.index(True)] += 1
+    assert counts.sum() > 500
+    assert stats.chisquare(counts).pvalue > P_VALUE
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("side", [24, 31])
+def test_a_jigsaw_uses_every_patch_of_the_grid_once(name, side):
+    n = 12
+    value = np.arange(n * side * side, dtype=np.float32).reshape(n, side, side, 1)
+    draws = jax.device_get(draw(keys(n), 2, side, 4, 9, "jigsaw"))
+    np.testing.assert_array_equal(draws.size, draw(keys(n), 2, side, 4, 9).size)
+    got = np.asarray(paste(oriented(jnp.asarray(value), "jigsaw"), draws, name))
+    moved = 0
+    for i, m in np.ndindex(n, 2):
+        size = int(draws.size[i, m])
+        # the grid's last row and column are shifted inward
+        corners = [min(start, side - size) for start in range(0, side, size)]
+        grid = {(y, x): value[i, y : y + size, x : x + size] for y in corners for x in corners}
+        used = []
+        for place, piece in pieces_of(got[i, m], size).items():
+            height, width = piece.shape[:2]
+            found = [c for c, g in grid.items() if (g[:height, :width] == piece).all()]
+            assert len(found) == 1
+            used += found
+            moved += found[0] != place
+        assert sorted(used) == sorted(grid)
+        if side % size == 0:
+            np.testing.assert_array_equal(np.sort(got[i, m], axis=None), value[i].ravel())
+    assert moved > 400
+
+
+def test_the_order_of_a_jigsaw_is_uniform():
+    """A grid of 3 x 3: which piece comes where, and the pairs of the first two."""
+    draws = draw(keys(6000, seed=2), 1, 12, 4, 4, "jigsaw")
+    corners = np.asarray(draws.corners)[:, 0, :3, :3] // 4
+    piece = (corners[..., 0] * 3 + corners[..., 1]).reshape(-1, 9)
+    for place in range(9):
+        assert stats.chisquare(np.bincount(piece[:, place], minlength=9)).pvalue > P_VALUE
+    pairs = np.bincount(piece[:, 0] * 9 + piece[:, 1], minlength=81)
+    assert (pairs[np.arange(9) * 10] == 0).all()
+    assert stats.chisquare(np.delete(pairs, np.arange(9) * 10)).pvalue > P_VALUE
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_is_the_same_for_both_methods_and_in_the_views(mode):
+    plain = ViewRecipe("v2", (0, 0, 0, 0), 0, 0, 0, (0.1, 2.0), 0)
+    views = ViewMaker(plain, 1, False, (4, 10), dtype="float32", seed=0, patch_mode=mode)
+    crops = np.random.default_rng(0).integers(0, 256, (2, 2, 32, 32, 3), np.uint8)
+    made = jax.jit(partial(views, jnp.int32(0)))({"query": crops[0], "key": crops[1]})
+    own = views._keys(jnp.int32(0), 3, None, 2)
+    draws = draw(own, 1, 32, 4, 10, mode)
+    for name in METHODS:
+        assert_same_bits(paste(oriented(made.query, mode), draws, name), made.negatives)
 
 
 # What chance decides.
@@ -329,6 +424,15 @@ def test_images_of_one_pixel_and_unknown_methods_are_refused():
         scaled_patch_range(PUBLISHED, 1)
     with pytest.raises(UsageError, match=r"'scatter'.*'gather', 'matmul' or None"):
         patch_negatives(photographs(2, 4), draw(keys(2), 2, 4, 1, 1), "scatter")
+
+
+def test_an_unknown_mode_is_refused():
+    for call in (
+        lambda: draw_patches(keys(1), 1, 32, 2, 10, "mirrored"),
+        lambda: oriented(photographs(1, 4), "mirrored"),
+    ):
+        with pytest.raises(UsageError, match=r"'mirrored'.*'jigsaw'"):
+            call()
 
 
 def test_range_bounds_may_be_numpy_integers():

@@ -77,6 +77,30 @@ def test_pooled_table_is_exact(tables):
     )
 
 
+def test_accuracies_by_class_come_from_textures_and_clean_images(store):
+    classes = {"owl": 50.0, "pot": 20.0, "rug": 20.0}
+
+    def textures(**by_class):
+        return top1(30.0, protocol="texture", by_class=by_class)
+
+    runs = store(
+        evaluation("a0", "a", clean=top1(70.0, by_class=classes), texture=textures(owl=10, rug=90)),
+        evaluation("a1", "a", clean=top1(70.0, by_class=classes), texture=textures(owl=20, rug=70)),
+        evaluation("b", clean=top1(75.0), texture=textures(owl=35, pot=5, rug=40)),
+    )
+    results = report.read_results(runs)
+    table = report.report(results, by_class=True)[0].split("\n\n")[-1]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert cells[0] == ["class", "a, ImageNet-100", "a, Texture", "b, Texture"]
+    assert cells[2:] == [
+        ["rug", "20.0", "80.0", "40.0"],
+        ["owl", "50.0", "15.0", "35.0"],
+        ["pot", "20.0", "-", "5.0"],
+    ]
+    plain = report.report(results)[0]
+    assert "by class" not in plain and "**30.00**" not in plain  # no figure to maximise
+
+
 def test_single_row_without_bold_and_with_footnotes(tables):
     parts = {name: {str(s): 40.0 for s in range(1, 6)} for name in CORRUPTIONS[:12]}
     table = tables(
@@ -147,7 +171,7 @@ def test_columns_are_in_the_papers_order(tables):
     assert [text.strip() for text in table.splitlines()[0].strip("|").split(" | ")] == [
         "run",
         *("ImageNet-100", "Corruption", "Sketch", "Stylized", "Rendition"),
-        *("Rendition (19-way)", "V2", "A", "zebra", "aardvark"),
+        *("Rendition (19-way)", "V2", "A", "Texture", "zebra", "aardvark"),
         *("cue, shape bias", "shape bias"),
         *("kNN, k = 5", "kNN, k = 20", "kNN, k = 200", "linear probe, top-1", "top-5"),
     ]

@@ -56,6 +56,20 @@ def test_restore_and_progress(workdir, float64):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, 4 * b), state, STATE)
 
 
+def test_every_nth_is_kept_besides_the_latest(tmp_path):
+    def kept() -> list[int]:
+        return sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+
+    with Checkpoints(tmp_path, keep=2, keep_every=6) as checkpoints:
+        for step in range(2, 18, 2):
+            checkpoints.save(step, STATE, {})
+    assert kept() == [6, 12, 14, 16]
+    with Checkpoints(tmp_path, keep=1, keep_every=12) as checkpoints:  # the next start may change
+        assert checkpoints.latest_step() == 16
+        checkpoints.save(18, STATE, {})
+    assert kept() == [12, 18]
+
+
 def test_damaged_checkpoint_is_told(workdir):
     (workdir / "checkpoints" / "12" / "state" / "_METADATA").unlink()
     with Checkpoints(workdir, keep=3) as checkpoints, pytest.raises(RunError, match="damaged"):

@@ -42,6 +42,22 @@ def test_a_config_of_an_earlier_version_is_read(tmp_path):
         check_workdir(CONFIG | {"model": {"precision": "float32"}}, tmp_path)
 
 
+def test_fields_that_are_new_since_a_run_started_have_what_it_did(tmp_path):
+    claim_workdir(CONFIG, tmp_path, resuming=False)
+    added = {
+        "views": {"round_down": False},
+        "negatives": {"patch_mode": "crops"},
+        "checkpoint": {"keep_every_epochs": 10},  # may change
+    }
+    check_workdir(CONFIG | added, tmp_path)
+    for section, field, value in (
+        ("views", "round_down", True),
+        ("negatives", "patch_mode", "jigsaw"),
+    ):
+        with pytest.raises(UsageError, match=rf"{section}\.{field}"):
+            check_workdir(CONFIG | added | {section: {field: value}}, tmp_path)
+
+
 def test_another_jobs_folder_is_left_alone(tmp_path):
     claim_workdir(CONFIG, tmp_path, resuming=False)
     with pytest.raises(UsageError):
@@ -53,7 +69,8 @@ def test_another_jobs_folder_is_left_alone(tmp_path):
 def test_names_of_files_are_written_once():
     public = {name: value for name, value in vars(workdir).items() if name[0].isupper()}
     names = {value for value in public.values() if isinstance(value, str)}
-    names -= {workdir.CHECKPOINTS, workdir.PARTS, workdir.FEATURES}  # words of other meanings too
+    words = {workdir.CHECKPOINTS, workdir.PARTS, workdir.FEATURES, workdir.SIMILARITIES}
+    names -= words  # of other meanings, too
     package = Path(nsneg_jax.__file__).parent
     found = {
         (str(path.relative_to(package)), node.value)
