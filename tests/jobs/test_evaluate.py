@@ -97,7 +97,10 @@ def test_released_corruptions(answering, tmp_path, grouped):
     headline = np.mean([value for (name, _), value in accuracies.items() if name in CORRUPTIONS])
     assert figures["mean_15"] == figures["accuracy_top1"] == pytest.approx(headline)
     assert figures["mean_19"] is None and not figures["generated"]
-    assert figures["files_seen"] == 150 and figures["files_expected"] == 75 * 50 * 10
+    assert figures["files_seen"] == 150
+    assert figures["settings"] == figures["settings_expected"] == 75
+    # these classes are none of ImageNet's, so nobody knows how many files there should be
+    assert figures["files_expected"] is None and "mce" not in figures
     assert len(list((tmp_path / "out" / "parts").iterdir())) == 80
 
 
@@ -229,7 +232,8 @@ def test_versions_of_the_shapes(of_shapes):
     corruption = figures["corruption"]
     cells = [cell for row in corruption["parts"].values() for cell in row.values()]
     assert len(cells) == 75 and corruption["mean_15"] == pytest.approx(np.mean(cells))
-    assert corruption["files_seen"] == corruption["files_expected"] == 21 * 75
+    assert corruption["files_seen"] == 21 * 75 and corruption["files_expected"] is None
+    assert corruption["clean_top1"] == figures["clean"]["accuracy_top1"]
     low, high = corruption["interval_top1"]
     assert low <= corruption["accuracy_top1"] <= high
 

@@ -102,12 +102,13 @@ class Folder:
         there = set(found)
         passed: list[str] = []
         with ThreadPoolExecutor(_LISTING_THREADS) as pool:
-            listings = list(
-                pool.map(
-                    lambda name: self._listing(name if name in there else None, passed),
-                    self.classes,
-                )
+            # Of a classifier's thousand classes a set may have few.
+            having = [name for name in self.classes if name in there]
+            listed = dict(
+                zip(having, pool.map(lambda name: self._listing(name, passed), having), strict=True)
             )
+            nothing = Names.of(())
+            listings = [listed.get(name, nothing) for name in self.classes]
         self._note(passed)
         empty = [name for name, files in zip(self.classes, listings, strict=True) if not files]
         if len(empty) == len(self.classes):
@@ -243,9 +244,7 @@ class Folder:
                 f"anyway or holds the data set, and are not followed: {some(sorted(passed))}"
             )
 
-    def _listing(self, name: str | None, passed: list[str]) -> Names:
-        if name is None:
-            return Names.of(())
+    def _listing(self, name: str, passed: list[str]) -> Names:
         try:
             found = storage.files_below(self._folder, name, IMAGE_ENDINGS, passed)
             return Names.of(sorted(found))
