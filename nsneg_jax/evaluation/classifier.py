@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nsneg_jax.corruptions import corrupt, image_keys
-from nsneg_jax.errors import RunError
 from nsneg_jax.evaluation.passes import Reading, central_batches, one_late
+from nsneg_jax.evaluation.protocols.finite import check_finite
 from nsneg_jax.evaluation.sets import Accepted, Part
 from nsneg_jax.input import labelled
 from nsneg_jax.methods.probe import UNRANKED, frozen_features, ranks
@@ -103,34 +103,6 @@ class Classifier:
             self._devices,
             fields=(*labelled.FIELDS, "index"),
         )
-
-
-def check_finite(stage: str, is_finite: np.ndarray, where: str) -> None:
-    """Ends a job whose network gives no numbers for some images.
-
-    Args:
-        stage: 'features' or 'logits'.
-        is_finite: bool [n], whether all values of an image are finite.
-        where: name of the images.
-
-    Raises:
-        RunError: some are not.
-    """
-    bad = int((~is_finite).sum())
-    if bad:
-        raise RunError(
-            f"The {stage} of {bad:,} of the {len(is_finite):,} images of {where} are not finite "
-            "(NaN or infinite), so no figure of them would mean anything, and none is written. "
-            + _MEND_NOT_FINITE[stage]
-        )
-
-
-_MEND_NOT_FINITE = {
-    "features": "The encoder overflows or its weights are not finite: evaluate an earlier "
-    "checkpoint, or, if dtype is bfloat16, set --config.dtype=float32.",
-    "logits": "The encoder's features are finite, so the classifier's weights are at fault: train "
-    "the probe again with a lower learning rate, or give an earlier checkpoint.",
-}
 
 
 def compile_classifier(encoder: Encoder, dtype: str, devices: Mesh) -> jax.stages.Wrapped:

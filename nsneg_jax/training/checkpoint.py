@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nsneg_jax.errors import RunError, UsageError
-from nsneg_jax.files import user_path
+from nsneg_jax.files import user_path, without_nan
 from nsneg_jax.training.workdir import CHECKPOINTS
 
 _STATE, _PROGRESS = "state", "progress"
@@ -52,10 +52,11 @@ class Checkpoints:
         """
         if self.latest_step() == step:
             return
+        plain = without_nan(progress)  # JSON has no NaN
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(plain)
             ),
             force=True,
         )

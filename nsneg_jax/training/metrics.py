@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from nsneg_jax.files import write_text
+from nsneg_jax.files import without_nan, write_text
 from nsneg_jax.training.workdir import METRICS, TENSORBOARD
 
 # Counts are added up instead of averaged.
@@ -71,8 +71,8 @@ class Window:
 class MetricWriter:
     """Writes metrics of a step to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
 
-    metrics.jsonl has one object per line: `step`, `split`, then names and plain numbers. Only
-    process 0 writes.
+    metrics.jsonl has one object per line: `step`, `split`, then names and plain numbers, null for
+    NaN and infinities. Only process 0 writes.
 
     Args:
         workdir: workdir of the run.
@@ -101,7 +101,8 @@ class MetricWriter:
         """Adds the figures of `step`, plain numbers by name."""
         if not self._writes:
             return
-        self._file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
+        line = without_nan({"step": step, "split": split, **figures})
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in figures.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
