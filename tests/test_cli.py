@@ -14,7 +14,8 @@ import pytest
 import main as main_program
 from nsneg_jax import cli, command_line
 from nsneg_jax.files import expand
-from nsneg_jax.input.sources.source import class_names, open_source
+from nsneg_jax.input.sources.lists.class_list import class_names
+from nsneg_jax.input.sources.source import open_source
 from nsneg_jax.jobs.fields import meanings, pattern_of
 from nsneg_jax.planning import PlanOptions
 from nsneg_jax.training.checkpoint import find_checkpoint

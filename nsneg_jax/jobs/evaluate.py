@@ -17,7 +17,7 @@ from nsneg_jax.evaluation.protocols import per_class, timm
 from nsneg_jax.evaluation.sets import Part, plan
 from nsneg_jax.files import user_path, write_npz, write_text
 from nsneg_jax.input.sources.identity import identity
-from nsneg_jax.input.sources.source import class_names
+from nsneg_jax.input.sources.lists.class_list import advice, by_themselves, class_names, resolved
 from nsneg_jax.jobs.frozen import EvaluationSettings, evaluation_settings
 from nsneg_jax.jobs.opening import open_run
 from nsneg_jax.jobs.validation import validate_evaluate
@@ -130,19 +130,22 @@ def _classes(named: str, pretrained: Pretrained) -> tuple[str, ...]:
             "--config=configs/linear.py and give its workdir with --config.pretrained=DIR."
         )
     count = len(pretrained.classifier["bias"])
-    given = tuple(sorted(class_names(named))) if named else None
-    if pretrained.classes and given and given != pretrained.classes:
+    listed = class_names(named) if named else ()
+    known = pretrained.classes
+    if known and listed and tuple(sorted(resolved(listed, known))) != known:
         raise UsageError(
             f"The classifier of {pretrained.origin} knows its {count} classes, and they are not "
-            f"those of classes={named!r}. Leave classes empty."
+            f"those of classes={named!r}.{advice(listed)} Leave classes empty."
         )
-    known = pretrained.classes or given
-    if known is None or len(known) != count:
+    unclear = not known and bool(advice(listed))
+    if not known and listed:
+        known = tuple(sorted(by_themselves(listed)))
+    if not known or len(known) != count or unclear:
         raise UsageError(
             f"The classifier of {pretrained.origin} has {count} classes, "
             + (f"but {len(known)} are named" if known else "whose names it does not know")
-            + ". Name them with --config.classes=FILE, a file with one name per line, such as "
-            "data/imagenet100.tsv; they are sorted by name."
+            + f".{advice(listed)} Name them with --config.classes=FILE, a file with one name per "
+            "line, such as data/imagenet100.tsv; they are sorted by name."
         )
     return known
 

@@ -11,7 +11,7 @@ from configs import evaluate as evaluate_config
 from data import arrayrecord
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.protocols.imagenet import IMAGENET_1K
-from nsneg_jax.input.sources.source import class_names
+from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.jobs import evaluate as job
 
 # as of all data sets of ImageNet's family in TFDS: ours are ten of many, in another order

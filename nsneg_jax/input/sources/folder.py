@@ -12,6 +12,7 @@ from nsneg_jax.input.decode import read_encoded, read_image
 from nsneg_jax.input.sources import layout, storage
 from nsneg_jax.input.sources.classes import MEND_CLASSES, UNLABELLED, Choice, some, wanted
 from nsneg_jax.input.sources.labels import Labels, found_labels
+from nsneg_jax.input.sources.lists.class_list import readings
 from nsneg_jax.input.sources.names import Names
 
 IMAGE_ENDINGS = (
@@ -81,7 +82,8 @@ class Folder:
             return
         found = storage.folders(self._folder)
         loose = layout.loose_image(self._folder, IMAGE_ENDINGS)
-        if tuple(classes or ()) == UNLABELLED or (loose and not set(classes or ()) & set(found)):
+        asked = {name for each in classes or () for name in readings(each)}
+        if tuple(classes or ()) == UNLABELLED or (loose and not asked & set(found)):
             given = None if tuple(classes or ()) == UNLABELLED else found_labels(self._folder)
             if given and self._read_labels(Labels(given), split, classes, partial):
                 return
