@@ -14,7 +14,8 @@ from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.files import user_path, write_text
 from nsneg_jax.report import plots as report_plots
 from nsneg_jax.report import table as report_table
-from nsneg_jax.report.rows import Result, is_imagenet100, pool, published_rows
+from nsneg_jax.report.consistency import decisions_of, read_decisions
+from nsneg_jax.report.rows import Result, Row, is_imagenet100, pool, published_rows
 from nsneg_jax.training.workdir import RESULTS
 
 
@@ -45,7 +46,12 @@ def read_results(runs: Sequence[Path]) -> list[Result]:
     return list(results.values())
 
 
-def report(results: Sequence[Result], published: str = "", baseline: str = "") -> tuple[str, str]:
+def report(
+    results: Sequence[Result],
+    published: str = "",
+    baseline: str = "",
+    observers: Sequence[Path] = (),
+) -> tuple[str, str]:
     """Returns the report as Markdown and as CSV.
 
     Args:
@@ -53,6 +59,7 @@ def report(results: Sequence[Result], published: str = "", baseline: str = "") -
         published: recipes of the authors to show: 'A', 'B', 'all' or 'none'; by default all if the
             clean sets are ImageNet-100, else none.
         baseline: row to compare the others with, seed by seed; '' for none.
+        observers: tables of decisions on cue conflicts, see `read_decisions`, to compare with.
 
     Raises:
         UsageError: the results cannot be pooled, have no figures, or have no row `baseline`.
@@ -72,10 +79,20 @@ def report(results: Sequence[Result], published: str = "", baseline: str = "") -
         report_table.difference_table(rows, baseline) if baseline else "",
         report_table.missing_list(contents),
         report_table.sets_table(rows),
+        report_table.corruption_table(rows),
         report_table.shape_table(rows),
+        *_consistency(rows, observers),
     )
     markdown = "\n\n".join(part for part in parts if part)
     return markdown, report_table.csv_text(rows, authors, evaluated)
+
+
+def _consistency(rows: Sequence[Row], observers: Sequence[Path]) -> list[str]:
+    others = {path.stem: list(read_decisions(path).values()) for path in observers}
+    return [
+        report_table.consistency_table(groups | others, name)
+        for name, groups in decisions_of(rows).items()
+    ]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -99,10 +116,20 @@ def main(argv: Sequence[str]) -> int:
         metavar="ROW",
         help="row to compare the others with, by pairs of runs with the same seed",
     )
+    parser.add_argument(
+        "--observers",
+        nargs="+",
+        type=user_path,
+        default=(),
+        metavar="CSV",
+        help="decisions on cue conflicts, such as model-vs-human's of humans: files or folders",
+    )
     arguments = parser.parse_args(argv)
     try:
         results = read_results(arguments.runs)
-        markdown, csv = report(results, arguments.published, arguments.baseline)
+        markdown, csv = report(
+            results, arguments.published, arguments.baseline, arguments.observers
+        )
         if arguments.out is not None:
             write_text(arguments.out, markdown + "\n")
         if arguments.csv is not None:
