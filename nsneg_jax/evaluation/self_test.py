@@ -90,30 +90,28 @@ def run(devices: Mesh) -> int:
         cases = _cases(pictures)
         sets = {name: settings for name, (settings, _) in cases.items()}
         classify = _classifier(devices)
-        found = _evaluated(sets, classify)
         expected = {name: figures for name, (_, figures) in cases.items()}
         expected["corruption"] |= {"clean_top1": 100.0}
-        wrong = _differences(found, expected)
-        if not _refuses_no_numbers(pictures, classify):
-            wrong.append("logits that are no numbers are counted")
-    errors = benchmarks.corruption_errors(
-        {
-            name: {str(severity): 100 - error for severity in range(1, 6)}
-            for name, error in benchmarks.ALEXNET.items()
-        },
-        100 - benchmarks.ALEXNET_CLEAN,
-    )
-    wrong += _differences({"AlexNet": errors}, {"AlexNet": _OF_ALEXNET})
+        try:
+            wrong = _differences(_evaluated(sets, classify), expected)
+            if not _refuses_no_numbers(pictures, classify):
+                wrong.append("logits that are no numbers are counted")
+        except Exception as error:  # whatever it is, an evaluation would meet it too
+            wrong = [f"{type(error).__name__}: {error}"]
+    halves = {name: dict.fromkeys(map(str, range(1, 6)), 50.0) for name in benchmarks.ALEXNET}
+    errors = benchmarks.corruption_errors(halves, clean=80.0)
+    wrong += _differences({"all errors 50 %": errors}, {"all errors 50 %": _OF_HALVES})
     if wrong:
         raise RunError(
             "The evaluation does not give the known figures of its own test pictures, so nothing "
             f"is reported: {'; '.join(wrong)}. Undo the changes to this installation of "
             "nsneg_jax, or install it anew; if it is unchanged, report this message."
         )
-    return sum(map(len, expected.values())) + len(_OF_ALEXNET) + 1
+    return sum(map(len, expected.values())) + len(_OF_HALVES) + 1
 
 
-_OF_ALEXNET = {"mce": 100.0, "relative_mce": 100.0}
+# Of a network with an error of 50 % at every setting and of 20 % on clean images.
+_OF_HALVES = {"mce": 64.67257299919942, "relative_mce": 97.7633458132223}
 Case = tuple[EvaluationSet, dict[str, Any]]
 
 
@@ -254,9 +252,7 @@ def _evaluated(
     sets: Mapping[str, EvaluationSet], classify: Classifier
 ) -> dict[str, dict[str, Any]]:
     """Evaluates the sets as the job does."""
-    parts, missing = plan(sets, wnids(), image_size=SIDE)
-    if missing:
-        raise RunError(f"The self-test of the evaluation cannot read its own pictures: {missing}")
+    parts, _ = plan(sets, wnids(), require_all=True, image_size=SIDE)
     outputs: dict[str, summary.Parts] = {}
     for part in parts:
         outputs.setdefault(part.set_name, []).append((part, classify(part, _Quiet())))
@@ -290,8 +286,9 @@ def _classifier(devices: Mesh) -> Classifier:
 
 def _refuses_no_numbers(pictures: "_Pictures", classify: Classifier) -> bool:
     Image.new("RGB", (SIDE, SIDE)).save(pictures.place(f"black/{wnids()[0]}/a.png"))
+    (part,), _ = plan({"black": pictures.settings("black", resize=0)}, wnids(), image_size=SIDE)
     try:
-        _evaluated({"black": pictures.settings("black", resize=0)}, classify)
+        classify(part, _Quiet())
     except RunError:
         return True
     return False

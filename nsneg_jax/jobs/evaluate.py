@@ -94,8 +94,10 @@ def evaluate(
             done += 1
             display.advance(done)
             valid = outputs["valid"]
-            top1 = f"{100 * outputs['top1'][valid].mean():.2f} %" if valid.any() else "unknown"
-            display.show(done, f"{part.title}  {valid.sum():,} images  top-1 {top1}")
+            top1 = ""
+            if valid.any() and part.protocol != "cue_conflict":
+                top1 = f"  top-1 {100 * outputs['top1'][valid].mean():.2f} %"
+            display.show(done, f"{part.title}  {valid.sum():,} images{top1}")
             if signals.stop_after(done):
                 print(stopped(signals.received, done, len(parts), unit="part"))
                 return None
