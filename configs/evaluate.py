@@ -44,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "",
                 protocol="corruption",
                 benchmark="imagenet-c-bar",
-                resize=0,
+                resize=224,
             ),
             "real": test_set(
                 f"{root}/imagenet100", "val", protocol="real", labels=f"{data_root()}/real.json"

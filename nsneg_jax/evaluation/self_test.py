@@ -190,7 +190,7 @@ def _corruption_bar(pictures: "_Pictures") -> Case:
         "images": 2, "accuracy_top1": 50.0, "settings": 2, "settings_expected": 50,
         "files_expected": None,
     }  # fmt: skip
-    changes: dict[str, Any] = {"benchmark": "imagenet-c-bar", "resize": 0}
+    changes: dict[str, Any] = {"benchmark": "imagenet-c-bar", "resize": SIDE}
     return pictures.settings("bar", split="", protocol="corruption", **changes), figures
 
 
@@ -206,7 +206,7 @@ def _cue_conflict(pictures: "_Pictures") -> Case:
         "images": 4, "shape_decisions": 2, "texture_decisions": 1, "shape_bias": 200 / 3,
         "shape_accuracy": 50.0, "texture_accuracy": 25.0, "restricted": False,
     }  # fmt: skip
-    return pictures.settings("cues", protocol="cue_conflict", resize=0), figures
+    return pictures.settings("cues", protocol="cue_conflict", resize=SIDE), figures
 
 
 def _real(pictures: "_Pictures") -> Case:

@@ -14,9 +14,11 @@ from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.files import user_path, write_text
 from nsneg_jax.report import plots as report_plots
 from nsneg_jax.report import table as report_table
-from nsneg_jax.report.consistency import decisions_of, read_decisions
+from nsneg_jax.report.consistency import Answers, decisions_of, read_decisions
 from nsneg_jax.report.rows import Result, Row, is_imagenet100, pool, published_rows
 from nsneg_jax.training.workdir import RESULTS
+
+_FILES = "observers"  # row of the observers in files; those of a folder have its name
 
 
 def read_results(runs: Sequence[Path]) -> list[Result]:
@@ -88,7 +90,10 @@ def report(
 
 
 def _consistency(rows: Sequence[Row], observers: Sequence[Path]) -> list[str]:
-    others = {path.stem: list(read_decisions(path).values()) for path in observers}
+    others: dict[str, list[Answers]] = {}
+    for path in observers:
+        name = path.name if path.is_dir() else _FILES
+        others.setdefault(name, []).extend(read_decisions(path).values())
     return [
         report_table.consistency_table(groups | others, name)
         for name, groups in decisions_of(rows).items()

@@ -84,12 +84,12 @@ def test_report_has_a_table_of_consistency(tmp_path):
     (runs[1] / "cue_conflict.csv").write_text(decisions("dog", "dog", "cat"))
     (tmp_path / "human.csv").write_text(decisions("cat", "dog"))
     text, _ = report(read_results(runs), "none", observers=[tmp_path / "human.csv"])
-    table = [line for line in text.splitlines() if line.startswith(("| row", "| human"))][-3:]
+    table = [line for line in text.splitlines() if line.startswith(("| row", "| obs"))][-3:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert cells == [
         ["row0", "1", "-", "0.400", "1.000"],
         ["row1", "1", "0.400", "-", "0.000"],
-        ["human", "1", "1.000", "0.000", "-"],
+        ["observers", "1", "1.000", "0.000", "-"],
     ]
 
 
