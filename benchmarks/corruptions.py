@@ -185,7 +185,7 @@ def main(argv: Sequence[str]) -> int:
             options.sheet.parent.mkdir(parents=True, exist_ok=True)
             page.save(options.sheet, quality=85)
         else:
-            print(json.dumps(measure(options)))
+            print(json.dumps(measure(options), allow_nan=False))
     except UsageError as error:
         return tell(error)
     return 0

@@ -76,7 +76,9 @@ def main(argv: Sequence[str]) -> int:
         ]
     except (RunError, UsageError) as error:
         return tell(error)
-    print(json.dumps({"benchmark": "first_step", "seconds_to_first_step": seconds}))
+    print(
+        json.dumps({"benchmark": "first_step", "seconds_to_first_step": seconds}, allow_nan=False)
+    )
     return 0
 
 

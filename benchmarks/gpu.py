@@ -49,7 +49,7 @@ for name in ("jax", "jaxlib", "flax", "torch"):
         found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         found[name] = None
-print(json.dumps(found))
+print(json.dumps(found, allow_nan=False))
 """
 
 

@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.profile or options.scaling:
         run = profile if options.profile else scaling
     try:
-        print(json.dumps(run(options)))
+        print(json.dumps(run(options), allow_nan=False))
     except (UsageError, RunError) as error:
         sys.exit(tell(error))
 

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
         "queries": options.queries,
         "devices": f"{devices.size} x {jax.devices()[0].device_kind}",
     }
-    print(json.dumps(figures))
+    print(json.dumps(figures, allow_nan=False))
 
 
 def _draw(rng: np.random.Generator, n: int, dim: int) -> Features:

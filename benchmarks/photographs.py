@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
     partial.rename(options.out)  # complete or not at all
     sizes = [path.stat().st_size for path in jpeg_files(options.out)]
     figures = {"images": len(sizes), "mean_bytes": statistics.mean(sizes)}
-    print(json.dumps({"benchmark": "photographs", **figures}))
+    print(json.dumps({"benchmark": "photographs", **figures}, allow_nan=False))
     return 0
 
 

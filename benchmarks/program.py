@@ -150,7 +150,7 @@ def main(argv: Sequence[str]) -> int:
         options = parse(argv)
         arguments = options.config, options.target, options.encoder.model, options.classes
         for name, devices, cost in costs(options.program, *arguments):
-            print(json.dumps(line(options, name, devices, cost)), flush=True)
+            print(json.dumps(line(options, name, devices, cost), allow_nan=False), flush=True)
     except (UsageError, RunError) as error:
         return tell(error)
     return 0

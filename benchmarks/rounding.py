@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> int:
         return tell(error)
     for row in figures["errors"]:
         row |= {name: float(f"{v:.2g}") for name, v in row.items() if isinstance(v, float)}
-    print(json.dumps(figures))
+    print(json.dumps(figures, allow_nan=False))
     return 0
 
 

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         figures = compare(*states)
     except (RunError, UsageError) as error:
         return tell(error)
-    print(json.dumps({"benchmark": "same_bits", **figures}))
+    print(json.dumps({"benchmark": "same_bits", **figures}, allow_nan=False))
     return 0
 
 

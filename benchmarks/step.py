@@ -341,7 +341,7 @@ def main(argv: Sequence[str]) -> int:
         figures = measure(parse(argv))
     except UsageError as error:
         return tell(error)
-    print(json.dumps(_rounded(figures)))
+    print(json.dumps(_rounded(figures), allow_nan=False))
     failed = [name for name, peer in figures.get("peers", {}).items() if "error" in peer]
     for name in failed:
         print(f"error: {name}: {figures['peers'][name]['error']}", file=sys.stderr)

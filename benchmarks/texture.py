@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = measure(parse(argv))
     except UsageError as error:
         return tell(error)
-    print(json.dumps(_rounded(figures)))
+    print(json.dumps(_rounded(figures), allow_nan=False))
     return 0
 
 

@@ -15,6 +15,7 @@ adds to `sets`.
 
 from ml_collections import ConfigDict
 
+from nsneg_jax.evaluation.protocols.objectnet import BORDER
 from nsneg_jax.evaluation.released import RELEASED
 from nsneg_jax.files import data_root
 from nsneg_jax.jobs import defaults
@@ -39,6 +40,20 @@ def get_config(variant: str = "") -> ConfigDict:
             "v2": test_set(f"{root}/imagenetv2-matched-frequency-format-val", names="index"),
             "a": test_set(f"{root}/imagenet-a"),
             "texture": test_set(f"{root}/imagenet100-texture", "val", protocol="texture", resize=0),
+            "a_restricted": test_set(f"{root}/imagenet-a", answers="imagenet-a"),
+            "corruption_bar": test_set(
+                f"{root}/imagenet-c-bar",
+                "",
+                protocol="corruption",
+                benchmark="imagenet-c-bar",
+                resize=224,
+            ),
+            "real": test_set(
+                f"{root}/imagenet100", "val", protocol="real", labels=f"{data_root()}/real.json"
+            ),
+            "objectnet": test_set(
+                f"{root}/objectnet-1.0", "images", protocol="objectnet", border=BORDER
+            ),
             "cue_conflict": test_set(f"{root}/cue-conflict", protocol="cue_conflict"),
         }
     )

@@ -31,6 +31,7 @@ from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.crops import resize_short
 from nsneg_jax.input.decode import decode_image
 from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.packed import (
     INDEX,
     NAMES,
@@ -43,7 +44,6 @@ from nsneg_jax.input.sources.packed import (
 )
 from nsneg_jax.input.sources.source import (
     FileSource,
-    class_names,
     data_set_name,
     of_files,
     open_files,

@@ -28,8 +28,9 @@ from nsneg_jax.files import expand
 from nsneg_jax.input.decode import Header, UnreadableImage, decode_image, header_of
 from nsneg_jax.input.sources import layout, storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
+from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.packed import INDEX
-from nsneg_jax.input.sources.source import FileSource, class_names, of_files, open_files
+from nsneg_jax.input.sources.source import FileSource, of_files, open_files
 
 # A file in a format without endings here has a wrong one.
 _ENDINGS = {

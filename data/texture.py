@@ -30,9 +30,9 @@ from nsneg_jax.errors import RunError, UsageError, escape_output, tell
 from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.source import (
     FileSource,
-    class_names,
     data_set_name,
     of_files,
     open_files,

@@ -112,6 +112,14 @@ def _run_job(arguments: list[str], command: str) -> int:
         asked = [word for word in argv if word not in _HELP]
         _show(_function("nsneg_jax.help_text:of_job")(asked, command))
         return 0
+    if command == "evaluate" and "--self-test" in arguments:
+        if len(arguments) > 1:
+            raise UsageError(
+                "`nsneg evaluate --self-test` takes no other arguments. Every evaluation runs the "
+                "test, so leave out --self-test to evaluate."
+            )
+        _function("nsneg_jax.jobs.evaluate:test_itself")()
+        return 0
     parsed: Command = import_module("nsneg_jax.command_line").parse(argv, command)
     if parsed.config.get("job") not in JOBS:
         jobs = ", ".join(JOBS)

@@ -27,7 +27,7 @@ class Flag(NamedTuple):
         name: name without dashes.
         value: placeholder of the value, for the help.
         meaning: meaning, for the help.
-        kind: 'string', 'integer', 'float', or the choices.
+        kind: 'string', 'boolean', 'integer', 'float', or the choices.
         default: default value.
     """
 
@@ -64,6 +64,14 @@ LAUNCH = (
         0,
     ),
 )  # fmt: skip
+# Of `nsneg evaluate`.
+EVALUATE = (
+    Flag("csv", "FILE", "rows like timm's, a file FILE-SET.csv per set; same as --config.csv"),
+    Flag(
+        "self-test", "", "only test the evaluation on pictures of known answers; needs no config",
+        "boolean", False,
+    ),
+)  # fmt: skip
 # Fields of PlanOptions, as in `nsneg plan`; main.py puts plan_ before the names.
 PLAN = (
     Flag("devices", "N", "devices to plan for, by default 1", "integer"),
@@ -91,6 +99,8 @@ def flags_of(command: str) -> tuple[Flag, ...]:
     """Returns the flags of 'plan', of a job, or, with '', of main.py."""
     if command == "plan":
         return (CONFIG, TARGET, *PLAN, CACHE)
+    if command == "evaluate":
+        return (CONFIG, WORKDIR, *EVALUATE, CACHE, *LAUNCH)
     if command:
         return (CONFIG, WORKDIR, CACHE, *LAUNCH)
     plan = (flag._replace(name=f"plan_{flag.name}") for flag in PLAN)
@@ -131,6 +141,8 @@ def parse(argv: list[str], command: str = "") -> Command:
     if command not in ("", "plan"):
         is_set = "job" in config_flags.get_override_values(values["config"])
         _settle_job(config, command, is_set)
+    if command == "evaluate" and _value(values, "csv"):
+        config.csv = expand(_value(values, "csv"))
     launch = Launch()
     if command != "plan":
         launch = Launch(**{name: _value(values, name) for name in Launch._fields})

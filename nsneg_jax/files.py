@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -128,6 +129,15 @@ def write_npz(
             save(file, **arrays)  # type: ignore[arg-type]
 
     write_whole(path, write, mark)
+
+
+def without_nan(value: Any) -> Any:
+    """Replaces numbers that JSON does not have, NaN and infinities, by None in plain values."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -82,7 +82,8 @@ def _flags(command: str) -> Iterator[str]:
         if flag.value.startswith("["):
             yield from _row(f"--{flag.name}[={flag.value[1:]}", flag.meaning)
         else:
-            yield from _row(f"--{flag.name}={flag.value}", flag.meaning)
+            value = f"={flag.value}" if flag.value else ""
+            yield from _row(f"--{flag.name}{value}", flag.meaning)
     yield from _row("--config.FIELD=VALUE", "another value for a field of the config")
 
 

@@ -13,8 +13,10 @@ import pytest
 
 import main as main_program
 from nsneg_jax import cli, command_line
+from nsneg_jax.errors import UsageError
 from nsneg_jax.files import expand
-from nsneg_jax.input.sources.source import class_names, open_source
+from nsneg_jax.input.sources.lists.class_list import class_names
+from nsneg_jax.input.sources.source import open_source
 from nsneg_jax.jobs.fields import meanings, pattern_of
 from nsneg_jax.planning import PlanOptions
 from nsneg_jax.training.checkpoint import find_checkpoint
@@ -70,7 +72,7 @@ def test_help_has_each_field_with_its_value_and_meaning(given, capsys):
 def test_fields_stay_those_that_workdirs_were_made_with():
     """Their names are in every config.json."""
     assert {job: len(meanings(job)) for job in ("pretrain", "linear", "evaluate")} == {
-        "pretrain": 62, "linear": 29, "evaluate": 23,
+        "pretrain": 62, "linear": 29, "evaluate": 26,
     }  # fmt: skip
     names = {name for job in ("pretrain", "linear", "evaluate") for name in meanings(job)}
     assert {"negatives.texture_alpha", "moco.shard_queue", "model.precision"} <= names
@@ -317,3 +319,13 @@ def test_prepare_runs_the_scripts_with_home_in_their_arguments(script, home):
     ended = in_a_process(*argv, "--help", where=here)
     assert ended.returncode == 0 and "--classes" in ended.stdout
     assert not list(here.iterdir())
+
+
+def test_csv_is_a_flag_of_evaluate_alone():
+    argv = ["nsneg evaluate", "--config=evaluate", "--workdir=x", "--csv=~/rows.csv"]
+    expected = os.path.expanduser("~/rows.csv")
+    assert command_line.parse(argv, "evaluate").config.csv == expected
+    argv[3] = "--config.csv=~/rows.csv"
+    assert command_line.parse(argv, "evaluate").config.csv == expected
+    with pytest.raises(UsageError, match="csv"):
+        command_line.parse(["nsneg knn", "--config=linear", "--workdir=x", "--csv=y"], "knn")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsneg_jax.input.sources.source import class_names
+from nsneg_jax.input.sources.lists.class_list import class_names
 
 ROOT = Path(__file__).parents[1]
 # folders of the checkout by their names in the wheel

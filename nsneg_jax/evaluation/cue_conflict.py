@@ -41,6 +41,16 @@ class Decisions:
     restricted: bool
 
     @property
+    def shape_accuracy(self) -> float | None:
+        """Fraction of all images counted that were classified by their shape; None without any."""
+        return self.shape / self.images if self.images else None
+
+    @property
+    def texture_accuracy(self) -> float | None:
+        """Fraction of all images counted that were classified by their texture."""
+        return self.texture / self.images if self.images else None
+
+    @property
     def shape_bias(self) -> float | None:
         """Fraction of shape decisions among shape and texture decisions; None without any."""
         either = self.shape + self.texture
@@ -56,10 +66,9 @@ def decisions(
 ) -> Decisions:
     """Counts shape and texture decisions by the rules of the original and of model-vs-human.
 
-    The decision is the category whose classes have the largest mean probability, the first if
-    several are equal. Images with shape and texture of the same category are no conflict and are
-    left out. If the classifier has no class of some category, it decides between the others, and
-    images with the shape or texture of that category are left out too.
+    For the decisions see `decide`. Images with shape and texture of the same category are no
+    conflict and are left out. If the classifier has no class of some category, it decides between
+    the others, and images with the shape or texture of that category are left out too.
 
     Args:
         probabilities: [N, C], softmax over all classes of the classifier.
@@ -71,11 +80,32 @@ def decisions(
     Raises:
         UsageError: the classifier has classes of fewer than two categories.
     """
-    if probabilities.shape != (len(shape), len(classes)) or len(shape) != len(texture):
+    if len(probabilities) != len(shape) or len(shape) != len(texture):
         raise ValueError(
             f"probabilities of shape {probabilities.shape} with {len(classes)} classes, "
             f"{len(shape)} shapes and {len(texture)} textures"
         )
+    decided, known = decide(probabilities, classes, categories)
+    counted = conflicts(shape, texture, known)
+    return Decisions(
+        shape=int((counted & (decided == np.array(shape, str))).sum()),
+        texture=int((counted & (decided == np.array(texture, str))).sum()),
+        images=int(counted.sum()),
+        categories=known,
+        restricted=not set(categories) <= set(classes),
+    )
+
+
+def decide(
+    probabilities: np.ndarray, classes: Sequence[str], categories: Mapping[str, str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns the decision per image, str [N], and the categories to decide between, sorted.
+
+    The decision is the category whose classes have the largest mean probability, the first if
+    several are equal; '' where a probability is NaN. For the arguments and errors see `decisions`.
+    """
+    if probabilities.shape[1:] != (len(classes),):
+        raise ValueError(f"probabilities of shape {probabilities.shape}, {len(classes)} classes")
     indices: dict[str, list[int]] = {}
     for index, name in enumerate(classes):
         if name in categories:
@@ -90,15 +120,15 @@ def decisions(
         )
     means = np.stack([probabilities[:, indices[name]].mean(axis=1) for name in known], axis=1)
     decided = np.array(known)[means.argmax(axis=1)]
+    return np.where(np.isnan(means).any(axis=1), "", decided), known
+
+
+def conflicts(
+    shape: Sequence[str] | np.ndarray, texture: Sequence[str] | np.ndarray, known: Sequence[str]
+) -> np.ndarray:
+    """Returns which images count, bool [N]: two different cues, both of a `known` category."""
     shapes, textures = np.array(shape, str), np.array(texture, str)
-    counted = (shapes != textures) & np.isin(shapes, known) & np.isin(textures, known)
-    return Decisions(
-        shape=int((counted & (decided == shapes)).sum()),
-        texture=int((counted & (decided == textures)).sum()),
-        images=int(counted.sum()),
-        categories=known,
-        restricted=not set(categories) <= set(classes),
-    )
+    return (shapes != textures) & np.isin(shapes, known) & np.isin(textures, known)
 
 
 def cues_of(path: str) -> tuple[str, str]:

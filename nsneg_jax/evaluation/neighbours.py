@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from nsneg_jax.evaluation.features import Extractor, Features
 from nsneg_jax.evaluation.passes import Reading
+from nsneg_jax.evaluation.protocols.finite import check_features
 from nsneg_jax.input.loading import report
 from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.input.sources.source import Source
@@ -75,7 +76,13 @@ class Monitor:
 def accuracies(
     bank: Features, queries: Features, ks: Sequence[int], temperature: float, devices: Mesh
 ) -> dict[str, float]:
-    """Returns the percentage of correctly classified queries, as 'knn_K' per K."""
+    """Returns the percentage of correctly classified queries, as 'knn_K' per K.
+
+    Raises:
+        RunError: a feature is not finite.
+    """
+    for role, each in (("that vote", bank), ("to classify", queries)):
+        check_features(each.features, f"those {role}")
     classes = int(max(bank.labels.max(), queries.labels.max())) + 1
     similarity, labels = nearest(bank, queries.features, max(ks), devices)
     voted = vote(similarity, labels, ks, temperature, classes)

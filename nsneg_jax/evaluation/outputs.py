@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation.sets import IMAGENET_1K, EvaluationSet
-from nsneg_jax.input.sources.source import class_names, is_files, open_files, open_source
+from nsneg_jax.evaluation.protocols.imagenet import wnids
+from nsneg_jax.evaluation.sets import EvaluationSet
+from nsneg_jax.input.sources.lists.class_list import class_names
+from nsneg_jax.input.sources.source import is_files, open_files, open_source
 
 _TORCHVISION = 1000  # outputs of torchvision's networks
 _LEAST = 50  # outputs whose numbers say something together
@@ -101,7 +103,7 @@ def name_outputs(classifier: Classifier, listed: Listed | None, origin: str, opt
         return Naming(listed.classes, f"{first}; training used no other output")
     if listed.chosen and outputs == _TORCHVISION:
         return Naming(listed.classes, f"{first}, as given, although others seem to be in use")
-    known = _imagenet_1k()
+    known = tuple(sorted(wnids()))
     if outputs == _TORCHVISION and not half_unused and set(listed.classes) <= set(known):
         return Naming(
             known,
@@ -176,11 +178,7 @@ def _are_in_use(classifier: Classifier, start: int, stop: int, rest: int) -> boo
     return bool(fallen or np.quantile(lengths[start:stop], 0.9) > _LONGER * short)
 
 
-def _imagenet_1k() -> tuple[str, ...]:
-    return tuple(sorted(class_names(str(IMAGENET_1K))))
-
-
 def _imagenet_100() -> tuple[str, ...]:
     """Returns the paper's classes; none if the package was copied without its lists."""
     found = next((path for path in _IMAGENET_100 if path.is_file()), None)
-    return tuple(sorted(class_names(str(found)))) if found else ()
+    return tuple(sorted(map(str, class_names(str(found))))) if found else ()

@@ -48,6 +48,20 @@ RELEASED = {
     "texture": ReleasedSet(
         "textures of the validation images, made by `python -m data.texture --split val`",
     ),
+    "a_restricted": ReleasedSet(
+        "ImageNet-A, github.com/hendrycks/natural-adv-examples",
+        "imagenet_a",
+    ),
+    "corruption_bar": ReleasedSet(
+        "ImageNet-C-bar, dl.fbaipublicfiles.com/inc_bar/imagenet_c_bar.tar.gz",
+    ),
+    "real": ReleasedSet(
+        "the validation images of ImageNet (image-net.org) in class folders; the set also needs "
+        "the labels, real.json of github.com/google-research/reassessed-imagenet",
+    ),
+    "objectnet": ReleasedSet(
+        "ObjectNet, objectnet.dev: objectnet-1.0 with its folders images and mappings",
+    ),
     "cue_conflict": ReleasedSet(
         "the cue-conflict images of github.com/rgeirhos/texture-vs-shape "
         "(stimuli/style-transfer-preprocessed-512)",

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +11,17 @@ import numpy as np
 from nsneg_jax.corruptions import registry, settings_of
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.cue_conflict import cues_of, read_categories
+from nsneg_jax.evaluation.protocols.accepted import Accepted
+from nsneg_jax.evaluation.protocols.benchmarks import IMAGENET_C, available
+from nsneg_jax.evaluation.protocols.imagenet import CLASS_LISTS, listed, wnids
+from nsneg_jax.evaluation.protocols.objectnet import open_objectnet
+from nsneg_jax.evaluation.protocols.real import WHERE, with_real_labels
 from nsneg_jax.evaluation.released import RELEASED
 from nsneg_jax.files import earlier_data, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import Folder
-from nsneg_jax.input.sources.source import Source, class_names, is_files, open_files, open_source
+from nsneg_jax.input.sources.source import Source, is_files, open_files, open_source
 from nsneg_jax.input.texture_pairs import TexturesInMemory
-
-IMAGENET_1K = Path(__file__).parent / "imagenet1k.txt"
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,17 @@ class EvaluationSet:
         split: folder in PATH that holds the class folders, or a split of TFDS.
         resize: shorter side before the central crop, at 224; 0 crops without resizing.
         protocol: one of `PROTOCOLS`.
-        answers: arg-max over 'all' classes of the classifier or those 'present' in the set.
+        answers: arg-max over 'all' classes of the classifier, those 'present' in the set, or those
+            of a list in `CLASS_LISTS`, such as 'imagenet-a'.
         names: names of class folders: 'class' names, or 'index' in ImageNet-1K.
         generate: whether 'corruption' corrupts the clean images of `source` here, and 'texture'
             makes textures of them (of the built-in ones only).
         extra: whether `generate` includes corruptions outside the benchmark's mean, ImageNet-C's
             four and any added ones.
-        labels: file with the classes of images in no class folders, see `Folder`; '' for none.
+        labels: file with the classes of images in no class folders, see `Folder`; '' for none. For
+            'real', ReaL's labels.
+        benchmark: which corruptions 'corruption' looks for and averages, see `BENCHMARKS`.
+        border: pixels to cut from each side of an image of 'objectnet'.
     """
 
     source: str
@@ -50,9 +56,11 @@ class EvaluationSet:
     generate: bool
     extra: bool
     labels: str = ""
+    benchmark: str = IMAGENET_C
+    border: int = 0
 
 
-PROTOCOLS = ("top1", "corruption", "texture", "cue_conflict")
+PROTOCOLS = ("top1", "corruption", "texture", "cue_conflict", "real", "objectnet")
 
 
 class Part(NamedTuple):
@@ -69,6 +77,8 @@ class Part(NamedTuple):
         corruption: (name, severity) to apply to the images here, or None.
         settings: settings of the set, as JSON.
         generated: whether the images are made here, by TFDS or by rule, rather than released.
+        accepted: the classes that are right for each image, where that may be several.
+        benchmark: benchmark of a corruption.
     """
 
     set_name: str
@@ -81,6 +91,8 @@ class Part(NamedTuple):
     corruption: tuple[str, int] | None
     settings: str
     generated: bool
+    accepted: Accepted | None = None
+    benchmark: str = IMAGENET_C
 
     def names(self) -> list[str]:
         """Returns the paths of the images below the split, or their numbers."""
@@ -171,6 +183,10 @@ def _parts(
 ) -> list[Part]:
     if settings.protocol == "corruption" and not settings.generate:
         return _ready_corruptions(name, settings, classes, tfds_dir)
+    if settings.protocol in ("real", "objectnet"):
+        several, accepted = _open_several(name, settings, classes, tfds_dir)
+        about, made = several.name, False
+        return [_part(name, settings, several, classes, accepted, about=about, generated=made)]
     source = _open(name, settings, classes, image_size, tfds_dir)
     if settings.protocol == "texture" and settings.generate:
         if is_files(settings.source):
@@ -181,7 +197,7 @@ def _parts(
             )
         source = TexturesInMemory(source, image_size, seed)
     procedural = settings.source.startswith("shapes")
-    one = _part(name, settings, source, len(classes), about=source.name, generated=procedural)
+    one = _part(name, settings, source, classes, about=source.name, generated=procedural)
     if settings.protocol != "corruption":
         return [one]
     kinds = () if settings.extra else (registry.TEST,)
@@ -195,7 +211,8 @@ def _part(
     name: str,
     settings: EvaluationSet,
     source: Source,
-    classes: int,
+    classes: Sequence[str],
+    accepted: Accepted | None = None,
     *,
     about: str,
     generated: bool,
@@ -209,17 +226,19 @@ def _part(
         source=source,
         about=about,
         resize=settings.resize,
-        answers=_answers(settings, source, classes),
+        answers=_answers(settings, source, classes, accepted),
         corruption=None,
         settings=json.dumps(_recorded(settings)),
         generated=generated,
+        accepted=accepted,
+        benchmark=settings.benchmark,
     )
 
 
 def _recorded(settings: EvaluationSet) -> dict[str, Any]:
     """Returns the settings of a set, without those that earlier versions had not."""
-    found = asdict(settings)
-    return found if settings.labels else {k: v for k, v in found.items() if k != "labels"}
+    added = {"labels": "", "benchmark": IMAGENET_C, "border": 0}
+    return {k: v for k, v in asdict(settings).items() if k not in added or v != added[k]}
 
 
 def _ready_corruptions(
@@ -238,7 +257,7 @@ def _ready_corruptions(
             name,
             settings,
             source,
-            len(classes),
+            classes,
             about=settings.source,
             generated=scheme == "tfds",
             corruption_of=which,
@@ -251,8 +270,9 @@ def _ready_corruptions(
         raise not_prepared(root, tfds_dir)
     if not parts:
         raise UsageError(
-            f"The set {name} has no folder CORRUPTION/SEVERITY in {root}, such as "
-            f"{root}/gaussian_noise/1. Give the folder that ImageNet-C was unpacked to with "
+            f"The set {name} has no folder CORRUPTION/SEVERITY in {root}, such as {root}/"
+            f"{'/'.join(map(str, available(settings.benchmark)[0]))}. Give the folder that the "
+            "benchmark was unpacked to with "
             f"--config.sets.{name}.source=folder:PATH; docs/robustness.md says how to corrupt "
             "clean images here instead."
         )
@@ -266,7 +286,7 @@ def _released_corruptions(
     scheme = settings.source.partition(":")[0]
     # The archives noise.tar, blur.tar ... may have been unpacked into separate folders.
     places = [root, *(storage.join(root, folder) for folder in storage.folders(root))]
-    for which in settings_of():
+    for which in available(settings.benchmark):
         corruption, severity = which
         found = [p for p in places if storage.is_folder(f"{p}/{corruption}/{severity}")]
         if found:
@@ -335,7 +355,7 @@ class _CueFolder(Folder):
 
 def _imagenet_indices(name: str, classes: Sequence[str]) -> tuple[str, ...]:
     """Returns the folder names of `classes` in sets that use their index in ImageNet-1K."""
-    indices = {wnid: str(i) for i, wnid in enumerate(class_names(str(IMAGENET_1K)))}
+    indices = {wnid: str(i) for i, wnid in enumerate(wnids())}
     unknown = [wnid for wnid in classes if wnid not in indices]
     if unknown:
         raise UsageError(
@@ -346,10 +366,38 @@ def _imagenet_indices(name: str, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(indices[wnid] for wnid in classes)
 
 
-def _answers(settings: EvaluationSet, source: Source, classes: int) -> np.ndarray:
+def _open_several(
+    name: str, settings: EvaluationSet, classes: Sequence[str], tfds_dir: str
+) -> tuple[Source, Accepted]:
+    """Opens a set whose images may have several right classes."""
+    scheme, _, root = expand(settings.source).partition(":")
+    if settings.protocol == "objectnet":
+        if scheme != "folder":
+            raise UsageError(
+                f"The set {name} is {settings.source}, but ObjectNet is read from its folder, "
+                f"with the mapping of its classes. Set --config.sets.{name}.source=folder:PATH."
+            )
+        return open_objectnet(root, settings.split, classes, settings.border)
+    if not settings.labels:
+        raise UsageError(
+            f"The set {name} has no labels. Get {WHERE}, and give its path with "
+            f"--config.sets.{name}.labels=FILE."
+        )
+    source = open_files(settings.source, settings.split, classes, partial=True, tfds_dir=tfds_dir)
+    return with_real_labels(source, expand(settings.labels), classes)
+
+
+def _answers(
+    settings: EvaluationSet, source: Source, classes: Sequence[str], accepted: Accepted | None
+) -> np.ndarray:
     if settings.answers == "all":
-        return np.ones(classes, bool)
-    present = np.zeros(classes, bool)
+        return np.ones(len(classes), bool)
+    if settings.answers in CLASS_LISTS:
+        allowed = listed(settings.answers)
+        return np.array([name in allowed for name in classes])
+    if accepted is not None:
+        return np.logical_or.reduce(accepted.table)
+    present = np.zeros(len(classes), bool)
     present[np.unique(source.labels)] = True
     return present
 
@@ -357,4 +405,7 @@ def _answers(settings: EvaluationSet, source: Source, classes: int) -> np.ndarra
 def _with_others(part: Part, surplus: int, answers: str) -> Part:
     """Adds `surplus` outputs that are no class; they may be answers where all classes may."""
     others = np.full(surplus, answers == "all")
-    return part._replace(answers=np.concatenate([part.answers, others]))
+    accepted = part.accepted
+    if accepted is not None:
+        accepted = accepted._replace(table=np.pad(accepted.table, ((0, 0), (0, surplus))))
+    return part._replace(answers=np.concatenate([part.answers, others]), accepted=accepted)

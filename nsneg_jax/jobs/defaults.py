@@ -265,6 +265,8 @@ def evaluation() -> ConfigDict:
             "job": "evaluate",  # job to run; only 'evaluate' reads these fields
             "pretrained": "",  # classifier: a linear probe's workdir, or a checkpoint folder in it
             "label": "",  # name of the table's row; runs of one label are pooled to mean and std
+            # CSV of rows like timm's: FILE.csv makes FILE-SET.csv per set and adds a row; '' = none
+            "csv": "",
             # file with one class name per line, if the classifier has no names: its first outputs
             "classes": "",
             "only": "",  # sets to evaluate: '' = all; names with commas
@@ -306,9 +308,11 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         # pixels at 224 of the shorter side before the central crop; 0 = crop only
         "resize": 256,
         # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'texture' (top-1
-        # on synthesised textures of each class); 'cue_conflict' (shape or texture)
+        # on synthesised textures of each class); 'cue_conflict' (shape or texture); 'real' (several
+        # labels per image); 'objectnet'
         "protocol": "top1",
-        "answers": "all",  # arg-max over 'all' classes of the classifier or those 'present'
+        # arg-max over 'all' classes of the classifier, those 'present', or those of 'imagenet-a'
+        "answers": "all",
         "names": "class",  # names of class folders: 'class' names, or 'index' in ImageNet-1K
         # 'corruption': whether to corrupt the images of `source` here; 'texture': whether to make
         # textures of them here, of 'shapes' only
@@ -316,7 +320,11 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         # with `generate`: whether to add the corruptions outside the benchmark's mean,
         # ImageNet-C's four and your own
         "extra": False,
-        # file with the class of each image in no class folder, see data.labels of other jobs
+        # file with the class of each image in no class folder, see data.labels of other jobs; for
+        # 'real', real.json
         "labels": "",
+        # corruptions that 'corruption' looks for and averages: 'imagenet-c' or 'imagenet-c-bar'
+        "benchmark": "imagenet-c",
+        "border": 0,  # pixels that 'objectnet' cuts from each side of an image
     }
     return ConfigDict({**fields, **changes})

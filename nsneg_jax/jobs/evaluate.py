@@ -11,21 +11,22 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.corruptions import TABLE, definition, registry
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation import summary
+from nsneg_jax.evaluation import self_test, summary
 from nsneg_jax.evaluation.classifier import Classifier
 from nsneg_jax.evaluation.outputs import Listed, check_finite, classes_of_sets, name_outputs
+from nsneg_jax.evaluation.protocols import per_class, timm
 from nsneg_jax.evaluation.sets import Part, plan
-from nsneg_jax.files import write_npz
+from nsneg_jax.files import user_path, write_npz, write_text
 from nsneg_jax.input.sources.identity import identity
-from nsneg_jax.input.sources.source import class_names
+from nsneg_jax.input.sources.lists.class_list import advice, by_themselves, class_names, resolved
 from nsneg_jax.jobs.frozen import EvaluationSettings, evaluation_settings
 from nsneg_jax.jobs.opening import open_run
 from nsneg_jax.jobs.validation import validate_evaluate
-from nsneg_jax.parallel import hosts
+from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.pretrained import Pretrained, load_pretrained
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import StopSignals, stopped
-from nsneg_jax.training.workdir import PARTS
+from nsneg_jax.training.workdir import PARTS, PER_CLASS
 
 
 def evaluate(
@@ -39,7 +40,8 @@ def evaluate(
 
     Args:
         config: config of the job; see configs/evaluate.py.
-        workdir: folder for parts/, results.json and config.json.
+        workdir: folder for parts/, results.json, per_class.tsv, the decisions on cue conflicts and
+            config.json.
         devices: devices to split the batch over, by default all.
 
     Returns:
@@ -48,6 +50,7 @@ def evaluate(
     Raises:
         UsageError: the config, the classifier or a set does not fit, or, with `require_all`, a set
             is missing.
+        RunError: the evaluation's self-test is off, or features or logits are not finite.
     """
     run = open_run(
         config, workdir, devices, validate_evaluate, dtype=config.dtype, precision=config.precision
@@ -65,6 +68,9 @@ def evaluate(
         outputs=count,
         seed=settings.seed,
     )
+    if settings.csv:
+        timm.check(user_path(settings.csv), sorted({part.set_name for part in parts}))
+    checked = self_test.passed(run.devices)
     run.claim()
     print(f"classifier  {pretrained.origin}: {len(classes):,} classes")
     if rule:
@@ -93,14 +99,16 @@ def evaluate(
             done += 1
             display.advance(done)
             valid = outputs["valid"]
-            top1 = 100 * outputs["top1"][valid].mean() if valid.any() else float("nan")
-            display.show(done, f"{part.title}  {valid.sum():,} images  top-1 {top1:.2f} %")
+            top1 = ""
+            if valid.any() and part.protocol != "cue_conflict":
+                top1 = f"  top-1 {100 * outputs['top1'][valid].mean():.2f} %"
+            display.show(done, f"{part.title}  {valid.sum():,} images{top1}")
             if signals.stop_after(done):
                 print(stopped(signals.received, done, len(parts), unit="part"))
                 return None
     if jax.process_index() != 0:
         return hosts.of_first(None)
-    by_set: dict[str, list[tuple[Part, summary.Outputs]]] = {}
+    by_set: dict[str, summary.Parts] = {}
     for part in parts:
         with np.load(_path(workdir, part)) as kept:
             by_set.setdefault(part.set_name, []).append((part, dict(kept)))
@@ -112,10 +120,12 @@ def evaluate(
         "label": settings.label,
         **({"outputs": count, "output_rule": rule} if rule else {}),
         **run.computation,
+        "self_test": checked,
         "sets": summary.summarise(by_set, classes, settings.seed),
         "missing": missing,
     }
     path = run.write_results(results)
+    _write_tables(settings, workdir, pretrained, classes, by_set, results)
     print(f"done: {path}; `nsneg report {workdir}` makes the table")
     return hosts.of_first(results)
 
@@ -132,21 +142,53 @@ def _classes(
     check_finite(pretrained.classifier, pretrained.origin)
     outputs = len(pretrained.classifier["bias"])
     named = settings.classes
-    given = tuple(sorted(class_names(named))) if named else None
+    given = class_names(named) if named else ()
     if pretrained.classes:
-        if given and given != pretrained.classes:
+        if given and tuple(sorted(resolved(given, pretrained.classes))) != pretrained.classes:
             raise UsageError(
                 f"The classifier of {pretrained.origin} knows its {outputs} classes, and they are "
-                f"not those of classes={named!r}. Leave classes empty."
+                f"not those of classes={named!r}.{advice(given)} Leave classes empty."
             )
         return pretrained.classes, "", outputs
-    if given is None:
+    if not given:
         listed = classes_of_sets(settings.sets, settings.only, settings.tfds_dir)
+    elif advice(given):
+        raise UsageError(f"classes={named!r} cannot name the outputs.{advice(given)}")
     else:
-        listed = Listed(given, f"classes={named}", True)
+        listed = Listed(tuple(sorted(by_themselves(given))), f"classes={named}", True)
     option = "--config.classes=FILE"
     naming = name_outputs(pretrained.classifier, listed, pretrained.origin, option)
     return naming.classes, naming.rule, outputs
+
+
+def _write_tables(
+    settings: EvaluationSettings,
+    workdir: Path,
+    pretrained: Pretrained,
+    classes: Sequence[str],
+    by_set: dict[str, summary.Parts],
+    results: dict,
+) -> None:
+    """Writes the results beside results.json: per class, per image, and as timm does."""
+    name = settings.label or pretrained.encoder_origin
+    write_text(workdir / PER_CLASS, per_class.per_class(by_set, classes))
+    for set_name, parts in by_set.items():
+        if parts[0][0].protocol == "cue_conflict":
+            text = per_class.decisions(*parts[0], classes, name)
+            write_text(workdir / f"{set_name}.csv", text)
+    leaves = jax.tree.leaves((pretrained.params, pretrained.classifier))
+    parameters = sum(np.size(leaf) for leaf in leaves)
+    for set_name, entry in results["sets"].items() if settings.csv else ():
+        path = timm.file_of(user_path(settings.csv), set_name)
+        resize = by_set[set_name][0][0].resize
+        row = timm.row(name, entry, parameters, settings.reading.image_size, resize)
+        if row is not None:
+            write_text(path, timm.table(path, row))
+
+
+def test_itself() -> None:
+    """Runs the self-test of the evaluation on all devices, and reports it; see `self_test`."""
+    print(f"self-test  passed: {self_test.run(mesh.data_mesh(None))} known figures", flush=True)
 
 
 def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
@@ -184,7 +226,7 @@ def _is_done(path: Path, key: str, data: str) -> bool:
         return False
     with np.load(path) as kept:
         # Repeat a part with an unreadable image, which may have been replaced by now.
-        if not kept["valid"].all():
+        if not kept["valid"].all() or not np.isfinite(kept["confidence"]).all():
             return False
         # Earlier versions kept no data.
         return str(kept["key"]) == key and str(kept.get("data", data)) == data

@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nsneg_jax.evaluation.features import Extractor, Features
+from nsneg_jax.evaluation.protocols.finite import check_features
 from nsneg_jax.files import write_npz, write_whole
 from nsneg_jax.input.splits import open_split
 from nsneg_jax.jobs.frozen import feature_settings
@@ -35,6 +36,7 @@ def write_features(
 
     Raises:
         UsageError: the config, the encoder or the data do not fit.
+        RunError: a feature is not finite; no file is written.
     """
     run = open_run(
         config, workdir, devices, validate_features, dtype=config.dtype, precision=config.precision
@@ -49,6 +51,7 @@ def write_features(
     extract = Extractor(pretrained.encoder, settings.reading, run.dtype, run.devices)
     unreadable = UnreadableImages(workdir, len(source), settings.data.max_bad_fraction)
     found = extract(pretrained.params, pretrained.stats, source, unreadable)
+    check_features(found.features, source.name)
     path = workdir / f"{FEATURES}.{settings.features_format}"
     if jax.process_index() == 0:
         _WRITERS[settings.features_format](path, found, source.classes)

@@ -93,6 +93,7 @@ class EvaluationSettings(_Frozen):
 
     tfds_dir: str
     label: str
+    csv: str
     classes: str
     only: tuple[str, ...]
     require_all: bool

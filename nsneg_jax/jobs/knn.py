@@ -41,6 +41,7 @@ def knn(
 
     Raises:
         UsageError: the config, the encoder or the data do not fit.
+        RunError: a feature is not finite.
     """
     run = open_run(
         config, workdir, devices, validate_knn, dtype=config.dtype, precision=config.precision

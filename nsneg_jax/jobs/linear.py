@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.evaluation.outputs import Listed, check_finite, name_outputs
 from nsneg_jax.evaluation.passes import Evaluation, means
+from nsneg_jax.evaluation.protocols.finite import FEATURES, LOGITS, not_finite
 from nsneg_jax.input import labelled
 from nsneg_jax.input.loading import Steps, prefetch_to_devices
 from nsneg_jax.input.sources.identity import check_same_data, identity
@@ -53,8 +54,8 @@ def linear(
 
     Raises:
         UsageError: the config, the encoder, the data or the earlier run do not fit.
-        RunError: a value of the backbone has changed, no classifier's loss is finite, or a
-            checkpoint cannot be read.
+        RunError: a value of the backbone has changed, no classifier's loss is finite, features or
+            logits of an evaluation are not finite, or a checkpoint cannot be read.
     """
     run = open_run(
         config, workdir, devices, validate_linear, dtype=config.dtype, precision=config.precision
@@ -152,11 +153,10 @@ def linear(
                 stop = signals.stop_after(done)
                 epoch, rest = divmod(done, steps_per_epoch)
                 if rest == 0:
-                    figures = {
-                        "train": means(state.sums),
-                        "val": means(evaluate(state.backbone, state.classifier)),
-                    }
-                    _check_some_finite(figures["train"]["loss"], settings.learning_rates, done)
+                    figures = {"train": means(state.sums)}
+                    _check_some_finite(figures["train"]["loss"], settings, done, state, evaluate)
+                    figures["val"] = means(evaluate(state.backbone, state.classifier))
+                    _check_some_finite(figures["val"]["loss"], settings, done, state, evaluate)
                     accuracy = np.array(figures["val"]["accuracy_top1"])
                     state = end_epoch(state, accuracy, epoch)
                     progress["chosen"] = int(np.argmax(state.best_accuracy))
@@ -274,6 +274,9 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
     evaluate = Evaluation(method, settings.reading, validation, run.devices, unreadable)
     classifier = jax.tree.map(lambda leaf: np.asarray(leaf)[None], pretrained.classifier)
     figures = means(evaluate(state.backbone, classifier))
+    if not math.isfinite(figures["loss"][0]):
+        stage = LOGITS if _gives_features(evaluate, state.backbone, classifier) else FEATURES
+        raise not_finite(stage, f"some of the {len(validation):,} images of {validation.name}")
     results = {
         "job": "linear",
         "encoder": pretrained.encoder_origin,
@@ -286,13 +289,29 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
     _finish(run, results)
 
 
-def _check_some_finite(losses: list[float], rates: Sequence[float], done: int) -> None:
-    if not any(map(math.isfinite, losses)):
-        raise RunError(
-            f"After step {done} the loss is not finite at any learning rate "
-            f"({', '.join(f'{rate:g}' for rate in rates)}), so the run stopped without saving it. "
-            "Set lower ones with --config.learning_rates=..., and another --workdir."
-        )
+def _check_some_finite(
+    losses: list[float],
+    settings: ProbeSettings,
+    done: int,
+    state: probe.ProbeState,
+    evaluate: Evaluation,
+) -> None:
+    if any(map(math.isfinite, losses)):
+        return
+    if not _gives_features(evaluate, state.backbone, state.classifier):
+        raise not_finite(FEATURES, f"some images of the split {settings.data.eval_split!r}")
+    raise RunError(
+        f"After step {done} the loss is not finite at any learning rate "
+        f"({', '.join(f'{rate:g}' for rate in settings.learning_rates)}), so the run stopped "
+        "without saving it. Set lower ones with --config.learning_rates=..., and another --workdir."
+    )
+
+
+def _gives_features(evaluate: Evaluation, backbone: Tree, classifier: Tree) -> bool:
+    """Returns whether the features of all validation images are finite."""
+    # 0 times a feature is 0, unless that is no number.
+    blank = jax.tree.map(jnp.zeros_like, classifier)
+    return all(map(math.isfinite, means(evaluate(backbone, blank))["loss"]))
 
 
 def _results(rates: Sequence[float], state: probe.ProbeState, progress: dict) -> dict:
@@ -356,8 +375,8 @@ def _losses(figures: dict[str, list[float]]) -> str:
     return "/".join(f"{value:.3f}" for value in figures["loss"])
 
 
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _plain(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _described(model: dict) -> str:

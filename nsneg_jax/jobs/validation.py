@@ -3,6 +3,8 @@
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.evaluation.protocols.benchmarks import BENCHMARKS, IMAGENET_C
+from nsneg_jax.evaluation.protocols.imagenet import CLASS_LISTS
 from nsneg_jax.evaluation.sets import PROTOCOLS
 from nsneg_jax.input.sources.source import is_files
 from nsneg_jax.jobs.build import METHODS, view_recipe
@@ -111,8 +113,16 @@ def validate_evaluate(config: ConfigDict, devices: int) -> None:
     for name in config.sets:
         check.not_negative(f"sets.{name}.resize")
         check.one_of(f"sets.{name}.protocol", PROTOCOLS)
-        check.one_of(f"sets.{name}.answers", ("all", "present"))
+        check.one_of(f"sets.{name}.answers", ("all", "present", *CLASS_LISTS))
         check.one_of(f"sets.{name}.names", ("class", "index"))
+        check.one_of(f"sets.{name}.benchmark", tuple(BENCHMARKS))
+        check.not_negative(f"sets.{name}.border")
+        if config.sets[name].generate:
+            check.expect(
+                f"sets.{name}.benchmark",
+                config.sets[name].benchmark == IMAGENET_C,
+                f"{IMAGENET_C!r} while sets.{name}.generate is set (others are not made here)",
+            )
 
 
 def validate_features(config: ConfigDict, devices: int) -> None:

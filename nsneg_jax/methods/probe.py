@@ -19,6 +19,8 @@ Batch = dict[str, jax.Array]  # 'image' uint8 [N, S, S, 3], 'label' int32 [N], '
 Sums = dict[str, jax.Array]
 
 _INITIAL_STD = 0.01
+# The rank of a label that is no answer: no top-k reaches it, however few the classes.
+UNRANKED = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,10 @@ def logits(classifier: Tree, features: jax.Array) -> jax.Array:
 
 
 def ranks(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """Counts the classes ranked above the label, int [..., N]; C where its logit is NaN.
+    """Counts the classes ranked above the label, int32 [..., N].
 
-    Ties go to the lower class index, so constant logits do no better than chance.
+    Ties go to the lower class index, so constant logits do no better than chance. The rank is
+    `UNRANKED` where the label's logit is not finite, or any logit is NaN.
 
     Args:
         outputs: logits [..., N, C]; -inf for a class that is not allowed as an answer.
@@ -129,7 +132,7 @@ def ranks(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     earlier = jnp.arange(outputs.shape[-1]) < labels[:, None]
     before = (outputs > own) | (outputs == own) & earlier
     known = jnp.isfinite(own[..., 0]) & ~jnp.isnan(outputs).any(axis=-1)
-    return jnp.where(known, before.sum(axis=-1), outputs.shape[-1])
+    return jnp.where(known, before.sum(axis=-1, dtype=jnp.int32), UNRANKED)
 
 
 def _own(outputs: jax.Array, labels: jax.Array) -> jax.Array:

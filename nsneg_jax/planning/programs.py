@@ -204,7 +204,9 @@ def _lower_evaluation(
         program.lower(
             (backbone, head),
             jax.ShapeDtypeStruct((classes,), bool),
-            *(batch[name] for name in ("image", "label", "valid")),
+            batch["image"],
+            jax.ShapeDtypeStruct((len(label), classes), bool, sharding=split),
+            batch["valid"],
         ),
     )
 

@@ -19,8 +19,11 @@ from nsneg_jax.files import user_path, write_text
 from nsneg_jax.report import plots as report_plots
 from nsneg_jax.report import similarities as report_similarities
 from nsneg_jax.report import table as report_table
-from nsneg_jax.report.rows import Result, is_imagenet100, pool, published_rows
+from nsneg_jax.report.consistency import Answers, decisions_of, read_decisions
+from nsneg_jax.report.rows import Result, Row, is_imagenet100, pool, published_rows
 from nsneg_jax.training.workdir import RESULTS
+
+_FILES = "observers"  # row of the observers in files; those of a folder have its name
 
 
 def read_results(runs: Sequence[Path]) -> list[Result]:
@@ -51,7 +54,11 @@ def read_results(runs: Sequence[Path]) -> list[Result]:
 
 
 def report(
-    results: Sequence[Result], published: str = "", baseline: str = "", by_class: bool = False
+    results: Sequence[Result],
+    published: str = "",
+    baseline: str = "",
+    observers: Sequence[Path] = (),
+    by_class: bool = False,
 ) -> tuple[str, str]:
     """Returns the report as Markdown and as CSV.
 
@@ -60,6 +67,7 @@ def report(
         published: recipes of the authors to show: 'A', 'B', 'all' or 'none'; by default all if the
             clean sets are ImageNet-100, else none.
         baseline: row to compare the others with, seed by seed; '' for none.
+        observers: tables of decisions on cue conflicts, see `read_decisions`, to compare with.
         by_class: whether to add the table of accuracies by class.
 
     Raises:
@@ -80,11 +88,24 @@ def report(
         report_table.difference_table(rows, baseline) if baseline else "",
         report_table.missing_list(contents),
         report_table.sets_table(rows),
+        report_table.corruption_table(rows),
         report_table.shape_table(rows),
         report_table.class_table(rows) if by_class else "",
+        *_consistency(rows, observers),
     )
     markdown = "\n\n".join(part for part in parts if part)
     return markdown, report_table.csv_text(rows, authors, evaluated)
+
+
+def _consistency(rows: Sequence[Row], observers: Sequence[Path]) -> list[str]:
+    others: dict[str, list[Answers]] = {}
+    for path in observers:
+        name = path.name if path.is_dir() else _FILES
+        others.setdefault(name, []).extend(read_decisions(path).values())
+    return [
+        report_table.consistency_table(groups | others, name)
+        for name, groups in decisions_of(rows).items()
+    ]
 
 
 def main(argv: Sequence[str], measure: Callable[[Path], dict[str, Any]] | None = None) -> int:
@@ -124,6 +145,14 @@ def main(argv: Sequence[str], measure: Callable[[Path], dict[str, Any]] | None =
         metavar="ROW",
         help="row to compare the others with, by pairs of runs with the same seed",
     )
+    parser.add_argument(
+        "--observers",
+        nargs="+",
+        type=user_path,
+        default=(),
+        metavar="CSV",
+        help="decisions on cue conflicts, such as model-vs-human's of humans: files or folders",
+    )
     arguments = parser.parse_args(argv)
     try:
         trained = [run for run in arguments.runs if report_similarities.is_pretraining(run)]
@@ -133,7 +162,11 @@ def main(argv: Sequence[str], measure: Callable[[Path], dict[str, Any]] | None =
         if others:
             results = read_results(others)
             tables, csv = report(
-                results, arguments.published, arguments.baseline, arguments.by_class
+                results,
+                arguments.published,
+                arguments.baseline,
+                arguments.observers,
+                arguments.by_class,
             )
             parts.append(tables)
             if arguments.csv is not None:

@@ -23,6 +23,10 @@ SET_TITLES = {
     "v2": "V2",
     "a": "A",
     "texture": "Texture",
+    "a_restricted": "A (its classes)",
+    "real": "ReaL",
+    "objectnet": "ObjectNet",
+    "corruption_bar": "Corruption-bar",
 }
 # Sets that have no 19-way result share the column of their 100-way result.
 _SYNONYMS = {"rendition": "rendition_100way"}
@@ -237,7 +241,7 @@ def _notes(entry: dict[str, Any]) -> tuple[str, ...]:
     seen, expected = number(entry.get("files_seen")), number(entry.get("files_expected"))
     if seen is not None and expected is not None and seen != expected:
         notes.append(f"{seen:,.0f} of {expected:,.0f} files.")
-    notes += _missing_settings(parts_of(entry))
+    notes += _missing_settings(entry)
     if entry.get("restricted") is True and isinstance(entry.get("categories"), list):
         categories = [str(category) for category in entry["categories"]]
         notes.append(f"restricted to {len(categories)} categories: {', '.join(categories)}.")
@@ -249,17 +253,19 @@ def _notes(entry: dict[str, Any]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _missing_settings(parts: dict[str, dict[int, float]]) -> list[str]:
-    if not parts:
-        return []
-    # Imported here, because only this needs JAX.
-    from nsneg_jax.corruptions import registry, settings_of
+def _missing_settings(entry: dict[str, Any]) -> list[str]:
+    there, expected = number(entry.get("settings")), number(entry.get("settings_expected"))
+    parts = parts_of(entry)
+    if expected is None and parts:  # of an earlier version, which knew only ImageNet-C
+        # Imported here, because only this needs JAX.
+        from nsneg_jax.corruptions import registry, settings_of
 
-    tested = settings_of(registry.TEST)
-    there = sum(severity in parts.get(name, {}) for name, severity in tested)
-    if there == len(tested):
+        tested = settings_of(registry.TEST)
+        expected = len(tested)
+        there = sum(severity in parts.get(name, {}) for name, severity in tested)
+    if there == expected or there is None or expected is None:
         return []
-    return [f"mean over {there} of the {len(tested)} settings (corruption and severity)."]
+    return [f"mean over {there:.0f} of the {expected:.0f} settings (corruption and severity)."]
 
 
 def parts_of(entry: dict[str, Any]) -> dict[str, dict[int, float]]:

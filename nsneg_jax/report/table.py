@@ -3,10 +3,11 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from nsneg_jax.report.consistency import Answers, consistencies
 from nsneg_jax.report.pairs import differences
 from nsneg_jax.report.rows import TEXTURES, Cell, Figure, Row, columns, number
 
@@ -169,6 +170,56 @@ def _by_class(figures: Sequence[Figure]) -> dict[str, float]:
     return {name: fmean(accuracies) for name, accuracies in pooled.items()}
 
 
+def corruption_table(ours: Sequence[Row]) -> str:
+    """Returns the table of single runs' errors on corruptions; '' if none is recorded."""
+    names = ("clean_top1", "mce", "relative_mce")
+    lines = [
+        [
+            _escaped(row.name),
+            _escaped(title),
+            f"{figure.value:.2f}",
+            *(_number(figure.entry, name, ".2f") for name in names),
+            _number(figure.entry, "ways", ",.0f"),
+        ]
+        for row, title, figure in _single(ours, shape_bias=False)
+        if any(number(figure.entry.get(name)) is not None for name in names)
+    ]
+    header = ["run", "set", "top-1", "clean top-1 of the same classes", "mCE", "relative mCE"]
+    text = _titled("Single runs on corruptions:", [*header, "classes to answer"], lines)
+    if not text:
+        return ""
+    return (
+        f"{text}\n\nmCE is relative to AlexNet's errors with 1000 classes to answer; with another "
+        "number, compare it only among runs of that number."
+    )
+
+
+def consistency_table(groups: Mapping[str, Sequence[Answers]], title: str) -> str:
+    """Returns the table of error consistency between groups; '' if no two observers share images.
+
+    Args:
+        groups: answers of each observer, by row or by file.
+        title: name of the set.
+    """
+    found = consistencies(groups)
+    if not found:
+        return ""
+    lines = [
+        [
+            _escaped(one),
+            str(len(groups[one])),
+            *(f"{found[one, two][0]:.3f}" if (one, two) in found else DASH for two in groups),
+        ]
+        for one in groups
+    ]
+    header = [f"{_escaped(title)}", "observers", *map(_escaped, groups)]
+    caption = (
+        "Cohen's kappa of right answers, the shape, mean over pairs of observers: 1 if they err on "
+        "the same images, 0 if by chance. Between the runs of a row on the diagonal."
+    )
+    return f"{_titled('Error consistency:', header, lines)}\n\n{caption}"
+
+
 def shape_table(ours: Sequence[Row]) -> str:
     """Returns the table of single runs' decisions on cue conflicts; '' if there are none."""
     lines = [
@@ -178,14 +229,16 @@ def shape_table(ours: Sequence[Row]) -> str:
             f"{figure.value:.2f}",
             _number(figure.entry, "shape_decisions", ",.0f"),
             _number(figure.entry, "texture_decisions", ",.0f"),
+            *(_accuracy(figure.entry, cue) for cue in ("shape", "texture")),
             _number(figure.entry, "images", ",.0f"),
             _number(figure.entry, "unreadable", ",.0f"),
             _yes(figure.entry.get("generated")),
         ]
         for row, title, figure in _single(ours, shape_bias=True)
     ]
-    header = ["run", "set", "shape bias", "shape decisions", "texture decisions", "images"]
-    return _titled("Single runs on cue conflicts:", [*header, "unreadable", "generated"], lines)
+    header = ["run", "set", "shape bias", "shape decisions", "texture decisions"]
+    header += ["shape accuracy", "texture accuracy", "images", "unreadable", "generated"]
+    return _titled("Single runs on cue conflicts:", header, lines)
 
 
 def missing_list(contents: Iterable[dict[str, Any]]) -> str:
@@ -257,6 +310,12 @@ def _single(ours: Sequence[Row], shape_bias: bool) -> Iterable[tuple[Row, str, F
 def _number(entry: dict[str, Any], name: str, form: str) -> str:
     value = number(entry.get(name))
     return DASH if value is None else format(value, form)
+
+
+def _accuracy(entry: dict[str, Any], cue: str) -> str:
+    """Returns the percentage of all images that were decided by a cue."""
+    decided, images = number(entry.get(f"{cue}_decisions")), number(entry.get("images"))
+    return DASH if decided is None or not images else f"{100 * decided / images:.2f}"
 
 
 def _interval(value: Any) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nsneg_jax.errors import RunError, UsageError
-from nsneg_jax.files import user_path
+from nsneg_jax.files import user_path, without_nan
 from nsneg_jax.parallel import hosts
 from nsneg_jax.training.digests import kind, names_of_leaves, state_digests, values_digest
 from nsneg_jax.training.workdir import CHECKPOINTS, DAMAGED
@@ -69,13 +69,14 @@ class Checkpoints:
         """
         if self.latest_step() == step:
             return
+        plain = without_nan(progress)  # JSON has no NaN
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                progress=ocp.args.JsonSave(progress),
+                progress=ocp.args.JsonSave(plain),
                 digests=ocp.args.JsonSave(
-                    {_STATE: state_digests(state), _PROGRESS: values_digest(progress)}
+                    {_STATE: state_digests(state), _PROGRESS: values_digest(plain)}
                 ),
             ),
             force=True,

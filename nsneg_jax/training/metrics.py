@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from nsneg_jax.files import write_text
+from nsneg_jax.files import without_nan, write_text
 from nsneg_jax.training.workdir import METRICS, TENSORBOARD
 
 # Counts are added up instead of averaged.
@@ -109,8 +109,7 @@ class MetricWriter:
         """Adds the figures of `step`, plain numbers by name."""
         if not self._writes:
             return
-        known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        line = {"step": step, "split": split, **known}
+        line = without_nan({"step": step, "split": split, **figures})
         self._waiting.append(json.dumps(line, allow_nan=False) + "\n")
         self._write_waiting()
         self._board.write(step, {f"{split}/{name}": value for name, value in figures.items()})

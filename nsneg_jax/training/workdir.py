@@ -15,6 +15,7 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"  # a folder of event files
 RESULTS = "results.json"
 PARTS = "parts"  # a folder of npz files, one per part of an evaluation
+PER_CLASS = "per_class.tsv"  # accuracies of an evaluation by set and class
 VIEWS = "pictures/views.png"
 TEXTURES = "textures.npy"  # made of built-in images
 UNREADABLE = "unreadable.tsv"  # images that could not be read

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data import imagenet100
 from nsneg_jax.input.sources.folder import Folder
-from nsneg_jax.input.sources.source import class_names
+from nsneg_jax.input.sources.lists.class_list import class_names
 
 CLASSES = WNIDS[:3]
 

@@ -7,7 +7,7 @@ import pytest
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.cue_conflict import CATEGORIES, cues_of, decisions, read_categories
-from nsneg_jax.input.sources.source import class_names
+from nsneg_jax.input.sources.lists.class_list import class_names
 
 ROOT = Path(__file__).parents[2]
 SEVEN = ("bird", "cat", "chair", "dog", "keyboard", "oven", "truck")

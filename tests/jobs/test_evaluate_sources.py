@@ -10,8 +10,8 @@ from tfds_sets import jpeg, prepare
 from configs import evaluate as evaluate_config
 from data import arrayrecord
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation.sets import IMAGENET_1K
-from nsneg_jax.input.sources.source import class_names
+from nsneg_jax.evaluation.protocols.imagenet import IMAGENET_1K
+from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.jobs import evaluate as job
 
 # as of all data sets of ImageNet's family in TFDS: ours are ten of many, in another order
@@ -91,7 +91,7 @@ def test_corruptions_of_tfds(answering, tmp_path):
     for (name, severity), count in right.items():
         assert figures["parts"][name][str(severity)] == 25 * count
     assert figures["accuracy_top1"] == pytest.approx(25 * (3 + 1 + 2) / 3)
-    assert figures["files_seen"] == 12 and figures["files_expected"] == 75 * 50 * 10
+    assert figures["files_seen"] == 12 and figures["files_expected"] is None
     # TFDS corrupts the clean images itself: not the released files
     assert figures["generated"]
     generated = {"sets.corruption.source": "tfds:imagenet2012_corrupted:9.9.9"}

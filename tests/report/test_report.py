@@ -150,12 +150,12 @@ def test_single_row_without_bold_and_with_footnotes(tables):
         "\n"
         "Single runs on cue conflicts:\n"
         "\n"
-        "| run | set        | shape bias | shape decisions | texture decisions | images "
-        "| unreadable | generated |\n"
-        "| --- | ---------- | ---------- | --------------- | ----------------- | ------ "
-        "| ---------- | --------- |\n"
-        "| a   | shape bias | 62.24      | 412             | 250               | 1,560  "
-        "| 0          | no        |"
+        "| run | set        | shape bias | shape decisions | texture decisions | shape accuracy "
+        "| texture accuracy | images | unreadable | generated |\n"
+        "| --- | ---------- | ---------- | --------------- | ----------------- | -------------- "
+        "| ---------------- | ------ | ---------- | --------- |\n"
+        "| a   | shape bias | 62.24      | 412             | 250               | 26.41          "
+        "| 16.03            | 1,560  | 0          | no        |"
     )
 
 
@@ -171,7 +171,8 @@ def test_columns_are_in_the_papers_order(tables):
     assert [text.strip() for text in table.splitlines()[0].strip("|").split(" | ")] == [
         "run",
         *("ImageNet-100", "Corruption", "Sketch", "Stylized", "Rendition"),
-        *("Rendition (19-way)", "V2", "A", "Texture", "zebra", "aardvark"),
+        *("Rendition (19-way)", "V2", "A", "Texture", "A (its classes)", "ReaL", "ObjectNet"),
+        *("Corruption-bar", "zebra", "aardvark"),
         *("cue, shape bias", "shape bias"),
         *("kNN, k = 5", "kNN, k = 20", "kNN, k = 200", "linear probe, top-1", "top-5"),
     ]

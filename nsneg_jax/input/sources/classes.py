@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.input.sources.lists.class_list import advice, resolved
 
 # The classes of a source without labels: all its images have label 0.
 UNLABELLED = ("",)
@@ -43,14 +44,16 @@ def _chosen(where: str, found: Sequence[str], classes: Sequence[str]) -> tuple[s
     Raises:
         UsageError: some requested classes are missing, or none is requested.
     """
-    missing = sorted(set(classes) - set(found))
+    names = resolved(classes, found)
+    missing = sorted(set(names) - set(found))
     if missing or not classes:
+        lines = [each for each, name in zip(classes, names, strict=True) if name in missing]
         raise UsageError(
             f"{len(missing)} of the {len(classes)} classes asked for are not in {where}: "
-            f"{some(missing) or 'the choice is empty'}. Classes there: {some(found)}. "
-            "Correct data.classes, or add the classes."
+            f"{some(missing) or 'the choice is empty'}. Classes there: {some(found)}."
+            f"{advice(lines)} Correct data.classes, or add the classes."
         )
-    return tuple(sorted(set(classes)))
+    return tuple(sorted(set(names)))
 
 
 def _of_classifier(classes: Sequence[str] | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from nsneg_jax.input.decode import read_encoded, read_image
 from nsneg_jax.input.sources import layout, storage
 from nsneg_jax.input.sources.classes import MEND_CLASSES, UNLABELLED, Choice, some, wanted
 from nsneg_jax.input.sources.labels import Labels, found_labels
+from nsneg_jax.input.sources.lists.class_list import readings
 from nsneg_jax.input.sources.names import Names
 
 IMAGE_ENDINGS = (
@@ -81,7 +82,8 @@ class Folder:
             return
         found = storage.folders(self._folder)
         loose = layout.loose_image(self._folder, IMAGE_ENDINGS)
-        if tuple(classes or ()) == UNLABELLED or (loose and not set(classes or ()) & set(found)):
+        asked = {name for each in classes or () for name in readings(each)}
+        if tuple(classes or ()) == UNLABELLED or (loose and not asked & set(found)):
             given = None if tuple(classes or ()) == UNLABELLED else found_labels(self._folder)
             if given and self._read_labels(Labels(given), split, classes, partial):
                 return
@@ -102,12 +104,13 @@ class Folder:
         there = set(found)
         passed: list[str] = []
         with ThreadPoolExecutor(_LISTING_THREADS) as pool:
-            listings = list(
-                pool.map(
-                    lambda name: self._listing(name if name in there else None, passed),
-                    self.classes,
-                )
+            # Of a classifier's thousand classes a set may have few.
+            having = [name for name in self.classes if name in there]
+            listed = dict(
+                zip(having, pool.map(lambda name: self._listing(name, passed), having), strict=True)
             )
+            nothing = Names.of(())
+            listings = [listed.get(name, nothing) for name in self.classes]
         self._note(passed)
         empty = [name for name, files in zip(self.classes, listings, strict=True) if not files]
         if len(empty) == len(self.classes):
@@ -243,9 +246,7 @@ class Folder:
                 f"anyway or holds the data set, and are not followed: {some(sorted(passed))}"
             )
 
-    def _listing(self, name: str | None, passed: list[str]) -> Names:
-        if name is None:
-            return Names.of(())
+    def _listing(self, name: str, passed: list[str]) -> Names:
         try:
             found = storage.files_below(self._folder, name, IMAGE_ENDINGS, passed)
             return Names.of(sorted(found))

@@ -8,9 +8,10 @@ from typing import Protocol, TypeGuard
 import numpy as np
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import expand, user_path
+from nsneg_jax.files import expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import UNLABELLED
+from nsneg_jax.input.sources.lists.class_list import class_names
 
 _SHAPES_SIZE = 4000
 _SHAPES = re.compile(r"shapes(?:/(?P<version>\w+))?(?::(?P<size>[0-9]+))?(?:@(?P<seed>[0-9]+))?")
@@ -195,29 +196,3 @@ def data_set_name(spec_or_folder: str) -> str:
     if not storage.is_remote(rest):
         rest = os.path.abspath(rest)
     return rest.rstrip("/").rpartition("/")[2]
-
-
-def class_names(classes: str) -> tuple[str, ...]:
-    """Reads the names of class folders from `data.classes`.
-
-    Args:
-        classes: names separated by commas, or the path of a text file with one class per line. The
-            first word of a line is the name; empty lines and lines that begin with '#' are skipped.
-
-    Raises:
-        UsageError: the file is missing, or there is no name in it.
-    """
-    path = user_path(classes)
-    if path.is_file():
-        lines = path.read_text("utf-8", "surrogateescape").splitlines()
-        names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
-    elif path.suffix in (".txt", ".tsv") or "/" in classes:
-        raise UsageError(
-            f"data.classes is {classes!r}, which is no file. Give the path of a text file with one "
-            "class per line, or class names separated by commas."
-        )
-    else:
-        names = [name.strip() for name in classes.split(",") if name.strip()]
-    if not names:
-        raise UsageError(f"data.classes is {classes!r}, which names no class. Name at least one.")
-    return tuple(names)

@@ -18,8 +18,8 @@ from nsneg_jax.files import write_json
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.identity import fingerprint
+from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.packed import ArrayRecord
-from nsneg_jax.input.sources.source import class_names
 from nsneg_jax.jobs import features
 from nsneg_jax.textures.synthesis import random_generator
 

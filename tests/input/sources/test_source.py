@@ -7,7 +7,8 @@ import pytest
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.shapes.source import Shapes
-from nsneg_jax.input.sources.source import class_names, open_source
+from nsneg_jax.input.sources.lists.class_list import class_names
+from nsneg_jax.input.sources.source import open_source
 
 ROOT = Path(__file__).parents[3]
 

@@ -1,0 +1,92 @@
+"""Accuracies per class, and decisions per image, as tables."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from nsneg_jax.errors import printable
+from nsneg_jax.evaluation import cue_conflict, summary
+from nsneg_jax.evaluation.sets import Part
+
+COLUMNS = ("set", "class", "images", "top1", "top5", "shape", "texture")
+# As the tables of decisions by humans and models in github.com/bethgelab/model-vs-human.
+DECISIONS = ("subj", "session", "trial", "rt", "object_response", "category", "condition")
+
+
+def per_class(outputs: Mapping[str, summary.Parts], classes: Sequence[str]) -> str:
+    """Returns the accuracies per class as a table, columns separated by tabs.
+
+    Each class of a set with an image that could be read has a row: `set`, `class` (ObjectNet's
+    category, or the shape of a cue conflict), `images`, and, in %, `top1` and `top5`; for cue
+    conflicts, instead, the decisions for the `shape` and for the `texture`. Corruptions are
+    counted together, those in their benchmark's mean.
+
+    Args:
+        outputs: parts and their outputs, by set.
+        classes: classes of the classifier.
+    """
+    lines = ["\t".join(COLUMNS)]
+    for name, parts in outputs.items():
+        conflict = parts[0][0].protocol == "cue_conflict"
+        rows = _conflicts(*parts[0], classes) if conflict else _accuracies(parts)
+        lines += ["\t".join((name, printable(each), *values)) for each, *values in rows]
+    return "\n".join(lines) + "\n"
+
+
+def decisions(part: Part, got: summary.Outputs, classes: Sequence[str], observer: str) -> str:
+    """Returns the decisions on cue conflicts as CSV, an image per line.
+
+    The columns are those of model-vs-human: `subj` is the observer, `object_response` the
+    category decided for, `category` the shape, `imagename` the file. Images that do not count, see
+    `cue_conflict.decisions`, are left out.
+
+    Args:
+        part, got: the part and its outputs.
+        classes: classes of the classifier.
+        observer: name of the classifier.
+    """
+    shape, texture, categories = summary.cues(part, classes)
+    decided, known = cue_conflict.decide(got["probabilities"], classes, categories)
+    counted = got["valid"] & cue_conflict.conflicts(shape, texture, known)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow((*DECISIONS, "imagename"))
+    for trial, image in enumerate(np.flatnonzero(counted), 1):
+        picture = str(got["names"][image]).rpartition("/")[2]
+        response, category = decided[image], shape[image]
+        writer.writerow((observer, 1, trial, "NaN", response, category, part.set_name, picture))
+    return file.getvalue()
+
+
+def _accuracies(parts: summary.Parts) -> Iterator[tuple[str, ...]]:
+    if parts[0][0].protocol == "corruption":
+        parts = summary.tested(parts)
+    if not parts:
+        return
+    valid = [got["valid"] for _, got in parts]
+    labels, top1, top5 = (
+        np.concatenate([values[kept] for values, kept in zip(column, valid, strict=True)])
+        for column in (
+            [part.source.labels for part, _ in parts],
+            *([got[name] for _, got in parts] for name in ("top1", "top5")),
+        )
+    )
+    for label in np.unique(labels):
+        of_class = labels == label
+        shares = (f"{100 * right[of_class].mean():.4f}" for right in (top1, top5))
+        yield parts[0][0].source.classes[label], str(of_class.sum()), *shares, "", ""
+
+
+def _conflicts(
+    part: Part, got: summary.Outputs, classes: Sequence[str]
+) -> Iterator[tuple[str, ...]]:
+    shape, texture, categories = summary.cues(part, classes)
+    decided, known = cue_conflict.decide(got["probabilities"], classes, categories)
+    counted = got["valid"] & cue_conflict.conflicts(shape, texture, known)
+    for category in known:
+        shown = counted & (shape == category)
+        if shown.any():
+            shares = (f"{100 * (decided == cue)[shown].mean():.4f}" for cue in (shape, texture))
+            yield category, str(shown.sum()), "", "", *shares
