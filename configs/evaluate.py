@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from nsneg_jax.evaluation.released import RELEASED
 from nsneg_jax.files import data_root
 from nsneg_jax.jobs import defaults
-from nsneg_jax.jobs.defaults import test_set
+from nsneg_jax.jobs.defaults import WHOLE, test_set
 
 VARIANTS = ("", "paper", "tfds", "tiny")
 
@@ -30,14 +30,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sets.update(
         {
             "clean": test_set(f"{root}/imagenet100", "val"),
-            "corruption": test_set(f"{root}/imagenet-c", "", protocol="corruption", resize=0),
+            "corruption": test_set(f"{root}/imagenet-c", "", protocol="corruption", resize=WHOLE),
             "sketch": test_set(f"{root}/imagenet-sketch"),
             "stylized": test_set(f"{root}/stylized-imagenet", "val"),
             "rendition_100way": test_set(rendition),
             "rendition_19way": test_set(rendition, answers="present"),
             "v2": test_set(f"{root}/imagenetv2-matched-frequency-format-val", names="index"),
             "a": test_set(f"{root}/imagenet-a"),
-            "cue_conflict": test_set(f"{root}/cue-conflict", protocol="cue_conflict"),
+            "cue_conflict": test_set(f"{root}/cue-conflict", protocol="cue_conflict", resize=WHOLE),
         }
     )
     if variant == "tfds":

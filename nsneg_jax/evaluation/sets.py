@@ -29,7 +29,8 @@ class EvaluationSet:
         source: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'hf:PATH[/CONFIG]' or
             'shapes/VERSION:SIZE'.
         split: folder in PATH that holds the class folders, or a split of TFDS.
-        resize: shorter side before the central crop, at 224; 0 crops without resizing.
+        resize: shorter side before the central crop, in pixels for views of 224, scaled for others;
+            224 shows square files whole, as they were released; 0 crops without resizing.
         protocol: one of `PROTOCOLS`.
         answers: arg-max over 'all' classes of the classifier or those 'present' in the set.
         names: names of class folders: 'class' names, or 'index' in ImageNet-1K.

@@ -14,6 +14,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.files import data_root
 
 VARIANTS = ("", "paper", "tiny")
+WHOLE = 224  # `resize` of sets whose files were cropped to 224 px before their release
 
 
 def check_variant(variant: str, variants: Sequence[str]) -> None:
@@ -294,7 +295,8 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
         # folder in PATH that holds the class folders; for TFDS, '.' is the only split, or
         # 'validation'
         "split": split,
-        # pixels at 224 of the shorter side before the central crop; 0 = crop only
+        # pixels at 224 of the shorter side before the central crop; 224 = whole files, as released;
+        # 0 = crop only, the same pixels at every data.image_size
         "resize": 256,
         # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'cue_conflict'
         # (shape or texture)

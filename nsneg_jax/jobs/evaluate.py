@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from nsneg_jax.corruptions import TABLE, definition, registry
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import summary
 from nsneg_jax.evaluation.classifier import Classifier
+from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.evaluation.sets import Part, plan
 from nsneg_jax.files import write_npz
 from nsneg_jax.input.sources.identity import identity
@@ -66,6 +68,9 @@ def evaluate(
     print(f"classifier  {pretrained.origin}: {len(classes):,} classes")
     for name, where in missing.items():
         print(f"missing     {name}: {where}")
+    views = _views(parts, settings)
+    for name, view in views.items():
+        print(f"views       {name}: {described(view)}")
     classify = Classifier(pretrained, settings.reading, run.dtype, settings.seed, run.devices)
     network = _fingerprint(pretrained, classes)
     keys = {part.title: _key(settings, network, part) for part in parts}
@@ -106,7 +111,10 @@ def evaluate(
         "classifier": pretrained.origin,
         "label": settings.label,
         **run.computation,
-        "sets": summary.summarise(by_set, classes, settings.seed),
+        "sets": {
+            name: figures | views[name]
+            for name, figures in summary.summarise(by_set, classes, settings.seed).items()
+        },
         "missing": missing,
     }
     path = run.write_results(results)
@@ -159,6 +167,14 @@ def _key(settings: EvaluationSettings, network: str, part: Part) -> str:
     if part.corruption is not None and TABLE[part.corruption[0]].kind == registry.OWN:
         others.append(definition(*part.corruption, size))
     return json.dumps([network, part.settings, names, *others])
+
+
+def _views(parts: Sequence[Part], settings: EvaluationSettings) -> dict[str, dict[str, Any]]:
+    """Describes the views by set, see `view_of`."""
+    first = {part.set_name: part for part in reversed(parts)}
+    size = settings.reading.image_size
+    order = dict.fromkeys(part.set_name for part in parts)
+    return {name: view_of(first[name].source, first[name].resize, size) for name in order}
 
 
 def _data(parts: Sequence[Part]) -> dict[str, str]:
