@@ -2,8 +2,9 @@
 
     python main.py --config=configs/evaluate.py --workdir=runs/eval --config.pretrained=runs/linear
 
-default, paper   folders below $NSNEG_DATA, by default datasets/ (docs/robustness.md says where to
-                 get each); missing sets are listed and the rest runs.
+default, paper   the data set of the probe as `clean`, the others in folders below $NSNEG_DATA, by
+                 default datasets/ (docs/robustness.md says where to get each); missing sets are
+                 listed and the rest runs.
 tfds             data sets of TFDS where it has them (docs/robustness.md), folders otherwise.
 tiny             the versions of the built-in shapes, for the tiny configs.
 
@@ -29,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = defaults.evaluation()
     config.sets.update(
         {
-            "clean": test_set(f"{root}/imagenet100", "val"),
+            "clean": test_set("", "val"),
             "corruption": test_set(f"{root}/imagenet-c", "", protocol="corruption", resize=WHOLE),
             "sketch": test_set(f"{root}/imagenet-sketch"),
             "stylized": test_set(f"{root}/stylized-imagenet", "val"),

@@ -20,7 +20,7 @@ from nsneg_jax.files import write_npz
 from nsneg_jax.input.sources.identity import identity
 from nsneg_jax.input.sources.source import class_names
 from nsneg_jax.jobs.frozen import EvaluationSettings, evaluation_settings
-from nsneg_jax.jobs.opening import open_run
+from nsneg_jax.jobs.opening import open_frozen
 from nsneg_jax.jobs.validation import validate_evaluate
 from nsneg_jax.parallel import hosts
 from nsneg_jax.pretrained import Pretrained, load_pretrained
@@ -50,9 +50,7 @@ def evaluate(
         UsageError: the config, the classifier or a set does not fit, or, with `require_all`, a set
             is missing.
     """
-    run = open_run(
-        config, workdir, devices, validate_evaluate, dtype=config.dtype, precision=config.precision
-    )
+    run, config = open_frozen(config, workdir, devices, validate_evaluate)
     settings = evaluation_settings(config)
     pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
     classes = _classes(settings.classes, pretrained)
@@ -66,6 +64,7 @@ def evaluate(
     )
     run.claim()
     print(f"classifier  {pretrained.origin}: {len(classes):,} classes")
+    run.print_note()
     for name, where in missing.items():
         print(f"missing     {name}: {where}")
     views = _views(parts, settings)

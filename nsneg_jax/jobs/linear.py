@@ -20,12 +20,12 @@ from nsneg_jax.input.sources.identity import check_same_data, identity
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.input.splits import check_same_classes, open_labelled
 from nsneg_jax.jobs.frozen import ProbeSettings, probe_settings
-from nsneg_jax.jobs.opening import Run, open_run
+from nsneg_jax.jobs.opening import Run, open_frozen
 from nsneg_jax.jobs.validation import validate_linear
 from nsneg_jax.methods import optimizer, probe
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh
-from nsneg_jax.pretrained import Pretrained, load_pretrained
+from nsneg_jax.pretrained import DATASET, Pretrained, load_pretrained
 from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import stopped
@@ -55,9 +55,7 @@ def linear(
         RunError: a value of the backbone has changed, no classifier's loss is finite, or a
             checkpoint cannot be read.
     """
-    run = open_run(
-        config, workdir, devices, validate_linear, dtype=config.dtype, precision=config.precision
-    )
+    run, config = open_frozen(config, workdir, devices, validate_linear)
     settings = probe_settings(config)
     reading = settings.reading
     validation = open_labelled(settings.data, settings.data.eval_split, _PURPOSE)
@@ -84,6 +82,7 @@ def linear(
             "images": len(training),
             "data": identity(training),
             "validation": identity(validation),
+            "dataset": {name: getattr(settings.data, name) for name in DATASET},
             "image_size": reading.image_size,
             "resize": reading.resize,
             "chosen": 0,
@@ -98,13 +97,14 @@ def linear(
             check_same_data(
                 validation, now["validation"], progress.get("validation"), None, workdir, bad
             )
-            progress |= {name: now[name] for name in ("data", "validation")}
+            progress |= {name: now[name] for name in ("data", "validation", "dataset")}
         run.claim(resumption)
         frozen = jax.device_get(state.backbone)
         done = start = resumed or 0
         sizes = f"{len(training):,} training and {len(validation):,} validation images"
         print(f"encoder  {progress['encoder']}: {_described(pretrained.model)}, frozen")
         print(f"data     {training.name}: {sizes}, {len(training.classes):,} classes")
+        run.print_views()
         print(f"steps    {total:,}, {steps_per_epoch:,} per epoch", flush=True)
 
         images, fraction = len(training) + len(validation), settings.data.max_bad_fraction
@@ -255,6 +255,7 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
             "--config.data.classes."
         )
     run.claim()
+    run.print_views()
     method, state = build(settings, pretrained, 1, classes)
     state = mesh.put(state, mesh.replicated(run.devices))
     unreadable = UnreadableImages(run.workdir, len(validation), settings.data.max_bad_fraction)

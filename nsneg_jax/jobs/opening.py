@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +12,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.files import write_json
+from nsneg_jax.input.labelled import view_text
+from nsneg_jax.jobs.frozen import completed, difference
 from nsneg_jax.parallel import hosts, mesh
+from nsneg_jax.pretrained import trained_on
 from nsneg_jax.training.checkpoint import Checkpoints
 from nsneg_jax.training.signals import StopSignals
-from nsneg_jax.training.workdir import RESULTS, check_workdir, claim_workdir, moved_fields
+from nsneg_jax.training.workdir import (
+    CHECKPOINTS,
+    RESULTS,
+    check_workdir,
+    claim_workdir,
+    moved_fields,
+)
 
 
 class Resumption(NamedTuple):
@@ -43,6 +52,8 @@ class Run:
         workdir: folder for all that the job writes.
         devices: devices to split the batch over.
         dtype, precision: dtype and precision of the encoder's computation.
+        note: how settings of the images differ from the encoder's run, as a line; '' if they do
+            not.
     """
 
     config: Mapping[str, Any]
@@ -50,6 +61,7 @@ class Run:
     devices: Mesh
     dtype: str
     precision: str
+    note: str = ""
 
     @contextmanager
     def resumable(self, keep: int) -> Iterator[Resumption]:
@@ -79,6 +91,17 @@ class Run:
         moved = resumption.moved if resumption is not None else ()
         write = jax.process_index() == 0
         claim_workdir(self.config, self.workdir, resuming, moved, write=write)
+
+    def print_views(self) -> None:
+        """Prints how images are resized and cropped, and the note."""
+        data = self.config["data"]
+        print(f"views    {view_text(data['resize'], data['image_size'])}", flush=True)
+        self.print_note()
+
+    def print_note(self) -> None:
+        """Prints the note, if there is one."""
+        if self.note:
+            print(f"note     {self.note}", flush=True)
 
     @property
     def computation(self) -> dict[str, str]:
@@ -118,6 +141,41 @@ def open_run(
     split = mesh.data_mesh(devices)
     validate(config, split.size)
     return Run(to_json(config), workdir, split, dtype, precision)
+
+
+def open_frozen(
+    config: ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None,
+    validate: Callable[[ConfigDict, int], None],
+) -> tuple[Run, ConfigDict]:
+    """Does `open_run` for a job with a frozen encoder, whose run has the values that are not set.
+
+    A run that resumes keeps the values of its first start instead.
+
+    Returns:
+        The run, and the config with all values set, see `frozen.completed`.
+
+    Raises:
+        UsageError: a field is wrong, or there is no such encoder.
+    """
+    run = open_run(
+        config, workdir, devices, validate, dtype=config.dtype, precision=config.precision
+    )
+    record, note = {}, ""
+    if jax.process_index() == 0:
+        if config.job == "linear" and not config.evaluate_only and _has_checkpoint(workdir):
+            record = trained_on(workdir)
+        else:
+            record = trained_on(config.pretrained)
+            note = difference(config, record)
+    record, note = hosts.of_first((record, note))
+    config = completed(config, record)
+    return replace(run, config=to_json(config), note=note), config
+
+
+def _has_checkpoint(workdir: Path) -> bool:
+    return any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("[0-9]*"))
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

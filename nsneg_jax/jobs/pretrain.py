@@ -24,6 +24,7 @@ from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.method import Method
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.parallel import mesh
+from nsneg_jax.pretrained import DATASET
 from nsneg_jax.report.pictures import save_views
 from nsneg_jax.training.checkpoint import Checkpoints
 from nsneg_jax.training.metrics import MetricWriter, Window
@@ -299,6 +300,7 @@ def _progress(fields: Mapping[str, Any], training: _Training, data: _Data) -> di
         "replaced_samples": training.replaced,
         "images": len(data.source),
         **data.identities,
+        "dataset": {name: fields["data"][name] for name in DATASET},
         "image_size": fields["data"]["image_size"],
         "resize": fields["data"]["resize"],
         "seed": fields["seed"],

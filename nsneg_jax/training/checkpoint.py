@@ -167,12 +167,24 @@ def read_checkpoint(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[s
             )
         return state, _read_progress(folder)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = reason.partition(" [tensorstore_spec")[0]  # a long description of the driver
-        raise UsageError(
-            f"The checkpoint {folder} cannot be read: {reason}. Its files are damaged or "
-            "incomplete: copy it again, or give another checkpoint."
-        ) from error
+        raise _damaged(folder, error) from error
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """Reads only the progress of a checkpoint; raises like `read_checkpoint`."""
+    try:
+        return _read_progress(folder)
+    except Exception as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> UsageError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = reason.partition(" [tensorstore_spec")[0]  # a long description of the driver
+    return UsageError(
+        f"The checkpoint {folder} cannot be read: {reason}. Its files are damaged or "
+        "incomplete: copy it again, or give another checkpoint."
+    )
 
 
 def _structure(folder: Path) -> Any:

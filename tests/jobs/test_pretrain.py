@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.parallel import mesh
-from nsneg_jax.pretrained import load_pretrained
+from nsneg_jax.pretrained import load_pretrained, trained_on
 from nsneg_jax.report.pictures import save_views
 from nsneg_jax.training.checkpoint import Checkpoints
 
@@ -50,6 +51,13 @@ def whole(tmp_path_factory):
     """An uninterrupted run: its workdir and its final state."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, jax.device_get(pretrain(tiny_config(), workdir, one_device()))
+
+
+def test_a_checkpoint_records_its_images(whole, tmp_path):
+    recorded = trained_on(shutil.copytree(whole[0] / "checkpoints" / "20", tmp_path / "copy"))
+    data = tiny_config().data
+    assert recorded == trained_on(whole[0]) == {name: data[name] for name in recorded}
+    assert len(recorded) == 6 and recorded["source"] == "shapes:80"
 
 
 def test_files_of_a_run(whole):
