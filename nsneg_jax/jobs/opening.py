@@ -108,6 +108,10 @@ class Run:
         """The hardware and precision behind the results, to be stored with them."""
         return mesh.computation(self.devices, self.dtype, self.precision)
 
+    def remove_results(self) -> None:
+        """Removes the results.json of an earlier start, if there is one."""
+        (self.workdir / RESULTS).unlink(missing_ok=True)
+
     def write_results(self, results: Mapping[str, Any]) -> Path:
         """Writes results.json in process 0; returns its path."""
         path = self.workdir / RESULTS
