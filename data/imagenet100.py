@@ -7,7 +7,7 @@ ILSVRC/Data/CLS-LOC), or the archives as downloaded: ILSVRC2012_img_train.tar,
 ILSVRC2012_img_val.tar. Labels of validation images in no folders are in
 ILSVRC2012_devkit_t12.tar.gz or Kaggle's LOC_val_solution.csv. Files get their names when they are
 complete; run the same command again to complete a stopped run. Exit status: 0 all counts are right,
-1 some are wrong.
+1 some are wrong, 75 stopped by a signal.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from nsneg_jax.errors import UsageError, escape_output, printable, tell
+from nsneg_jax.errors import Stopped, UsageError, ended_by_signals, escape_output, printable, tell
 from nsneg_jax.files import data_root, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
@@ -41,6 +41,14 @@ _PARTIAL = ".partial"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     escape_output()
+    try:
+        with ended_by_signals("finished files stay; run the same command again to go on"):
+            return _main(arguments)
+    except Stopped as error:
+        return tell(error)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.imagenet100", description=__doc__.split("\n")[0]
     )

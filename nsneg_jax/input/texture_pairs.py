@@ -77,7 +77,7 @@ class MadeTextures:
         images: images to make the textures from.
         image_size: side of the textures in pixels; exemplars have 96/224 of it.
         path: file with uint8 [n, S, S, 3] as npy; process 0 makes it if it is missing, and a file
-            of the same name that ends in .json, which says what it was made from and has its digest.
+            of the same name that ends in .json, which has its digest and what it was made from.
         seed: seed of the synthesis.
 
     Raises:

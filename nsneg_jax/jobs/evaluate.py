@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,10 @@ from nsneg_jax.training.workdir import PARTS
 
 
 def evaluate(
-    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None = None,
+    on_stop: Callable[[str], None] = print,
 ) -> dict | None:
     """Evaluates the classifier of `config` on every available test set.
 
@@ -45,6 +48,7 @@ def evaluate(
         config: config of the job; see configs/evaluate.py.
         workdir: folder for parts/, results.json and config.json.
         devices: devices to split the batch over, by default all.
+        on_stop: called with a message if a signal stopped the run before its end.
 
     Returns:
         The contents of results.json; None if a signal stopped the run.
@@ -108,7 +112,7 @@ def evaluate(
             top1 = 100 * outputs["top1"][valid].mean() if valid.any() else float("nan")
             display.show(done, f"{part.title}  {valid.sum():,} images  top-1 {top1:.2f} %")
             if signals.stop_after(done) and done < len(parts):
-                print(stopped(signals.received, done, len(parts), unit="part"))
+                on_stop(stopped(signals.received, done, len(parts), unit="part"))
                 return None
     if jax.process_index() != 0:
         return hosts.of_first(None)

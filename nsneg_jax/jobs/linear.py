@@ -1,7 +1,7 @@
 """The linear-probe job: trains classifiers on the features of a frozen encoder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,10 @@ _PURPOSE = "A linear probe"
 
 
 def linear(
-    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None = None,
+    on_stop: Callable[[str], None] = print,
 ) -> probe.ProbeState | None:
     """Trains (or, with `evaluate_only`, evaluates) the probe of `config` in `workdir`.
 
@@ -46,6 +49,7 @@ def linear(
         config: config of the job; see configs/linear.py.
         workdir: folder for checkpoints, metrics.jsonl, results.json and TensorBoard events.
         devices: devices to split the batch over, by default all.
+        on_stop: called with a message if a signal stopped the run before its end.
 
     Returns:
         The state at the end, or where a signal stopped the run; None with `evaluate_only`.
@@ -173,7 +177,7 @@ def linear(
                 if stop:
                     break
     if done < total:
-        print(stopped(signals.received, done, total))
+        on_stop(stopped(signals.received, done, total))
         unreadable.check()
     else:
         results = _results(settings.learning_rates, state, progress)

@@ -70,7 +70,7 @@ class Run:
         Raises:
             UsageError: the workdir has a checkpoint of a run with another config.
         """
-        with Checkpoints(self.workdir, keep) as checkpoints, StopSignals() as signals:
+        with StopSignals() as signals, Checkpoints(self.workdir, keep) as checkpoints:
             step = hosts.of_first(checkpoints.latest_step())
             moved: tuple[str, ...] = ()
             if step is not None:

@@ -73,13 +73,19 @@ class _Training:
     replaced: float  # samples of another image than the order's, until the window
 
 
-def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> Any:
+def pretrain(
+    config: ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None = None,
+    on_stop: Callable[[str], None] = print,
+) -> Any:
     """Runs the pre-training of `config` in `workdir`; resumes from its latest checkpoint if any.
 
     Args:
         config: config of the job; see configs/.
         workdir: folder for checkpoints, metrics.jsonl, TensorBoard events and pictures.
         devices: devices to split the batch over, by default all.
+        on_stop: called with a message if a signal stopped the run before its end.
 
     Returns:
         The state at the end, or where a signal stopped the run; it is saved in either case.
@@ -109,7 +115,7 @@ def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
     if len(unreadable):
         print(unreadable.summary(round(training.replaced)))
     if done < data.total:
-        print(stopped(resumption.signals.received, done, data.total))
+        on_stop(stopped(resumption.signals.received, done, data.total))
         unreadable.check()
     else:
         print(f"done: {data.total} steps; checkpoints, metrics.jsonl and pictures are in {workdir}")
