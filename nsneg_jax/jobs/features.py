@@ -42,7 +42,7 @@ def write_features(
     pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
     run.claim()
     print(f"encoder  {pretrained.origin}\ndata     {source.name}: {len(source):,} images")
-    run.print_views()
+    run.print_views(source)
     extract = Extractor(pretrained.encoder, settings.reading, run.dtype, run.devices)
     unreadable = UnreadableImages(workdir, len(source), settings.data.max_bad_fraction)
     found = extract(pretrained.params, pretrained.stats, source, unreadable)

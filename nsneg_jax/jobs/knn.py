@@ -52,7 +52,7 @@ def knn(
     print(f"encoder  {pretrained.origin}")
     sizes = [f"{source.name}: {len(source):,}" for source in sources]
     print(f"data     {sizes[0]} images; {sizes[1]}")
-    run.print_views()
+    run.print_views(sources[1])
     extract = Extractor(pretrained.encoder, settings.reading, run.dtype, run.devices)
     unreadable = UnreadableImages(workdir, sum(map(len, sources)), data.max_bad_fraction)
     bank, queries = (

@@ -108,7 +108,7 @@ def linear(
         sizes = f"{len(training):,} training and {len(validation):,} validation images"
         print(f"encoder  {progress['encoder']}: {_described(pretrained.model)}, frozen")
         print(f"data     {training.name}: {sizes}, {len(training.classes):,} classes")
-        run.print_views()
+        run.print_views(validation)
         print(f"steps    {total:,}, {steps_per_epoch:,} per epoch", flush=True)
 
         images, fraction = len(training) + len(validation), settings.data.max_bad_fraction
@@ -259,7 +259,7 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
             "--config.data.classes."
         )
     run.claim()
-    run.print_views()
+    run.print_views(validation)
     method, state = build(settings, pretrained, 1, classes)
     state = mesh.put(state, mesh.replicated(run.devices))
     unreadable = UnreadableImages(run.workdir, len(validation), settings.data.max_bad_fraction)

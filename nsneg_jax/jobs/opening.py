@@ -11,8 +11,9 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.files import write_json
-from nsneg_jax.input.labelled import view_text
+from nsneg_jax.input.sources.source import Source
 from nsneg_jax.jobs.frozen import completed, difference
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.pretrained import trained_on
@@ -92,10 +93,11 @@ class Run:
         write = jax.process_index() == 0
         claim_workdir(self.config, self.workdir, resuming, moved, write=write)
 
-    def print_views(self) -> None:
-        """Prints how images are resized and cropped, and the note."""
+    def print_views(self, source: Source) -> None:
+        """Prints how the images of a source are resized and cropped, and the note."""
         data = self.config["data"]
-        print(f"views    {view_text(data['resize'], data['image_size'])}", flush=True)
+        view = view_of(source, data["resize"], data["image_size"])
+        print(f"views    {described(view)}", flush=True)
         self.print_note()
 
     def print_note(self) -> None:

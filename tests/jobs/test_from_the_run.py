@@ -44,7 +44,8 @@ def test_features_are_of_the_runs_images_at_their_size(encoder, tmp_path, capsys
         np.testing.assert_array_equal(file["labels"], labels)
     data = json.loads((tmp_path / "config.json").read_text())["data"]
     assert {name: data[name] for name in RUN} == RUN
-    assert "note" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "note" not in out and "not resized, central 16 px: 100 % of a picture of 16 x 16" in out
 
 
 def test_other_values_win_and_are_said_in_one_line(encoder, tmp_path, capsys):
