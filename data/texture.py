@@ -80,7 +80,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         options = parse(arguments)
         if options.distributed:
-            # Processes need not share OUT, so there is no folder for compiled programs.
+            # Processes need not share OUT, so there is no folder for compiled programs. The service
+            # would only note SIGTERM, and nothing here asks it.
+            jax.config.update("jax_enable_preemption_service", False)
             jax.distributed.initialize()
         else:
             keep_programs(options.compilation_cache)
