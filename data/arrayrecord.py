@@ -61,23 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_output()
     try:
         with ended_by_signals("finished shards stay; run the same command again to go on"):
-            return _main(arguments)
-    except Stopped as error:
-        return tell(error)
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    try:
-        options = parse(arguments)
-        if options.verify:
-            results = [verify(folder) for folder in _made_splits(options)]
-            return 0 if all(results) else 1
-        # Open all splits first, so that a missing one is not found after hours.
-        sources = {split: _open(options, split) for split in options.splits}
-        for split, source in sources.items():
-            pack(source, storage.join(options.out, split), options)
-        return 0
-    except UsageError as error:
+            options = parse(arguments)
+            if options.verify:
+                results = [verify(folder) for folder in _made_splits(options)]
+                return 0 if all(results) else 1
+            # Open all splits first, so that a missing one is not found after hours.
+            sources = {split: _open(options, split) for split in options.splits}
+            for split, source in sources.items():
+                pack(source, storage.join(options.out, split), options)
+            return 0
+    except (UsageError, Stopped) as error:
         return tell(error)
     except OSError as error:
         text = f"{error}. Finished files stay; fix the cause and run the same command again."

@@ -112,19 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_output()
     try:
         with ended_by_signals("what is listed is not all; run the same command again"):
-            return _main(arguments)
-    except Stopped as error:
-        return tell(error)
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    try:
-        options = parse(arguments)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's name no file
-            good = [check(split, options) for split in splits(options)]
-        return 0 if all(good) else 2
-    except UsageError as error:
+            options = parse(arguments)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's name no file
+                good = [check(split, options) for split in splits(options)]
+            return 0 if all(good) else 2
+    except (UsageError, Stopped) as error:
         return tell(error)
 
 

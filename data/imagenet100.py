@@ -41,14 +41,6 @@ _PARTIAL = ".partial"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     escape_output()
-    try:
-        with ended_by_signals("finished files stay; run the same command again to go on"):
-            return _main(arguments)
-    except Stopped as error:
-        return tell(error)
-
-
-def _main(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.imagenet100", description=__doc__.split("\n")[0]
     )
@@ -74,18 +66,19 @@ def _main(arguments: Sequence[str] | None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        options.out = storage.local_folder(options.out or f"{data_root()}/imagenet100", "--out")
-        classes = tuple(sorted(set(class_names(options.classes))))
-        # Report what is missing before unpacking, which takes hours.
-        work = {split: plan(options, split, classes) for split in options.splits.split(",")}
-        differences = []
-        for split, make in work.items():
-            make()
-            counts = {wnid: len(_images(Path(options.out, split, wnid))) for wnid in classes}
-            print(f"{split}: {sum(counts.values())} images of {len(classes)} classes")
-            whole = options.classes == str(CLASS_LIST)
-            differences += check(split, counts, classes, TRAIN_IMAGES if whole else None)
-    except UsageError as error:
+        with ended_by_signals("finished files stay; run the same command again to go on"):
+            options.out = storage.local_folder(options.out or f"{data_root()}/imagenet100", "--out")
+            classes = tuple(sorted(set(class_names(options.classes))))
+            # Report what is missing before unpacking, which takes hours.
+            work = {split: plan(options, split, classes) for split in options.splits.split(",")}
+            differences = []
+            for split, make in work.items():
+                make()
+                counts = {wnid: len(_images(Path(options.out, split, wnid))) for wnid in classes}
+                print(f"{split}: {sum(counts.values())} images of {len(classes)} classes")
+                whole = options.classes == str(CLASS_LIST)
+                differences += check(split, counts, classes, TRAIN_IMAGES if whole else None)
+    except (UsageError, Stopped) as error:
         return tell(error)
     for difference in differences:
         print(difference, file=sys.stderr)

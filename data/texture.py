@@ -71,23 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_output()
     try:
         with ended_by_signals("finished textures stay; run the same command again to go on"):
-            return _main(arguments)
-    except Stopped as error:
-        return tell(error)
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    try:
-        options = parse(arguments)
-        if options.distributed:
-            # Processes need not share OUT, so there is no folder for compiled programs. The service
-            # would only note SIGTERM, and nothing here asks it.
-            jax.config.update("jax_enable_preemption_service", False)
-            jax.distributed.initialize()
-        else:
-            keep_programs(options.compilation_cache)
-        return run(options)
-    except UsageError as error:
+            options = parse(arguments)
+            if options.distributed:
+                # Processes need not share OUT, so there is no folder for compiled programs. The
+                # service would only note SIGTERM, and nothing here asks it.
+                jax.config.update("jax_enable_preemption_service", False)
+                jax.distributed.initialize()
+            else:
+                keep_programs(options.compilation_cache)
+            return run(options)
+    except (UsageError, Stopped) as error:
         return tell(error)
     except OSError as error:
         text = f"{error}. Finished files stay; fix the cause and run the same command again."

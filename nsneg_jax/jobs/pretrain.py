@@ -94,14 +94,8 @@ def pretrain(
         UsageError: the config, the data or the earlier run in `workdir` does not fit.
         RunError: the loss is not finite, or a checkpoint cannot be read.
     """
-    run = open_run(
-        config,
-        workdir,
-        devices,
-        validate_pretraining,
-        dtype=config.model.dtype,
-        precision=config.model.precision,
-    )
+    computed = {"dtype": config.model.dtype, "precision": config.model.precision}
+    run = open_run(config, workdir, devices, validate_pretraining, **computed)
     data = _open_data(config, workdir)
     with run.resumable(config.checkpoint.keep) as resumption:
         training = _build_or_restore(config, run, data, resumption)
