@@ -2,8 +2,9 @@
 
     python main.py --config=configs/evaluate.py --workdir=runs/eval --config.pretrained=runs/linear
 
-default, paper   folders below $NSNEG_DATA, by default datasets/ (docs/robustness.md says where to
-                 get each); missing sets are listed and the rest runs.
+default, paper   the data set of the probe as `clean`, the others in folders below $NSNEG_DATA, by
+                 default datasets/ (docs/robustness.md says where to get each); missing sets are
+                 listed and the rest runs.
 tfds             data sets of TFDS where it has them (docs/robustness.md), folders otherwise.
 tiny             the versions of the built-in shapes, for the tiny configs.
 tiny_texture     textures made of the built-in shapes, and these themselves, by class.
@@ -19,7 +20,7 @@ from nsneg_jax.evaluation.protocols.objectnet import BORDER
 from nsneg_jax.evaluation.released import RELEASED
 from nsneg_jax.files import data_root
 from nsneg_jax.jobs import defaults
-from nsneg_jax.jobs.defaults import test_set
+from nsneg_jax.jobs.defaults import WHOLE, test_set
 
 VARIANTS = ("", "paper", "tfds", "tiny", "tiny_texture")
 
@@ -31,8 +32,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config = defaults.evaluation()
     config.sets.update(
         {
-            "clean": test_set(f"{root}/imagenet100", "val"),
-            "corruption": test_set(f"{root}/imagenet-c", "", protocol="corruption", resize=0),
+            "clean": test_set("", "val"),
+            "corruption": test_set(f"{root}/imagenet-c", "", protocol="corruption", resize=WHOLE),
             "sketch": test_set(f"{root}/imagenet-sketch"),
             "stylized": test_set(f"{root}/stylized-imagenet", "val"),
             "rendition_100way": test_set(rendition),
@@ -46,15 +47,13 @@ def get_config(variant: str = "") -> ConfigDict:
                 "",
                 protocol="corruption",
                 benchmark="imagenet-c-bar",
-                resize=224,
+                resize=WHOLE,
             ),
-            "real": test_set(
-                f"{root}/imagenet100", "val", protocol="real", labels=f"{data_root()}/real.json"
-            ),
+            "real": test_set("", "val", protocol="real", labels=f"{data_root()}/real.json"),
             "objectnet": test_set(
                 f"{root}/objectnet-1.0", "images", protocol="objectnet", border=BORDER
             ),
-            "cue_conflict": test_set(f"{root}/cue-conflict", protocol="cue_conflict"),
+            "cue_conflict": test_set(f"{root}/cue-conflict", protocol="cue_conflict", resize=WHOLE),
         }
     )
     if variant == "tfds":

@@ -6,7 +6,8 @@ SOURCE is any folder of images, or a named data set ('tfds:imagenet2012', 'hf:PA
 splits as `--config.data.source=arrayrecord:OUT` reads them (nsneg_jax/input/sources/packed.py).
 Files are kept byte for byte; --resize_short reduces larger images. Every shard is read back before
 it gets its name, so run the same command again to complete a stopped run. --verify reads and
-compares all of OUT. Exit status: 0 complete, 1 --verify found a fault.
+compares all of OUT. Exit status: 0 complete, 1 --verify found a fault, 75 stopped by
+a signal.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from nsneg_jax.errors import RunError, UsageError, escape_output, tell
+from nsneg_jax.errors import RunError, Stopped, UsageError, ended_by_signals, escape_output, tell
 from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.crops import resize_short
 from nsneg_jax.input.decode import decode_image
@@ -59,16 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     escape_output()
     try:
-        options = parse(arguments)
-        if options.verify:
-            results = [verify(folder) for folder in _made_splits(options)]
-            return 0 if all(results) else 1
-        # Open all splits first, so that a missing one is not found after hours.
-        sources = {split: _open(options, split) for split in options.splits}
-        for split, source in sources.items():
-            pack(source, storage.join(options.out, split), options)
-        return 0
-    except UsageError as error:
+        with ended_by_signals("finished shards stay; run the same command again to go on"):
+            options = parse(arguments)
+            if options.verify:
+                results = [verify(folder) for folder in _made_splits(options)]
+                return 0 if all(results) else 1
+            # Open all splits first, so that a missing one is not found after hours.
+            sources = {split: _open(options, split) for split in options.splits}
+            for split, source in sources.items():
+                pack(source, storage.join(options.out, split), options)
+            return 0
+    except (UsageError, Stopped) as error:
         return tell(error)
     except OSError as error:
         text = f"{error}. Finished files stay; fix the cause and run the same command again."

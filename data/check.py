@@ -7,7 +7,7 @@ Standard output gets one line per unreadable image: its path, a tab and the reas
 the images that can be read but may surprise, with 'odd: ' before the reason: CMYK, a side under 32
 pixels, another format than the ending says, or a name that differs from another in the ending only
 (both would have the same texture). Progress and a summary go to standard error. Exit status: 0 all
-images can be read, 2 some cannot.
+images can be read, 2 some cannot, 75 stopped by a signal.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from nsneg_jax.errors import UsageError, escape_output, printable, tell
+from nsneg_jax.errors import Stopped, UsageError, ended_by_signals, escape_output, printable, tell
 from nsneg_jax.files import expand
 from nsneg_jax.input.decode import Header, UnreadableImage, decode_image, header_of
 from nsneg_jax.input.sources import layout, storage
@@ -112,12 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     escape_output()
     try:
-        options = parse(arguments)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's name no file
-            good = [check(split, options) for split in splits(options)]
-        return 0 if all(good) else 2
-    except UsageError as error:
+        with ended_by_signals("what is listed is not all; run the same command again"):
+            options = parse(arguments)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's name no file
+                good = [check(split, options) for split in splits(options)]
+            return 0 if all(good) else 2
+    except (UsageError, Stopped) as error:
         return tell(error)
 
 

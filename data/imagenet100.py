@@ -7,7 +7,7 @@ ILSVRC/Data/CLS-LOC), or the archives as downloaded: ILSVRC2012_img_train.tar,
 ILSVRC2012_img_val.tar. Labels of validation images in no folders are in
 ILSVRC2012_devkit_t12.tar.gz or Kaggle's LOC_val_solution.csv. Files get their names when they are
 complete; run the same command again to complete a stopped run. Exit status: 0 all counts are right,
-1 some are wrong.
+1 some are wrong, 75 stopped by a signal.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from nsneg_jax.errors import UsageError, escape_output, printable, tell
+from nsneg_jax.errors import Stopped, UsageError, ended_by_signals, escape_output, printable, tell
 from nsneg_jax.files import data_root, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
@@ -66,18 +66,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        options.out = storage.local_folder(options.out or f"{data_root()}/imagenet100", "--out")
-        classes = tuple(sorted(set(class_names(options.classes))))
-        # Report what is missing before unpacking, which takes hours.
-        work = {split: plan(options, split, classes) for split in options.splits.split(",")}
-        differences = []
-        for split, make in work.items():
-            make()
-            counts = {wnid: len(_images(Path(options.out, split, wnid))) for wnid in classes}
-            print(f"{split}: {sum(counts.values())} images of {len(classes)} classes")
-            whole = options.classes == str(CLASS_LIST)
-            differences += check(split, counts, classes, TRAIN_IMAGES if whole else None)
-    except UsageError as error:
+        with ended_by_signals("finished files stay; run the same command again to go on"):
+            options.out = storage.local_folder(options.out or f"{data_root()}/imagenet100", "--out")
+            classes = tuple(sorted(set(class_names(options.classes))))
+            # Report what is missing before unpacking, which takes hours.
+            work = {split: plan(options, split, classes) for split in options.splits.split(",")}
+            differences = []
+            for split, make in work.items():
+                make()
+                counts = {wnid: len(_images(Path(options.out, split, wnid))) for wnid in classes}
+                print(f"{split}: {sum(counts.values())} images of {len(classes)} classes")
+                whole = options.classes == str(CLASS_LIST)
+                differences += check(split, counts, classes, TRAIN_IMAGES if whole else None)
+    except (UsageError, Stopped) as error:
         return tell(error)
     for difference in differences:
         print(difference, file=sys.stderr)

@@ -7,7 +7,7 @@ SOURCE is any folder of images, such as SPLIT/CLASS/NAME.JPEG, or 'arrayrecord:P
 random one. The draws of a texture depend only on the seed and the image's path below SOURCE. Files
 get their names when they are complete, so run the same command again to complete a stopped run.
 Several machines share the work by --shard 0/4 .. 3/4, and the hosts of a pod by --distributed. Exit
-status: 0 all is made, 1 unreadable images were left out.
+status: 0 all is made, 1 unreadable images were left out, 75 stopped by a signal.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nsneg_jax.errors import RunError, UsageError, escape_output, tell
+from nsneg_jax.errors import RunError, Stopped, UsageError, ended_by_signals, escape_output, tell
 from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
@@ -70,14 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     escape_output()
     try:
-        options = parse(arguments)
-        if options.distributed:
-            # Processes need not share OUT, so there is no folder for compiled programs.
-            jax.distributed.initialize()
-        else:
-            keep_programs(options.compilation_cache)
-        return run(options)
-    except UsageError as error:
+        with ended_by_signals("finished textures stay; run the same command again to go on"):
+            options = parse(arguments)
+            if options.distributed:
+                # Processes need not share OUT, so there is no folder for compiled programs. The
+                # service would only note SIGTERM, and nothing here asks it.
+                jax.config.update("jax_enable_preemption_service", False)
+                jax.distributed.initialize()
+            else:
+                keep_programs(options.compilation_cache)
+            return run(options)
+    except (UsageError, Stopped) as error:
         return tell(error)
     except OSError as error:
         text = f"{error}. Finished files stay; fix the cause and run the same command again."

@@ -4,6 +4,7 @@ Commands import what they need when they run, so that neither help nor a mistake
 """
 
 import ast
+import functools
 import importlib.util
 import os
 import runpy
@@ -15,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nsneg_jax
-from nsneg_jax.errors import RunError, UsageError, escape_output, tell
+from nsneg_jax.errors import (
+    STOPPED,
+    RunError,
+    Stopped,
+    UsageError,
+    ended_by_signals,
+    escape_output,
+    tell,
+)
 
 if TYPE_CHECKING:
     from nsneg_jax.command_line import Command
@@ -63,7 +72,7 @@ def main(arguments: Sequence[str]) -> int | str:
     """Runs `nsneg` with its arguments.
 
     Returns:
-        The exit status: 0 done or stopped cleanly, 2 a user's mistake, 1 otherwise.
+        The exit status: 0 done, 75 stopped and can go on, 2 a user's mistake, 1 otherwise.
     """
     return _status(_dispatch, list(arguments))
 
@@ -77,7 +86,7 @@ def _status(function: Callable[..., int | str], *arguments: Any) -> int | str:
     escape_output()
     try:
         return function(*arguments)
-    except (UsageError, RunError) as error:
+    except (UsageError, RunError, Stopped) as error:
         return tell(error)
 
 
@@ -128,7 +137,18 @@ def _run_job(arguments: list[str], command: str) -> int:
         _function("nsneg_jax.parallel.compilation_cache:keep_programs")(parsed.compilation_cache)
         _function("nsneg_jax.planning.plan:show")(parsed.config, parsed.plan)
         return 0
+    return _run(parsed)
+
+
+def _run(parsed: "Command") -> int:
+    """Runs the job of a command line; returns the exit status."""
     job = parsed.config.job
+    stops: list[str] = []
+
+    def on_stop(text: str) -> None:
+        print(text, flush=True)
+        stops.append(text)
+
     with _function("nsneg_jax.parallel.hosts:joined")(
         parsed.launch,
         _function("nsneg_jax.training.workdir:flatten")(parsed.config.to_dict()),
@@ -136,8 +156,20 @@ def _run_job(arguments: list[str], command: str) -> int:
         parsed.compilation_cache,
         stoppable=job in _STOPPABLE,
     ):
-        _function(JOBS[job])(parsed.config, parsed.workdir)
-    return 0
+        function = _function(JOBS[job])
+        if job in _STOPPABLE:
+            function = functools.partial(function, on_stop=on_stop)
+        with ended_by_signals("run the same command again", *_signals(job)):
+            function(parsed.config, parsed.workdir)
+    return STOPPED if stops else 0
+
+
+def _signals(job: str) -> tuple[int, ...]:
+    """Returns the signals that stop a job, in which one that can save has its own handlers."""
+    several = _function("nsneg_jax.parallel.hosts:are_several")()
+    # Of several processes that can stop together JAX handles SIGTERM.
+    only_interrupt = several and job in _STOPPABLE
+    return (signal.SIGINT,) if only_interrupt else (signal.SIGINT, signal.SIGTERM)
 
 
 def _show(text: str) -> None:
@@ -205,7 +237,7 @@ def overview() -> str:
             "  nsneg pretrain --config=patch --help    every field of a config",
             "  nsneg --version",
             "",
-            "Exit status: 0 done, or stopped with everything saved; 2 a mistake in the command or",
-            "the data; 1 anything else.",
+            "Exit status: 0 done; 75 stopped by a signal, give the same command again; 2 a mistake",
+            "in the command or the data; 1 anything else.",
         )
     )

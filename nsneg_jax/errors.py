@@ -1,8 +1,16 @@
 """Errors that end a run with one clear paragraph instead of a traceback."""
 
 import io
+import signal
 import sys
 import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+STOPPED = 75  # exit status of a run that can go on: EX_TEMPFAIL of sysexits.h, "try again later"
 
 
 class UsageError(Exception):
@@ -18,6 +26,46 @@ class RunError(Exception):
 
     Its message says what happened, what is safe, and how to continue.
     """
+
+
+class Stopped(BaseException):
+    """A command that a signal ended before its work was done; commands exit with status 75.
+
+    Like KeyboardInterrupt it is no `Exception`, so that nothing takes it for a failure.
+    """
+
+
+@contextmanager
+def ended_by_signals(advice: str, *numbers: int) -> Iterator[None]:
+    """Ends the enclosed work by `Stopped` on a signal, instead of ending the process.
+
+    Work that saves its own state has `nsneg_jax.training.signals.StopSignals` inside. Another
+    signal during the clean-up ends the process. Only the main thread can receive signals, so this
+    does nothing in others.
+
+    Args:
+        advice: what is kept and how to go on, for the message.
+        numbers: signals; SIGTERM and SIGINT if none are given.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        restore()
+        raise Stopped(f"stopped by {signal.Signals(number).name}; {advice}")
+
+    for number in numbers or (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def printable(name: str) -> str:
@@ -50,12 +98,20 @@ def paragraph(error: Exception) -> str:
     return textwrap.fill(f"error: {error}", 100, break_on_hyphens=False, break_long_words=False)
 
 
-def exit_status(error: Exception) -> int:
-    """Returns the exit status of a command that `error` ends: 2 for a user's mistake, else 1."""
+def exit_status(error: BaseException) -> int:
+    """Returns the exit status of a command that `error` ends.
+
+    It is 2 for a user's mistake, `STOPPED` if a signal stopped the command, else 1.
+    """
+    if isinstance(error, Stopped):
+        return STOPPED
     return 2 if isinstance(error, UsageError) else 1
 
 
-def tell(error: Exception) -> int:
-    """Prints the message to standard error; returns the exit status."""
+def tell(error: Exception | Stopped) -> int:
+    """Prints the message, of an error to standard error; returns the exit status."""
+    if isinstance(error, Stopped):
+        print(error, flush=True)
+        return STOPPED
     print(paragraph(error), file=sys.stderr)
     return exit_status(error)

@@ -20,6 +20,9 @@ from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG
 UNTRAINED = "untrained:"
 PRETRAINING, PROBE = "pre-training", "linear probe"  # kinds of checkpoints
 
+# Fields of the section `data` that checkpoints keep as `dataset`.
+DATASET = ("source", "classes", "labels", "tfds_dir")
+
 # Sizes of the published runs, for networks with the stem 'imagenet' and no record.
 _IMAGE_SIZE, _RESIZE = 224, 256
 _LEAST_SIDE = 8
@@ -200,19 +203,56 @@ def chosen_classifier(state: Tree, progress: dict[str, Any]) -> dict[str, np.nda
     return {name: array[progress["chosen"]] for name, array in state["best"].items()}
 
 
+def trained_on(path: str | Path) -> dict[str, Any]:
+    """Reads what a run records of the images that it was trained on.
+
+    Args:
+        path: workdir or checkpoint folder of a pre-training or a probe, as for `load_pretrained`.
+
+    Returns:
+        Those that are known of 'image_size', 'resize', 'source', 'classes', 'labels' and
+        'tfds_dir', with the meaning and values of the fields in the section `data` of a config. An
+        imported checkpoint knows none.
+
+    Raises:
+        UsageError: there is no checkpoint, or the run's config.json cannot be read.
+    """
+    folder = checkpoint.find_checkpoint(str(path).removeprefix(UNTRAINED))
+    progress = checkpoint.read_progress(folder)
+    kept = progress.get("dataset", {})
+    # Data may have moved since the checkpoint was written; the config knows where they are now.
+    try:
+        of_config = _data_section(folder)
+    except UsageError:
+        if not kept:
+            raise
+        of_config = {}
+    dataset = {name: of_config[name] for name in DATASET if name in of_config}
+    return _recorded(folder, progress) | (dataset or kept)
+
+
 def _recorded(folder: Path, progress: dict[str, Any]) -> dict[str, int]:
     """Returns the image size in a checkpoint, or in the config.json of its run."""
-    found = progress
-    if "image_size" not in progress and folder.parent.name == CHECKPOINTS:
-        path = folder.parent.parent / CONFIG
-        try:
-            found = json.loads(path.read_text())["data"] if path.exists() else {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{path} cannot be read as the config of a run: {error}. Get the file again, or "
-                "copy the checkpoint's folder elsewhere to use it alone."
-            ) from error
+    found = progress if "image_size" in progress else _data_section(folder)
     return {name: found[name] for name in ("image_size", "resize") if name in found}
+
+
+def _data_section(folder: Path) -> dict[str, Any]:
+    """Returns the section `data` in the config.json of a checkpoint's run; {} without one."""
+    path = _config_of(folder)
+    if folder.parent.name != CHECKPOINTS or not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text())["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} cannot be read as the config of a run: {error}. Get the file again, or "
+            "copy the checkpoint's folder elsewhere to use it alone."
+        ) from error
+
+
+def _config_of(folder: Path) -> Path:
+    return folder.parent.parent / CONFIG
 
 
 def _initial(model: dict[str, Any], dtype: str, precision: str) -> tuple[Tree, Tree]:

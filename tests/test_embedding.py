@@ -22,6 +22,7 @@ from nsneg_jax.jobs.evaluate import evaluate
 from nsneg_jax.jobs.features import write_features
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.methods.views import normalise
+from nsneg_jax.pretrained import trained_on
 from nsneg_jax.training.checkpoint import read_checkpoint
 
 ONE = jax.devices()[:1]
@@ -212,6 +213,7 @@ def test_a_probe_records_its_geometry(workdir, tmp_path):
     (folder,) = (tmp_path / "probe" / "checkpoints").iterdir()
     loaded = load_pretrained(shutil.copytree(folder, tmp_path / "copy"))
     assert (loaded.image_size, loaded.resize) == (24, 200)
+    assert trained_on(tmp_path / "copy")["source"] == "shapes:80"
     answers = loaded.classify(np.zeros((2, 30, 30, 3), np.uint8))
     assert set(answers.names) <= set(loaded.classes)
 

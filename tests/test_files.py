@@ -9,6 +9,7 @@ from nsneg_jax.evaluation import sets
 from nsneg_jax.files import data_root, earlier_data
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.packed import ArrayRecord
+from nsneg_jax.jobs.frozen import completed
 from nsneg_jax.jobs.opening import to_json
 from nsneg_jax.training.workdir import check_workdir, claim_workdir
 
@@ -49,11 +50,12 @@ def test_configs_and_scripts_agree_on_where_data_lie(at, monkeypatch, given):
     monkeypatch.setenv("NSNEG_DATA", given)
     root = given or "datasets"
     config = patch.get_config()
-    assert config.data.source == linear.get_config().data.source == f"folder:{root}/imagenet100"
+    probe, evaluation = completed(linear.get_config(), {}), completed(evaluate.get_config(), {})
+    assert config.data.source == probe.data.source == f"folder:{root}/imagenet100"
     assert config.negatives.texture_source == f"folder:{root}/imagenet100-texture"
-    clean = evaluate.get_config().sets.clean.source
+    clean = evaluation.sets.clean.source
     assert clean == config.data.source
-    folders = [each.source.partition(":")[2] for each in evaluate.get_config().sets.values()]
+    folders = [each.source.partition(":")[2] for each in evaluation.sets.values()]
     assert all(folder.startswith(f"{root}/") for folder in folders)
     textures, packed = texture.parse([]), arrayrecord.parse([])
     assert f"folder:{textures.source}" == f"folder:{packed.source}" == config.data.source
@@ -90,7 +92,7 @@ def test_imagenet100_is_made_where_the_configs_read_it(at):
     image.write_bytes(b"x")
     options = ["--source", "imagenet", "--classes", "classes.txt", "--splits", "train"]
     assert imagenet100.main(options) == 1  # the class has too few images
-    made = linear.get_config().data.source.partition(":")[2]
+    made = completed(linear.get_config(), {}).data.source.partition(":")[2]
     assert (at / made / "train" / image.parent.name / image.name).read_bytes() == b"x"
 
 
@@ -101,7 +103,7 @@ def test_data_of_an_earlier_version_is_pointed_out(at):
     for source in (Folder, ArrayRecord):
         with pytest.raises(UsageError, match=r"Found data/imagenet100 .* NSNEG_DATA=data"):
             source(missing, "train")
-    clean = sets.EvaluationSet(**evaluate.get_config().sets.clean)
+    clean = sets.EvaluationSet(**completed(evaluate.get_config(), {}).sets.clean)
     with pytest.raises(UsageError, match=r"Found data/imagenet100 .* NSNEG_DATA=data"):
         sets.plan({"clean": clean}, ["n01"], image_size=224)
     # another name, a folder outside of the root, the root itself, a store, and once it is moved

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nsneg_jax.errors import RunError
+from nsneg_jax.errors import STOPPED, RunError
 from nsneg_jax.training.signals import StopSignals
 
 _LOOK_EVERY = 0.2  # seconds
@@ -150,7 +150,7 @@ def _shares(processes: int) -> list[set[int] | None]:
 def _failure(link: Link, status: int) -> str:
     lines = link.log.read_text(errors="replace").splitlines()[-_TAIL:]
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    if status == 0:
+    if status in (0, STOPPED):
         how = "was stopped before its end"
     return (
         f"{link.name} {how}. The end of its log, {link.log}, is: "

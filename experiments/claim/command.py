@@ -18,7 +18,7 @@ from experiments.claim import chains
 from experiments.claim import report as claim_report
 from experiments.claim.progress import ClaimProgress
 from experiments.claim.runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, runs_of, stages_of
-from nsneg_jax.errors import RunError, UsageError, tell
+from nsneg_jax.errors import RunError, Stopped, UsageError, tell
 from nsneg_jax.files import user_path
 
 # XLA on CPU allocates its temporary arrays per step. By default glibc returns them to the system
@@ -39,9 +39,12 @@ def _accelerator() -> str:
 def claim(arguments: argparse.Namespace) -> None:
     """Runs all unfinished parts, and writes the report.
 
+    On a signal the commands save and stop.
+
     Raises:
         UsageError: a run in the workdir has another config.
         RunError: a command failed.
+        Stopped: a signal stopped the commands.
     """
     for needed in (MAIN, CONFIGS / "claim.py"):
         if not needed.exists():
@@ -62,8 +65,9 @@ def claim(arguments: argparse.Namespace) -> None:
             display.look,
         )
     if stopped:
-        print(f"stopped by {stopped}, with everything saved; run the same command to resume")
-        return
+        raise Stopped(
+            f"stopped by {stopped}, with everything saved; run the same command to resume"
+        )
     text = claim_report.write(runs, arguments.workdir)
     print(text)
     print(f"done: {arguments.workdir}/claim.md and pictures beside it")
@@ -147,6 +151,6 @@ def main(argv: Sequence[str]) -> int:
     jax.config.update("jax_platforms", "cpu")  # the accelerator is for the runs
     try:
         claim(arguments)
-    except (UsageError, RunError) as error:
+    except (UsageError, RunError, Stopped) as error:
         return tell(error)
     return 0

@@ -10,6 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nsneg_jax.input import labelled
+from nsneg_jax.input.crops import part_seen
+from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.loading import Loaders, prefetch_to_devices, report
 from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.input.sources.source import Source
@@ -17,6 +19,8 @@ from nsneg_jax.methods import probe
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.training.progress import Progress
+
+_MOST_LOOKED_AT = 8  # unreadable images, until the size of a source's files counts as unknown
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Reading:
         batch_size: images per batch, over all devices.
         image_size: side of a view in pixels.
         resize: shorter side before the central crop, in pixels for views of 224, scaled for others;
-            0 crops without resizing.
+            224 shows square files whole, 0 crops without resizing.
         threads, workers: threads and processes for decoding, see `Loaders`.
     """
 
@@ -40,6 +44,37 @@ class Reading:
     def loaders(self) -> Loaders:
         """Returns the threads and processes that load this process's part of a pass."""
         return Loaders(self.threads, self.workers, jax.process_index(), jax.process_count())
+
+
+def view_of(source: Source, resize: int, image_size: int) -> dict[str, Any]:
+    """Describes the views of a pass over a source, as plain values.
+
+    Args:
+        source: the images; the first one that can be read stands for all.
+        resize, image_size: see `Reading`.
+
+    Returns:
+        'view', what is done to a picture; 'files', [width, height] of that image, and
+        'seen_percent', the part of its area that its view shows, both None if none can be read.
+    """
+    found: dict[str, Any] = {"view": labelled.view_text(resize, image_size)}
+    for index in range(min(len(source), _MOST_LOOKED_AT)):
+        try:
+            height, width = source.image(index).shape[:2]
+        except UnreadableImage:
+            continue
+        short = labelled.scaled_resize(resize, image_size)
+        seen = round(100 * part_seen(height, width, image_size, short), 1)
+        return found | {"files": [width, height], "seen_percent": seen}
+    return found | {"files": None, "seen_percent": None}
+
+
+def described(view: dict[str, Any]) -> str:
+    """Returns the description of `view_of` as a line."""
+    if view["files"] is None:
+        return view["view"]
+    files = " x ".join(map(str, view["files"]))
+    return f"{view['view']}: {view['seen_percent']:g} % of a picture of {files}"
 
 
 def central_batches(

@@ -32,7 +32,8 @@ class EvaluationSet:
         source: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'hf:PATH[/CONFIG]' or
             'shapes/VERSION:SIZE'.
         split: folder in PATH that holds the class folders, or a split of TFDS.
-        resize: shorter side before the central crop, at 224; 0 crops without resizing.
+        resize: shorter side before the central crop, in pixels for views of 224, scaled for others;
+            224 shows square files whole, as they were released; 0 crops without resizing.
         protocol: one of `PROTOCOLS`.
         answers: arg-max over 'all' classes of the classifier, those 'present' in the set, or those
             of a list in `CLASS_LISTS`, such as 'imagenet-a'.

@@ -168,6 +168,19 @@ def central_view(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
 
+def part_seen(height: int, width: int, size: int, resize: int) -> float:
+    """Returns the part of a picture's area that its `central_view` shows, 0 to 1.
+
+    Args:
+        height, width: sides of the picture in pixels.
+        size, resize: see `central_view`.
+    """
+    if resize:
+        short = min(height, width)
+        height, width = resize * height // short, resize * width // short
+    return min(height, size) * min(width, size) / (height * width)
+
+
 def resize_short(image: np.ndarray, size: int, centre: int | None = None) -> np.ndarray:
     """Resizes uint8 [H, W, 3] to a shorter side of `size` pixels: torchvision's `Resize(size)`.
 

@@ -95,8 +95,25 @@ def evaluation_batches(
 
 
 def scaled_resize(resize: int, image_size: int) -> int:
-    """Scales a `resize` given at 224 to views of `image_size` pixels, for `central_view`."""
+    """Scales a `resize` given at 224 to views of `image_size` pixels, for `central_view`.
+
+    So views show the same part of a picture at every size: with 256 the centre of 224/256 of its
+    shorter side, with 224 all of it. 0 stays 0.
+    """
     return round(resize * image_size / 224)
+
+
+def view_text(resize: int, image_size: int) -> str:
+    """Says what an evaluation does to a picture, e.g. 'shorter side to 128 px, central 112 px'.
+
+    Args:
+        resize, image_size: see `scaled_resize`.
+    """
+    short = scaled_resize(resize, image_size)
+    if not short:
+        return f"not resized, central {image_size} px"
+    whole = " (whole if square)" if short == image_size else ""
+    return f"shorter side to {short} px, central {image_size} px{whole}"
 
 
 class _ShuffledEpochs:

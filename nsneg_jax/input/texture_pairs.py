@@ -1,5 +1,6 @@
 """Texture negatives on the host: pairs each image with its texture."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -77,11 +78,11 @@ class MadeTextures:
         images: images to make the textures from.
         image_size: side of the textures in pixels; exemplars have 96/224 of it.
         path: file with uint8 [n, S, S, 3] as npy; process 0 makes it if it is missing, and a file
-            of the same name that ends in .json, which says what it was made from.
+            of the same name that ends in .json, which has its digest and what it was made from.
         seed: seed of the synthesis.
 
     Raises:
-        UsageError: the file belongs to other images or another seed.
+        UsageError: the file belongs to other images or another seed, or has changed since.
     """
 
     def __init__(self, images: Source, image_size: int, path: Path, seed: int = 0) -> None:
@@ -93,8 +94,11 @@ class MadeTextures:
             made = make_textures(images, image_size, seed)
             write_json(origin, about)  # first, so that textures without it are an earlier version's
             write_whole(path, lambda partial: _save(partial, made))
+            write_json(origin, about | {"sha256": _digest(path)})
         hosts.wait_for_file(path)
-        if origin.exists() and (before := json.loads(origin.read_text())) != about:
+        before = json.loads(origin.read_text()) if origin.exists() else about
+        digest = before.pop("sha256", None)  # earlier versions kept none
+        if before != about:
             changed = difference(images, about["images"], before["images"])
             raise UsageError(
                 f"The textures in {path} were made "
@@ -104,6 +108,11 @@ class MadeTextures:
                     else f"with the seed {before['seed']}"
                 )
                 + ". Remove the file, and they will be made again."
+            )
+        if jax.process_index() == 0 and digest not in (None, _digest(path)):
+            raise UsageError(
+                f"The textures in {path} are not those that were made for this run: the file has "
+                "changed since. Remove it, and they will be made again, to the bit."
             )
         self._textures = np.load(path, mmap_mode="r")
         shape = (len(images), image_size, image_size, 3)
@@ -200,6 +209,11 @@ def _save(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class _Subset:
     """Some images of a source of files, as another."""
 
@@ -225,6 +239,9 @@ class _Subset:
 
     def size(self, index: int) -> int | None:
         return self._source.size(int(self._indices[index]))
+
+    def files(self) -> Sequence[str]:
+        return self._source.files()
 
     def image(self, index: int) -> np.ndarray:
         return self._source.image(int(self._indices[index]))

@@ -14,6 +14,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.files import data_root
 
 VARIANTS = ("", "paper", "tiny")
+WHOLE = 224  # `resize` of sets whose files were cropped to 224 px before their release
 
 
 def check_variant(variant: str, variants: Sequence[str]) -> None:
@@ -223,8 +224,10 @@ def probing() -> ConfigDict:
             "precision": "float32",
             "data": {
                 # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]',
-                # 'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'
-                "source": f"folder:{data_root()}/imagenet100",
+                # 'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'; '' = those of
+                # the encoder's run, with its tfds_dir, classes and labels where these are '';
+                # ImageNet-100 in $NSNEG_DATA if the run is unknown
+                "source": "",
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
                 "split": "train",  # images trained on; the bank of kNN
                 "eval_split": "val",  # images evaluated, or turned into features
@@ -232,9 +235,11 @@ def probing() -> ConfigDict:
                 # file with the class of each image in no class folder: a table of image and class,
                 # ImageNet's devkit; '' = class folders, or Kaggle's LOC_val_solution.csv if found
                 "labels": "",
-                "image_size": 224,  # side of a view in pixels, 8 or more
-                # pixels at 224 of the shorter side before the central crop; 0 = crop only
-                "resize": 256,
+                # side of a view in pixels, 8 or more; 0 = that of the encoder's run, or 224
+                "image_size": 0,
+                # pixels at 224 of the shorter side before the central crop; 0 = crop only;
+                # -1 = that of the encoder's run, or 256
+                "resize": -1,
                 # threads that decode and crop, without workers; -1 = by the number of processors
                 "threads": -1,
                 # processes that decode and crop; 0 = threads; -1 = one per processor, one less with
@@ -278,7 +283,8 @@ def evaluation() -> ConfigDict:
             # 'default' (TPUs round to 8 bits)
             "precision": "float32",
             "data": {
-                "image_size": 224,  # side of a view in pixels, 8 or more
+                # side of a view in pixels, 8 or more; 0 = that of the probe's run, or 224
+                "image_size": 0,
                 "tfds_dir": "",  # folder of 'tfds:' data sets; '' = $TFDS_DATA_DIR or TFDS's own
                 # threads that decode, without workers; -1 = by the number of processors
                 "threads": -1,
@@ -300,13 +306,15 @@ def test_set(source: str, split: str = ".", **changes: Any) -> ConfigDict:
     """
     fields = {
         # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'hf:PATH[/CONFIG]',
-        # 'shapes/VERSION:SIZE'
+        # 'shapes/VERSION:SIZE'; '' = those of the probe's run, or ImageNet-100 in $NSNEG_DATA
         "source": source,
         # folder in PATH that holds the class folders; for TFDS, '.' is the only split, or
         # 'validation'
         "split": split,
-        # pixels at 224 of the shorter side before the central crop; 0 = crop only
-        "resize": 256,
+        # pixels at 224 of the shorter side before the central crop; 224 = whole files, as released;
+        # 0 = crop only, the same pixels at every data.image_size; -1 = data.resize of the probe's
+        # run, or 256 (a run that only crops decides for its own images alone)
+        "resize": -1,
         # measurement: 'top1'; 'corruption' (CORRUPTION/SEVERITY/CLASS in PATH); 'texture' (top-1
         # on synthesised textures of each class); 'cue_conflict' (shape or texture); 'real' (several
         # labels per image); 'objectnet'

@@ -2,8 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,13 +18,14 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import self_test, summary
 from nsneg_jax.evaluation.classifier import Classifier
 from nsneg_jax.evaluation.outputs import Listed, check_finite, classes_of_sets, name_outputs
+from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.evaluation.protocols import per_class, timm
 from nsneg_jax.evaluation.sets import Part, plan
 from nsneg_jax.files import user_path, write_npz, write_text
-from nsneg_jax.input.sources.identity import identity
+from nsneg_jax.input.sources.identity import FileState, file_state, identity
 from nsneg_jax.input.sources.lists.class_list import advice, by_themselves, class_names, resolved
 from nsneg_jax.jobs.frozen import EvaluationSettings, evaluation_settings
-from nsneg_jax.jobs.opening import open_run
+from nsneg_jax.jobs.opening import open_frozen
 from nsneg_jax.jobs.validation import validate_evaluate
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.pretrained import Pretrained, load_pretrained
@@ -30,19 +35,23 @@ from nsneg_jax.training.workdir import PARTS, PER_CLASS
 
 
 def evaluate(
-    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None = None,
+    on_stop: Callable[[str], None] = print,
 ) -> dict | None:
     """Evaluates the classifier of `config` on every available test set.
 
     WORKDIR/parts gets the answers per image as soon as a part (a set, or a corruption and severity)
-    is finished; a stopped run resumes with the next part. A change of classifier or of a set's
-    settings repeats the parts it affects.
+    is finished; a stopped run resumes with the next part. A change of classifier, of a set's
+    settings or of its files repeats the parts it affects.
 
     Args:
         config: config of the job; see configs/evaluate.py.
         workdir: folder for parts/, results.json, per_class.tsv, the decisions on cue conflicts and
             config.json.
         devices: devices to split the batch over, by default all.
+        on_stop: called with a message if a signal stopped the run before its end.
 
     Returns:
         The contents of results.json; None if a signal stopped the run.
@@ -52,9 +61,7 @@ def evaluate(
             is missing.
         RunError: the evaluation's self-test is off, or features or logits are not finite.
     """
-    run = open_run(
-        config, workdir, devices, validate_evaluate, dtype=config.dtype, precision=config.precision
-    )
+    run, config = open_frozen(config, workdir, devices, validate_evaluate)
     settings = evaluation_settings(config)
     pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
     classes, rule, count = _classes(settings, pretrained)
@@ -75,25 +82,39 @@ def evaluate(
     print(f"classifier  {pretrained.origin}: {len(classes):,} classes")
     if rule:
         print(f"outputs     {rule}")
+    run.print_note()
     for name, where in missing.items():
         print(f"missing     {name}: {where}")
+    views = _views(parts, settings)
+    for name, view in views.items():
+        print(f"views       {name}: {described(view)}")
     classify = Classifier(pretrained, settings.reading, run.dtype, settings.seed, run.devices)
     network = _fingerprint(pretrained, classes)
     keys = {part.title: _key(settings, network, part) for part in parts}
     hosts.agree("classifier and files", keys, hosts.SAME_DATA)
     data = _data(parts)
-    finished = hosts.of_first(
-        [_is_done(_path(workdir, p), keys[p.title], data[p.title]) for p in parts]
+    states = _States()
+    made = hosts.of_first(
+        [_made(_path(workdir, p), keys[p.title], data[p.title], p, states) for p in parts]
+        if jax.process_index() == 0
+        else None
     )
-    waiting = [part for part, is_done in zip(parts, finished, strict=True) if not is_done]
-    done = len(parts) - len(waiting)
+    kept = {part.title: when for part, when in zip(parts, made, strict=True) if when}
+    waiting = [part for part in parts if part.title not in kept]
+    done = len(kept)
     sets = len({part.set_name for part in parts})
-    print(f"parts       {len(parts)} of {sets} sets, {done} done before", flush=True)
+    since = f" (the first on {min(kept.values())})" if kept else ""
+    print(f"parts       {len(parts)} of {sets} sets, {done} done before{since}", flush=True)
+    if waiting and jax.process_index() == 0:
+        run.remove_results()  # they would be of other parts
     with StopSignals() as signals, Progress(len(parts), done, unit="part") as display:
         for part in waiting:
+            about = {"key": keys[part.title], "data": data[part.title]}
+            if jax.process_index() == 0:
+                about["files"] = states.of(part).digest  # before they are read
             outputs = classify(part, display)
             if jax.process_index() == 0:
-                about = {"key": keys[part.title], "data": data[part.title]}
+                about["made"] = _now()
                 arrays = {name: np.array(text) for name, text in about.items()}
                 write_npz(_path(workdir, part), outputs | arrays)
             done += 1
@@ -103,15 +124,15 @@ def evaluate(
             if valid.any() and part.protocol != "cue_conflict":
                 top1 = f"  top-1 {100 * outputs['top1'][valid].mean():.2f} %"
             display.show(done, f"{part.title}  {valid.sum():,} images{top1}")
-            if signals.stop_after(done):
-                print(stopped(signals.received, done, len(parts), unit="part"))
+            if signals.stop_after(done) and done < len(parts):
+                on_stop(stopped(signals.received, done, len(parts), unit="part"))
                 return None
     if jax.process_index() != 0:
         return hosts.of_first(None)
     by_set: dict[str, summary.Parts] = {}
     for part in parts:
-        with np.load(_path(workdir, part)) as kept:
-            by_set.setdefault(part.set_name, []).append((part, dict(kept)))
+        with np.load(_path(workdir, part)) as outputs:
+            by_set.setdefault(part.set_name, []).append((part, dict(outputs)))
     results = {
         "job": "evaluate",
         "encoder": pretrained.encoder_origin,
@@ -121,8 +142,12 @@ def evaluate(
         **({"outputs": count, "output_rule": rule} if rule else {}),
         **run.computation,
         "self_test": checked,
-        "sets": summary.summarise(by_set, classes, settings.seed),
+        "sets": {
+            name: figures | views[name]
+            for name, figures in summary.summarise(by_set, classes, settings.seed).items()
+        },
         "missing": missing,
+        "kept": _kept_by_set(parts, kept),
     }
     path = run.write_results(results)
     _write_tables(settings, workdir, pretrained, classes, by_set, results)
@@ -213,6 +238,14 @@ def _key(settings: EvaluationSettings, network: str, part: Part) -> str:
     return json.dumps([network, part.settings, names, *others])
 
 
+def _views(parts: Sequence[Part], settings: EvaluationSettings) -> dict[str, dict[str, Any]]:
+    """Describes the views by set, see `view_of`."""
+    first = {part.set_name: part for part in reversed(parts)}
+    size = settings.reading.image_size
+    order = dict.fromkeys(part.set_name for part in parts)
+    return {name: view_of(first[name].source, first[name].resize, size) for name in order}
+
+
 def _data(parts: Sequence[Part]) -> dict[str, str]:
     """Returns the identity of the images of each part by its title, as JSON."""
     # Generated corruptions share a source.
@@ -221,15 +254,55 @@ def _data(parts: Sequence[Part]) -> dict[str, str]:
     return {part.title: texts[id(part.source)] for part in parts}
 
 
-def _is_done(path: Path, key: str, data: str) -> bool:
-    if not path.exists():
-        return False
-    with np.load(path) as kept:
-        # Repeat a part with an unreadable image, which may have been replaced by now.
-        if not kept["valid"].all() or not np.isfinite(kept["confidence"]).all():
-            return False
-        # Earlier versions kept no data.
-        return str(kept["key"]) == key and str(kept.get("data", data)) == data
+class _States:
+    """States of the files of sources, each looked at once."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, FileState] = {}
+
+    def of(self, part: Part) -> FileState:
+        number = id(part.source)
+        if number not in self._found:
+            self._found[number] = file_state(part.source)
+        return self._found[number]
+
+
+def _made(path: Path, key: str, data: str, part: Part, states: _States) -> str:
+    """Returns when a part was made that holds as it is; '' if it is missing or outdated."""
+    try:
+        kept = dict(np.load(path)) if path.exists() else {}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        kept = {}  # what a power cut leaves
+    # Repeat a part with an unreadable image, which may have been replaced by now.
+    if not kept or not kept["valid"].all() or str(kept["key"]) != key:
+        return ""
+    if not np.isfinite(kept["confidence"]).all():
+        return ""
+    # Earlier versions kept no data, and no state of the files.
+    if str(kept.get("data", data)) != data:
+        return ""
+    state, changed = states.of(part), path.stat().st_mtime_ns
+    same = str(kept["files"]) == state.digest if "files" in kept else state.newest < changed
+    when = str(kept["made"]) if "made" in kept else _time(changed / 1e9)
+    return when if same else ""
+
+
+def _kept_by_set(parts: Sequence[Part], kept: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Returns, by set, how many parts earlier starts made, and when the first of them."""
+    found: dict[str, list[str]] = {}
+    for part in parts:
+        if part.title in kept:
+            found.setdefault(part.set_name, []).append(kept[part.title])
+    return {name: {"parts": len(times), "since": min(times)} for name, times in found.items()}
+
+
+def _now() -> str:
+    return _time(time.time())
+
+
+def _time(seconds: float) -> str:
+    """Formats seconds since 1970, e.g. '2026-11-28 09:30 UTC'."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _path(workdir: Path, part: Part) -> Path:

@@ -12,7 +12,7 @@ from nsneg_jax.evaluation.protocols.finite import check_features
 from nsneg_jax.files import write_npz, write_whole
 from nsneg_jax.input.splits import open_split
 from nsneg_jax.jobs.frozen import feature_settings
-from nsneg_jax.jobs.opening import open_run
+from nsneg_jax.jobs.opening import open_frozen
 from nsneg_jax.jobs.validation import validate_features
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.training.unreadable import UnreadableImages
@@ -38,16 +38,13 @@ def write_features(
         UsageError: the config, the encoder or the data do not fit.
         RunError: a feature is not finite; no file is written.
     """
-    run = open_run(
-        config, workdir, devices, validate_features, dtype=config.dtype, precision=config.precision
-    )
+    run, config = open_frozen(config, workdir, devices, validate_features)
     settings = feature_settings(config)
     source = open_split(settings.data, settings.data.eval_split)
     pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
     run.claim()
-    print(
-        f"encoder  {pretrained.origin}\ndata     {source.name}: {len(source):,} images", flush=True
-    )
+    print(f"encoder  {pretrained.origin}\ndata     {source.name}: {len(source):,} images")
+    run.print_views(source)
     extract = Extractor(pretrained.encoder, settings.reading, run.dtype, run.devices)
     unreadable = UnreadableImages(workdir, len(source), settings.data.max_bad_fraction)
     found = extract(pretrained.params, pretrained.stats, source, unreadable)

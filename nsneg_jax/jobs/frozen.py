@@ -1,5 +1,6 @@
 """Reads the settings of the jobs with a frozen encoder from their configs."""
 
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -8,11 +9,15 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.passes import Reading
 from nsneg_jax.evaluation.sets import EvaluationSet
+from nsneg_jax.files import data_root
 
 
 class _Dataclass(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
+
+# Values of fields in the section `data`, and of test sets, that are left to the encoder's run.
+FROM_RUN: dict[str, Any] = {"source": "", "image_size": 0, "resize": -1}
 
 Section = TypeVar("Section", bound=_Dataclass)
 
@@ -99,6 +104,51 @@ class EvaluationSettings(_Frozen):
     require_all: bool
     seed: int
     sets: dict[str, EvaluationSet]
+
+
+def completed(config: ConfigDict, record: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config with all values set that it leaves to the encoder's run.
+
+    Args:
+        config: config of a job with a frozen encoder.
+        record: what the run was trained on, see `pretrained.trained_on`; for what is unknown the
+            values of the published runs are taken.
+    """
+    config = config.copy_and_resolve_references()
+    data, sets = config.data, list(config.get("sets", {}).values())
+    published = {"source": f"folder:{data_root()}/imagenet100", "image_size": 224, "resize": 256}
+    of_run = published | {name: value for name, value in record.items() if value is not None}
+    for section in (data, *sets):
+        is_own = section.get("source") == FROM_RUN["source"]
+        for name in ("source", "classes", "labels") if is_own else ():
+            if name in section and not section[name]:
+                section[name] = of_run.get(name, "")
+        if is_own and not data.tfds_dir:
+            data.tfds_dir = of_run.get("tfds_dir", "")
+        if section.get("image_size") == FROM_RUN["image_size"]:
+            section.image_size = of_run["image_size"]
+        if section.get("resize") == FROM_RUN["resize"]:
+            # A run on small files may crop only, which says nothing about the files of other sets.
+            fits = section is data or is_own or of_run["resize"]
+            section.resize = of_run["resize"] if fits else published["resize"]
+    return config
+
+
+def difference(config: ConfigDict, record: Mapping[str, Any]) -> str:
+    """Says which values that are set differ from those of the encoder's run; '' if none do.
+
+    Args:
+        config: config of a job with a frozen encoder.
+        record: see `completed`.
+    """
+    data = config.data
+    given = {name: data[name] for name in FROM_RUN if name in data}
+    found = [
+        f"data.{name} is {value!r} here and {record[name]!r} in the encoder's run"
+        for name, value in given.items()
+        if value != FROM_RUN[name] and record.get(name, value) != value
+    ]
+    return "; ".join(found)
 
 
 def feature_settings(config: ConfigDict) -> FeatureSettings:

@@ -19,7 +19,7 @@ from nsneg_jax.input.splits import (
     without_classes,
 )
 from nsneg_jax.jobs.frozen import knn_settings, reading_of
-from nsneg_jax.jobs.opening import open_run
+from nsneg_jax.jobs.opening import open_frozen
 from nsneg_jax.jobs.validation import validate_knn
 from nsneg_jax.models.encoder import Encoder
 from nsneg_jax.pretrained import load_pretrained
@@ -43,9 +43,7 @@ def knn(
         UsageError: the config, the encoder or the data do not fit.
         RunError: a feature is not finite.
     """
-    run = open_run(
-        config, workdir, devices, validate_knn, dtype=config.dtype, precision=config.precision
-    )
+    run, config = open_frozen(config, workdir, devices, validate_knn)
     settings = knn_settings(config)
     data = settings.data
     sources = [open_labelled(data, split, "kNN") for split in (data.split, data.eval_split)]
@@ -54,7 +52,8 @@ def knn(
     run.claim()
     print(f"encoder  {pretrained.origin}")
     sizes = [f"{source.name}: {len(source):,}" for source in sources]
-    print(f"data     {sizes[0]} images; {sizes[1]}", flush=True)
+    print(f"data     {sizes[0]} images; {sizes[1]}")
+    run.print_views(sources[1])
     extract = Extractor(pretrained.encoder, settings.reading, run.dtype, run.devices)
     unreadable = UnreadableImages(workdir, sum(map(len, sources)), data.max_bad_fraction)
     bank, queries = (

@@ -1,7 +1,7 @@
 """The linear-probe job: trains classifiers on the features of a frozen encoder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from nsneg_jax.input.sources.identity import check_same_data, identity
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.input.splits import check_same_classes, open_labelled, open_partial
 from nsneg_jax.jobs.frozen import ProbeSettings, probe_settings
-from nsneg_jax.jobs.opening import Run, open_run
+from nsneg_jax.jobs.opening import Run, open_frozen
 from nsneg_jax.jobs.validation import validate_linear
 from nsneg_jax.methods import optimizer, probe
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh
-from nsneg_jax.pretrained import Pretrained, load_pretrained
+from nsneg_jax.pretrained import DATASET, Pretrained, load_pretrained
 from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import stopped
@@ -37,7 +37,10 @@ _PURPOSE = "A linear probe"
 
 
 def linear(
-    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None = None,
+    on_stop: Callable[[str], None] = print,
 ) -> probe.ProbeState | None:
     """Trains (or, with `evaluate_only`, evaluates) the probe of `config` in `workdir`.
 
@@ -48,6 +51,7 @@ def linear(
         config: config of the job; see configs/linear.py.
         workdir: folder for checkpoints, metrics.jsonl, results.json and TensorBoard events.
         devices: devices to split the batch over, by default all.
+        on_stop: called with a message if a signal stopped the run before its end.
 
     Returns:
         The state at the end, or where a signal stopped the run; None with `evaluate_only`.
@@ -57,9 +61,7 @@ def linear(
         RunError: a value of the backbone has changed, no classifier's loss is finite, features or
             logits of an evaluation are not finite, or a checkpoint cannot be read.
     """
-    run = open_run(
-        config, workdir, devices, validate_linear, dtype=config.dtype, precision=config.precision
-    )
+    run, config = open_frozen(config, workdir, devices, validate_linear)
     settings = probe_settings(config)
     reading = settings.reading
     validation = open_labelled(settings.data, settings.data.eval_split, _PURPOSE)
@@ -87,6 +89,7 @@ def linear(
             "images": len(training),
             "data": identity(training),
             "validation": identity(validation),
+            "dataset": {name: getattr(settings.data, name) for name in DATASET},
             "image_size": reading.image_size,
             "resize": reading.resize,
             "chosen": 0,
@@ -101,13 +104,14 @@ def linear(
             check_same_data(
                 validation, now["validation"], progress.get("validation"), None, workdir, bad
             )
-            progress |= {name: now[name] for name in ("config", "data", "validation")}
+            progress |= {name: now[name] for name in ("config", "data", "validation", "dataset")}
         run.claim(resumption)
         frozen = jax.device_get(state.backbone)
         done = start = resumed or 0
         sizes = f"{len(training):,} training and {len(validation):,} validation images"
         print(f"encoder  {progress['encoder']}: {_described(pretrained.model)}, frozen")
         print(f"data     {training.name}: {sizes}, {len(training.classes):,} classes")
+        run.print_views(validation)
         print(f"steps    {total:,}, {steps_per_epoch:,} per epoch", flush=True)
 
         images, fraction = len(training) + len(validation), settings.data.max_bad_fraction
@@ -175,7 +179,7 @@ def linear(
                 if stop:
                     break
     if done < total:
-        print(stopped(signals.received, done, total))
+        on_stop(stopped(signals.received, done, total))
         unreadable.check()
     else:
         results = _results(settings.learning_rates, state, progress)
@@ -268,6 +272,7 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
     run.claim()
     if rule:
         print(f"outputs  {rule}")
+    run.print_views(validation)
     method, state = build(settings, pretrained, 1, outputs)
     state = mesh.put(state, mesh.replicated(run.devices))
     unreadable = UnreadableImages(run.workdir, len(validation), settings.data.max_bad_fraction)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +11,22 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from nsneg_jax.errors import UsageError
+from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.files import write_json
-from nsneg_jax.parallel import mesh
-from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.input.sources.source import Source
+from nsneg_jax.jobs.frozen import completed, difference
+from nsneg_jax.parallel import hosts, mesh
+from nsneg_jax.pretrained import trained_on
+from nsneg_jax.training.checkpoint import Checkpoints, all_checkpoints
 from nsneg_jax.training.signals import StopSignals
-from nsneg_jax.training.workdir import RESULTS, check_workdir, claim_workdir, moved_fields
+from nsneg_jax.training.workdir import (
+    CHECKPOINTS,
+    RESULTS,
+    check_workdir,
+    claim_workdir,
+    moved_fields,
+)
 
 
 class Resumption(NamedTuple):
@@ -45,6 +56,8 @@ class Run:
         workdir: folder for all that the job writes.
         devices: devices to split the batch over.
         dtype, precision: dtype and precision of the encoder's computation.
+        note: how settings of the images differ from the encoder's run, as a line; '' if they do
+            not.
     """
 
     config: Mapping[str, Any]
@@ -52,6 +65,7 @@ class Run:
     devices: Mesh
     dtype: str
     precision: str
+    note: str = ""
 
     @contextmanager
     def resumable(self, keep: int, keep_every: int = 0) -> Iterator[Resumption]:
@@ -61,9 +75,10 @@ class Run:
             DamagedError: all its checkpoints are damaged.
             UsageError: the workdir has a checkpoint of a run with another config.
         """
+        # A signal during the last save must not end the process before it is done.
         with (
-            Checkpoints(self.workdir, keep, keep_every) as checkpoints,
             StopSignals() as signals,
+            Checkpoints(self.workdir, keep, keep_every) as checkpoints,
         ):
             found = checkpoints.newest_whole()
             if found is None:
@@ -91,10 +106,26 @@ class Run:
         _, _, step, moved, kept = resumption
         claim_workdir(self.config, self.workdir, step is not None, moved, kept, write=write)
 
+    def print_views(self, source: Source) -> None:
+        """Prints how the images of a source are resized and cropped, and the note."""
+        data = self.config["data"]
+        view = view_of(source, data["resize"], data["image_size"])
+        print(f"views    {described(view)}", flush=True)
+        self.print_note()
+
+    def print_note(self) -> None:
+        """Prints the note, if there is one."""
+        if self.note:
+            print(f"note     {self.note}", flush=True)
+
     @property
     def computation(self) -> dict[str, str]:
         """The hardware and precision behind the results, to be stored with them."""
         return mesh.computation(self.devices, self.dtype, self.precision)
+
+    def remove_results(self) -> None:
+        """Removes the results.json of an earlier start, if there is one."""
+        (self.workdir / RESULTS).unlink(missing_ok=True)
 
     def write_results(self, results: Mapping[str, Any]) -> Path:
         """Writes results.json in process 0; returns its path."""
@@ -129,6 +160,51 @@ def open_run(
     split = mesh.data_mesh(devices)
     validate(config, split.size)
     return Run(to_json(config), workdir, split, dtype, precision)
+
+
+def open_frozen(
+    config: ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None,
+    validate: Callable[[ConfigDict, int], None],
+) -> tuple[Run, ConfigDict]:
+    """Does `open_run` for a job with a frozen encoder, whose run has the values that are not set.
+
+    A run that resumes keeps the values of its first start instead.
+
+    Returns:
+        The run, and the config with all values set, see `frozen.completed`.
+
+    Raises:
+        UsageError: a field is wrong, or there is no such encoder.
+    """
+    run = open_run(
+        config, workdir, devices, validate, dtype=config.dtype, precision=config.precision
+    )
+    record, note = {}, ""
+    if jax.process_index() == 0:
+        if config.job == "linear" and not config.evaluate_only and _has_checkpoint(workdir):
+            record = _kept_record(workdir)
+        else:
+            record = trained_on(config.pretrained)
+            note = difference(config, record)
+    record, note = hosts.of_first((record, note))
+    config = completed(config, record)
+    return replace(run, config=to_json(config), note=note), config
+
+
+def _kept_record(workdir: Path) -> dict[str, Any]:
+    """Returns the record in the newest checkpoint of a probe that is not damaged."""
+    for folder in reversed(all_checkpoints(workdir)):
+        try:
+            return trained_on(folder)
+        except UsageError:
+            continue
+    return trained_on(workdir)
+
+
+def _has_checkpoint(workdir: Path) -> bool:
+    return any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("[0-9]*"))
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.method import Method
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.parallel import mesh
+from nsneg_jax.pretrained import DATASET
 from nsneg_jax.report.pictures import save_views
 from nsneg_jax.training.checkpoint import Checkpoints
 from nsneg_jax.training.metrics import MetricWriter, Window
@@ -74,13 +75,19 @@ class _Training:
     replaced: float  # samples of another image than the order's, until the window
 
 
-def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> Any:
+def pretrain(
+    config: ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None = None,
+    on_stop: Callable[[str], None] = print,
+) -> Any:
     """Runs the pre-training of `config` in `workdir`; resumes from its latest checkpoint if any.
 
     Args:
         config: config of the job; see configs/.
         workdir: folder for checkpoints, metrics.jsonl, TensorBoard events and pictures.
         devices: devices to split the batch over, by default all.
+        on_stop: called with a message if a signal stopped the run before its end.
 
     Returns:
         The state at the end, or where a signal stopped the run; it is saved in either case.
@@ -89,14 +96,8 @@ def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
         UsageError: the config, the data or the earlier run in `workdir` does not fit.
         RunError: the loss is not finite, or a checkpoint cannot be read.
     """
-    run = open_run(
-        config,
-        workdir,
-        devices,
-        validate_pretraining,
-        dtype=config.model.dtype,
-        precision=config.model.precision,
-    )
+    computed = {"dtype": config.model.dtype, "precision": config.model.precision}
+    run = open_run(config, workdir, devices, validate_pretraining, **computed)
     data = _open_data(config, workdir)
     with run.resumable(config.checkpoint.keep, data.steps_per_kept) as resumption:
         training = _build_or_restore(config, run, data, resumption)
@@ -110,7 +111,7 @@ def pretrain(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
     if len(unreadable):
         print(unreadable.summary(round(training.replaced)))
     if done < data.total:
-        print(stopped(resumption.signals.received, done, data.total))
+        on_stop(stopped(resumption.signals.received, done, data.total))
         unreadable.check()
     else:
         print(f"done: {data.total} steps; checkpoints, metrics.jsonl and pictures are in {workdir}")
@@ -304,6 +305,7 @@ def _progress(fields: Mapping[str, Any], training: _Training, data: _Data) -> di
         "replaced_samples": training.replaced,
         "images": len(data.source),
         **data.identities,
+        "dataset": {name: fields["data"][name] for name in DATASET},
         "image_size": fields["data"]["image_size"],
         "resize": fields["data"]["resize"],
         "seed": fields["seed"],
@@ -374,12 +376,11 @@ def _divergence(error: FloatingPointError, checkpoints: Checkpoints) -> str:
 def _summary(config: ConfigDict, run: Run, data: _Data, training: _Training) -> str:
     source, devices, start = data.source, run.devices, training.start
     parameters = sum(leaf.size for leaf in jax.tree.leaves(training.state.params_q))
-    kind = devices.devices.flat[0].device_kind
     classes = f"{len(source.classes):,} classes" if has_classes(source) else "no classes"
     lines = [
         f"data     {source.name}: {len(source):,} images, {classes}",
         f"encoder  {config.model.arch}, {parameters:,} parameters, {config.model.dtype}",
-        f"devices  {devices.size} x {kind}, batch {config.batch_size} in "
+        f"devices  {devices.size} x {devices.devices.flat[0].device_kind}, batch {config.batch_size} in "
         f"{config.model.bn_groups} batch-norm groups",
         f"steps    {data.total:,}, {data.steps_per_epoch:,} per epoch"
         + (f"; {start:,} done before" if start else ""),

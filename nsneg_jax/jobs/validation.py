@@ -46,6 +46,15 @@ class _Checker:
         size = self.fields["data.image_size"]
         self.expect("data.image_size", size >= 8, "at least 8 pixels")
 
+    def views_or_of_run(self) -> None:
+        """Checks sizes that may be left to the encoder's run, see `frozen.FROM_RUN`."""
+        size = self.fields["data.image_size"]
+        expected = "at least 8 pixels, or 0 for the encoder's"
+        self.expect("data.image_size", size >= 8 or size == 0, expected)
+        for name, value in self.fields.items():
+            if name.endswith(".resize"):
+                self.expect(name, value >= -1, "0 or greater, or -1 for the encoder's")
+
     def loaders(self) -> None:
         """Checks the threads and processes of the input, and how many images may be unreadable."""
         for name, least in (("data.threads", 1), ("data.workers", 0)):
@@ -87,7 +96,7 @@ def validate_linear(config: ConfigDict, devices: int) -> None:
     """
     check = _check_frozen_encoder(config, devices)
     check.positive("epochs", "learning_rates")
-    check.not_negative("data.resize", "optimizer.weight_decay")
+    check.not_negative("optimizer.weight_decay")
     check.one_of("optimizer.schedule", ("cosine", "step"))
     check.pair("crop_scale", 0, 1)
     for name in ("flip_probability", "optimizer.momentum"):
@@ -102,7 +111,6 @@ def validate_linear(config: ConfigDict, devices: int) -> None:
 def validate_knn(config: ConfigDict, devices: int) -> None:
     """Like `validate_linear`, for the kNN job."""
     check = _check_frozen_encoder(config, devices)
-    check.not_negative("data.resize")
     check.positive("knn.k", "knn.temperature")
     check.expect("knn.k", len(config.knn.k) > 0, "one number of neighbours or more")
 
@@ -111,7 +119,6 @@ def validate_evaluate(config: ConfigDict, devices: int) -> None:
     """Like `validate_linear`, for the evaluate job."""
     check = _check_frozen_encoder(config, devices, "linear probe (such as runs/linear)")
     for name in config.sets:
-        check.not_negative(f"sets.{name}.resize")
         check.one_of(f"sets.{name}.protocol", PROTOCOLS)
         check.one_of(f"sets.{name}.answers", ("all", "present", *CLASS_LISTS))
         check.one_of(f"sets.{name}.names", ("class", "index"))
@@ -128,7 +135,6 @@ def validate_evaluate(config: ConfigDict, devices: int) -> None:
 def validate_features(config: ConfigDict, devices: int) -> None:
     """Like `validate_linear`, for the features job."""
     check = _check_frozen_encoder(config, devices)
-    check.not_negative("data.resize")
     check.one_of("features_format", ("npz", "safetensors"))
 
 
@@ -147,7 +153,7 @@ def _check_frozen_encoder(
     check.loaders()
     check.one_of("dtype", DTYPES)
     check.one_of("precision", PRECISIONS)
-    check.image_size()
+    check.views_or_of_run()
     check.divisible_batch(devices)
     return check
 

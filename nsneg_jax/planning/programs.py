@@ -18,7 +18,7 @@ from nsneg_jax.evaluation import neighbours as knn
 from nsneg_jax.evaluation import passes as evaluation
 from nsneg_jax.input.texture_pairs import EXEMPLARS, is_photograph, made_at_once, small_recipe
 from nsneg_jax.jobs import linear
-from nsneg_jax.jobs.frozen import probe_settings
+from nsneg_jax.jobs.frozen import completed, probe_settings
 from nsneg_jax.jobs.validation import (
     validate_evaluate,
     validate_features,
@@ -116,6 +116,7 @@ def lower(
     config = config.copy_and_resolve_references()
     config.pretrained = config.pretrained or "any"  # only shapes matter here
     _CHECKS[program](config, devices.size)
+    config = completed(config, {})
     encoder, params, stats = backbone_structure(model, config.dtype, config.precision)
     untrained = Pretrained(
         encoder=encoder,

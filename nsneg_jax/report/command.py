@@ -87,6 +87,7 @@ def report(
         report_table.main_table(rows, authors, evaluated),
         report_table.difference_table(rows, baseline) if baseline else "",
         report_table.missing_list(contents),
+        report_table.kept_list(contents),
         report_table.sets_table(rows),
         report_table.corruption_table(rows),
         report_table.shape_table(rows),

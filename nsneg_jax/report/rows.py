@@ -292,7 +292,7 @@ def _same_evaluation(figure: Figure, other: Figure) -> bool:
 def _check_same_data(row: str, figures: Sequence[Figure]) -> None:
     first = figures[0]
     for figure in figures[1:]:
-        for name in ("protocol", "generated", "classes", "ways", "validation_images"):
+        for name in ("protocol", "generated", "classes", "ways", "view", "validation_images"):
             one, two = first.entry.get(name), figure.entry.get(name)
             if one is not None and two is not None and one != two:
                 raise UsageError(

@@ -252,6 +252,24 @@ def missing_list(contents: Iterable[dict[str, Any]]) -> str:
     return "\n".join(["Not found by the evaluation:", "", *lines]) if lines else ""
 
 
+def kept_list(contents: Iterable[dict[str, Any]]) -> str:
+    """Lists parts that evaluations kept from their earlier starts, and from when; '' if none."""
+    lines = []
+    for content in contents:
+        kept = content.get("kept")
+        entries = kept.items() if isinstance(kept, dict) else ()
+        sets = [
+            f"{name} ({_number(entry, 'parts', ',.0f')} parts, the first of {entry.get('since')})"
+            for name, entry in entries
+            if isinstance(entry, dict)
+        ]
+        if sets:
+            row = content.get("label") or content.get("classifier") or content["encoder"]
+            lines.append(f"* {_escaped(str(row))}: {', '.join(sets)}")
+    found = "\n".join(dict.fromkeys(lines))
+    return f"Kept from earlier starts of the evaluation:\n\n{found}" if found else ""
+
+
 def csv_text(ours: Sequence[Row], published: Sequence[Row], paper_sets: bool) -> str:
     """Returns CSV with a line per row and column: row, origin, column, mean, std, runs, notes."""
     titles = columns(ours, paper_sets or bool(published))

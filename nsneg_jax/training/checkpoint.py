@@ -21,6 +21,7 @@ from nsneg_jax.training.digests import kind, names_of_leaves, state_digests, val
 from nsneg_jax.training.workdir import CHECKPOINTS, DAMAGED
 
 _STATE, _PROGRESS, _DIGESTS = "state", "progress", "digests"
+_AGAIN = "Copy it again, or give another checkpoint."
 
 
 class DamagedError(RunError):
@@ -228,7 +229,7 @@ def read_checkpoint(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[s
     try:
         return _read(folder, *entries)
     except DamagedError as error:
-        raise UsageError(f"{error} Copy it again, or give another checkpoint.") from error
+        raise UsageError(f"{error} {_AGAIN}") from error
 
 
 def _read(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -252,6 +253,14 @@ def _read(folder: Path, *entries: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return state, progress
     except Exception as error:
         raise _damaged(folder, error) from error
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """Reads only the progress of a checkpoint; raises like `read_checkpoint`."""
+    try:
+        return _read_progress(folder, _digests(folder))
+    except Exception as error:
+        raise UsageError(f"{_damaged(folder, error)} {_AGAIN}") from error
 
 
 def has_digests(folder: Path) -> bool:

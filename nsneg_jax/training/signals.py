@@ -1,4 +1,4 @@
-"""Catches signals that ask a run to stop; it then finishes its step, saves and exits."""
+"""Catches signals that ask a run to stop; it then finishes its step, saves and exits with 75."""
 
 import os
 import signal

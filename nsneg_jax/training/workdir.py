@@ -94,28 +94,38 @@ def check_workdir(
     Raises:
         UsageError: some values differ; the message lists them.
     """
-    if kept is None:
-        kept = _config_in(workdir)
-    if kept is None:
-        return
-    before = _ADDED | flatten(kept)
-    now = flatten(config)
-    free = _FREE_TO_CHANGE + (_FREE_IN_PRETRAINING if config["job"] == "pretrain" else ())
-    if "texture" not in now.get("negatives.kind", "texture"):
-        free += ("negatives.texture_source",)  # unused here, and its default follows $NSNEG_DATA
-    differences = [
-        f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name, _ADDED.get(name))
-        and name not in free
-        and not (name in moved and _are_of_files(before, now))
-    ]
+    differences = _differences(config, workdir, moved, kept)
     if differences:
         raise UsageError(
             f"The run in {workdir} was started with another config: "
             + "; ".join(differences)
             + ". Give the same values to resume it, or another --workdir for a new run."
         )
+
+
+def _differences(
+    config: Mapping[str, Any],
+    workdir: Path,
+    moved: Collection[str] = (),
+    kept: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Describes the fields that differ from `kept`, or else from config.json in `workdir`."""
+    if kept is None:
+        kept = _config_in(workdir)
+    if kept is None:
+        return []
+    before = _ADDED | flatten(kept)
+    now = flatten(config)
+    free = _FREE_TO_CHANGE + (_FREE_IN_PRETRAINING if config["job"] == "pretrain" else ())
+    if "texture" not in now.get("negatives.kind", "texture"):
+        free += ("negatives.texture_source",)  # unused here, and its default follows $NSNEG_DATA
+    return [
+        f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name, _ADDED.get(name))
+        and name not in free
+        and not (name in moved and _are_of_files(before, now))
+    ]
 
 
 def claim_workdir(
@@ -128,6 +138,8 @@ def claim_workdir(
     write: bool = True,
 ) -> None:
     """Checks the run in `workdir` against `config`, then writes config.json.
+
+    The results.json of another config is removed, so that no report takes it for this run's.
 
     Args:
         config: config of this run, nested dicts of JSON values.
@@ -143,6 +155,8 @@ def claim_workdir(
         check_workdir(config, workdir, moved, kept)
     else:
         _check_same_job(config, workdir)
+        if write and _differences(config, workdir):
+            (workdir / RESULTS).unlink(missing_ok=True)
     if write:
         write_json(workdir / CONFIG, config)
 

@@ -66,10 +66,10 @@ def test_failure_shows_the_log_and_stops_the_others(link, tmp_path):
     assert not (tmp_path / "after").exists() and not (tmp_path / "long").exists()
 
 
-def test_a_command_that_was_stopped_is_no_end(link):
-    """A job that a signal stops exits with 0."""
+@pytest.mark.parametrize("status", [75, 0])
+def test_a_command_that_was_stopped_is_no_end(link, status):
     with pytest.raises(RunError, match="stopped was stopped before its end"):
-        chains.run([[link("stopped", "print('saved'); sys.exit(0)")]], processes=1)
+        chains.run([[link("stopped", f"print('saved'); sys.exit({status})")]], processes=1)
 
 
 def test_signal_is_handed_on_and_the_command_waited_for(link, tmp_path):

@@ -223,7 +223,7 @@ def test_whole_claim_in_one_command_stopped_and_gone_on_with(in_project, tmp_pat
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and "stopped by SIGTERM" in output
+    assert process.returncode == 75 and "stopped by SIGTERM" in output
     assert not (tmp_path / "claim" / "claim.md").exists()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

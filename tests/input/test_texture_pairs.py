@@ -271,6 +271,13 @@ def test_kept_textures_belong_to_their_images_and_seed(tmp_path):
         MadeTextures(others, 16, path, seed=3)
     with pytest.raises(UsageError, match="with the seed 3"):
         MadeTextures(images, 16, path, seed=4)
+    made, other = np.load(path), np.zeros((2, 16, 16, 3), np.uint8)
+    np.save(path, other)  # of the right shape
+    with pytest.raises(UsageError, match="has changed since"):
+        MadeTextures(images, 16, path, seed=3)
+    path.unlink()
+    again = MadeTextures(images, 16, path, seed=3)
+    np.testing.assert_array_equal([again.image(i) for i in range(2)], made)
     path.with_suffix(".json").unlink()  # as earlier versions left them
     MadeTextures(images, 16, path, seed=3)
 

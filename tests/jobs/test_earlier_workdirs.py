@@ -53,6 +53,7 @@ def test_encoder_and_probe_are_read(workdirs):
 
 def test_finished_probe_is_not_trained_again(workdirs):
     # the encoder is in the probe's checkpoint: its own run may be gone
-    config = tiny_linear_config("/tmp/oldrun/patch", epochs=2)
+    unset = {"data.source": "", "data.image_size": 0, "data.resize": -1}  # as at its first start
+    config = tiny_linear_config("/tmp/oldrun/patch", epochs=2, **unset)
     state = linear(config, workdirs / "probe", ONE)
     assert state.step == 6

@@ -195,7 +195,8 @@ def test_untrained_is_the_same_network_with_initial_weights(pretrained):
         ({"learning_rates": (1.0, -2.0)}, "greater than 0"),
         ({"crop_scale": (0.5, 2.0)}, "crop_scale is"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
-        ({"data.resize": -1}, "data.resize is -1"),
+        ({"data.resize": -2}, "data.resize is -2"),
+        ({"data.image_size": 7}, "data.image_size is 7"),
         ({"evaluate_only": True}, "has no classifier to evaluate"),
     ],
 )

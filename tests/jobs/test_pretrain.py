@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.parallel import mesh
-from nsneg_jax.pretrained import load_pretrained
+from nsneg_jax.pretrained import load_pretrained, trained_on
 from nsneg_jax.report.pictures import save_views
 from nsneg_jax.training.checkpoint import Checkpoints
 
@@ -51,6 +52,13 @@ def whole(tmp_path_factory):
     """An uninterrupted run: its workdir and its final state."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, jax.device_get(pretrain(tiny_config(), workdir, one_device()))
+
+
+def test_a_checkpoint_records_its_images(whole, tmp_path):
+    recorded = trained_on(shutil.copytree(whole[0] / "checkpoints" / "20", tmp_path / "copy"))
+    data = tiny_config().data
+    assert recorded == trained_on(whole[0]) == {name: data[name] for name in recorded}
+    assert len(recorded) == 6 and recorded["source"] == "shapes:80"
 
 
 def test_files_of_a_run(whole):
@@ -128,7 +136,7 @@ def test_resume_is_bit_exact(whole, tmp_path, step):
     assert kept[1:] == [line for line in metrics_lines(workdir) if line in kept[1:]]
 
 
-def test_signal_stops_with_everything_saved(whole, tmp_path, capsys):
+def test_signal_stops_with_everything_saved(whole, tmp_path):
     """A SIGTERM in the middle leaves no trace in the result, metrics.jsonl included."""
     workdir, state = whole
 
@@ -139,10 +147,11 @@ def test_signal_stops_with_everything_saved(whole, tmp_path, capsys):
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    stopped = pretrain(tiny_config(), tmp_path, one_device())
+    said = []
+    stopped = pretrain(tiny_config(), tmp_path, one_device(), said.append)
     thread.join()
     assert 3 <= stopped.step < 20
-    assert "stopped by SIGTERM" in capsys.readouterr().out
+    assert len(said) == 1 and f"SIGTERM after step {stopped.step} of 20" in said[0]
     resumed = pretrain(tiny_config(), tmp_path, one_device())
     assert_equal(state, resumed)
     assert metrics_lines(tmp_path) == metrics_lines(workdir)

@@ -109,15 +109,14 @@ def test_mistakes(given, environ, expected):
     ("said", "status", "requeued"),
     [
         ("done: 20 steps", 0, False),
-        ("stopped by a signal after step 7 of 20, with everything saved", 0, True),
+        ("stopped by a signal after step 7 of 20, with everything saved", 75, True),
         ("error: process 1 on node2 has died", 1, True),
         ("error: batch_size is 3", 2, False),
     ],
 )
 def test_the_sbatch_file_requeues_what_is_not_finished(tmp_path, said, status, requeued):
-    """With stand-ins for srun and scontrol, and a log in which an earlier start was stopped."""
+    """With stand-ins for srun and scontrol."""
     log = tmp_path / "nsneg-5.log"
-    log.write_text("stopped by SIGTERM after step 3 of 20\n")
     stand_ins = {
         "srun": f'echo "{said}" >> {log}; echo "$@" > {tmp_path}/srun.txt; exit {status}',
         "scontrol": f'echo "$@" > {tmp_path}/scontrol.txt',

@@ -216,6 +216,10 @@ class Folder:
         except OSError:
             return None
 
+    def files(self) -> Sequence[str]:
+        """Returns the paths of the files of all images, in their order."""
+        return [self.location(index) for index in range(len(self))]
+
     def image(self, index: int) -> np.ndarray:
         """Reads image `index` as uint8 [H, W, 3], see `read_image`.
 

@@ -6,16 +6,18 @@ for the whole of ImageNet.
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
+from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.source import FileSource, Source, has_files
 
 Identity = Mapping[str, Any]
@@ -62,6 +64,41 @@ def fingerprint(source: Source) -> dict[str, int | str]:
         "classes": _digest(source.classes)[:12],
         "names": _digest(map(path, range(len(source))))[:12],
     }
+
+
+class FileState(NamedTuple):
+    """State of the files of a source.
+
+    Attributes:
+        digest: of size and time of change of each file, in order.
+        newest: latest time of change, in ns since 1970; 0 without files.
+    """
+
+    digest: str
+    newest: int
+
+
+def file_state(source: Source) -> FileState:
+    """Finds whether files changed since they were looked at before.
+
+    Paths are left to the caller, see `identity`. Images that are no files, and files in a store,
+    where each would cost a request, have the state of no file.
+    """
+    paths = source.files() if has_files(source) else ()
+    if any(storage.is_remote(path) for path in paths[:1]):
+        paths = ()
+    parts = [paths[start::_THREADS] for start in range(_THREADS)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda part: [_stamp(path) for path in part], parts))
+    digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    return FileState(digest, max((stamp[1] for part in found for stamp in part), default=0))
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        return storage.stamp(path)
+    except OSError:
+        return -1, 0  # missing
 
 
 def check_same_data(

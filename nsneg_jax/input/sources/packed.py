@@ -143,10 +143,15 @@ class ArrayRecord(RecordSource):
         self._records = choice.records
         self.paths = paths.take(choice.records)
         self._data = open_shards(self._folder, index.shards)
+        self._files = (INDEX, NAMES, *(shard.file for shard in index.shards))
 
     def location(self, index: int) -> str:
         """Returns where image `index` is, for messages."""
         return f"{self._folder}/{self.path(index)}"
+
+    def files(self) -> Sequence[str]:
+        """Returns the paths of index, names and shards."""
+        return [storage.join(self._folder, file) for file in self._files]
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of image file `index`.

@@ -11,7 +11,8 @@ from nsneg_jax.input.decode import decode_image
 class RecordSource(ABC):
     """A `FileSource` of image files that are records of larger files.
 
-    Subclasses have `location` and `encoded`, and fill `name`, `classes`, `labels` and `present`.
+    Subclasses have `location`, `files` and `encoded`, and fill `name`, `classes`, `labels` and
+    `present`.
 
     Attributes:
         paths: see `FileSource.path`, in the order of the images.
@@ -38,6 +39,10 @@ class RecordSource(ABC):
     @abstractmethod
     def location(self, index: int) -> str:
         """Returns where image `index` is, for messages."""
+
+    @abstractmethod
+    def files(self) -> Sequence[str]:
+        """Returns the paths of the files that hold the records, in a fixed order."""
 
     @abstractmethod
     def encoded(self, index: int) -> bytes:

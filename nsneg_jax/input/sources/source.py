@@ -64,6 +64,10 @@ class FileSource(Source, Protocol):
         """Returns the length of the file of image `index` in bytes; None if not known cheaply."""
         ...
 
+    def files(self) -> Sequence[str]:
+        """Returns the paths of all files that hold the images, in a fixed order."""
+        ...
+
 
 def has_files(source: Source) -> TypeGuard[FileSource]:
     """Whether the images of a source are files."""

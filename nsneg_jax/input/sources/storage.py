@@ -159,6 +159,16 @@ def size(path: str) -> int:
         return found.stat().length
 
 
+def stamp(path: str) -> tuple[int, int]:
+    """Returns the size in bytes and the time of change, in ns since 1970, of a local file.
+
+    Raises:
+        OSError: the file is missing.
+    """
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
 def folders(folder: str) -> list[str]:
     """Returns the names of the folders in a folder, sorted, without hidden ones and leftovers."""
     if not is_remote(folder):

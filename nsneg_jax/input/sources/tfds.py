@@ -20,6 +20,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.extras import needed
 from nsneg_jax.files import expand, user_cache, write_npz
 from nsneg_jax.input.decode import UnreadableImage
+from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import Choice
 from nsneg_jax.input.sources.names import Names
 from nsneg_jax.input.sources.records import RecordSource
@@ -75,6 +76,7 @@ class Tfds(RecordSource):
         split = _split(builder, spec, split)
         self.name = f"tfds:{spec} [{split}]"
         names = _label_names(builder, self.name)
+        self._folder = str(builder.data_path)
         self._data = _open(builder, spec, split, decoded=True)
         labels, files = _labels_and_files(builder, self.name, spec, split)
         paths = [
@@ -89,6 +91,12 @@ class Tfds(RecordSource):
     def location(self, index: int) -> str:
         """Returns where image `index` is, for messages."""
         return f"{self.path(index)} of {self.name}"
+
+    def files(self) -> Sequence[str]:
+        """Returns the paths of the prepared files of all splits."""
+        if storage.is_remote(self._folder):
+            return [self._folder]
+        return [os.path.join(self._folder, name) for name in sorted(os.listdir(self._folder))]
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of image file `index`.

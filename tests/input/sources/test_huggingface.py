@@ -1,5 +1,6 @@
 """Local data sets of Hugging Face: labels and order of a folder of the same files."""
 
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,6 +61,7 @@ def test_labels_order_and_images_are_the_folders(data, source):
             assert source.path(i) == folder.path(i)
             assert source.encoded(i) == folder.encoded(i)
     np.testing.assert_array_equal(source.image(3), folder.image(3))
+    assert source.files() and all(map(os.path.isfile, source.files()))
     with pytest.raises(IndexError):
         source.image(24)
 

@@ -1,6 +1,7 @@
 """Packed images equal their source folder in every respect."""
 
 import json
+import os
 import pickle
 import shutil
 
@@ -15,6 +16,7 @@ from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.identity import file_state
 from nsneg_jax.input.sources.packed import ArrayRecord
 from nsneg_jax.input.sources.source import open_source
 from nsneg_jax.input.texture_pairs import pair_folders
@@ -67,6 +69,17 @@ def test_batches_are_the_folders(folder, made):
         ours.image(18)
     copied = pickle.loads(pickle.dumps(ours))  # as workers get it
     np.testing.assert_array_equal(copied.image(7), theirs.image(7))
+
+
+def test_the_files_are_index_names_and_shards(folder, copy):
+    source = open_source(f"arrayrecord:{copy}", "train", image_size=16)
+    assert sorted(source.files()) == sorted(map(str, (copy / "train").iterdir()))
+    before = file_state(source)
+    assert before == file_state(source) and before.newest > 0
+    shard = next((copy / "train").glob("*.array_record"))
+    os.utime(shard, (2e9, 2e9))
+    assert file_state(source).newest == 2 * 10**18 and file_state(source) != before
+    assert len(Folder(str(folder), "train").files()) == 18
 
 
 def test_classes_are_chosen_as_of_a_folder(folder, made):

@@ -76,6 +76,8 @@ def test_labels_order_and_batches_are_the_folders(data):
     for ours, theirs in zip(first_batches(source), first_batches(folder), strict=True):
         for name in theirs:
             np.testing.assert_array_equal(ours[name], theirs[name])
+    assert any("array_record" in file for file in source.files())
+    assert all(map(os.path.isfile, source.files()))
     with pytest.raises(IndexError):
         source.image(len(source))
 

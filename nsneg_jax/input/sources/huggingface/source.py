@@ -55,6 +55,7 @@ class HuggingFace(RecordSource):
             import yaml  # noqa: F401
         path, _, column = where.partition("#")
         files = find_files(path.rstrip("/"), split)
+        self._files = files.paths
         self._folder = os.path.dirname(files.paths[0])
         try:
             # The name of the column of images is not needed to read the schema.
@@ -101,6 +102,10 @@ class HuggingFace(RecordSource):
     def location(self, index: int) -> str:
         """Returns where image `index` is, for messages."""
         return f"{self.path(index)} of {self.name}"
+
+    def files(self) -> Sequence[str]:
+        """Returns the paths of the Arrow or Parquet files, without images that they only name."""
+        return self._files
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of the file of image `index`.
