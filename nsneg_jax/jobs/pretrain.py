@@ -360,12 +360,9 @@ def _save_first_views(make_views: ViewMaker, batch: Batch, workdir: Path) -> Non
 
 
 def _divergence(error: FloatingPointError, checkpoints: Checkpoints) -> str:
-    last = checkpoints.latest_step()
-    good = (
-        f"The last good checkpoint is {checkpoints.folder / str(last)}"
-        if last is not None
-        else "There is no checkpoint yet"
-    )
+    good, last = "There is no checkpoint yet", checkpoints.latest_step()
+    if last is not None:
+        good = f"The last good checkpoint is {checkpoints.folder / str(last)}"
     return (
         f"{error}, so the run stopped without saving it. {good}. Usual causes are a learning rate "
         "that is too high (--config.optimizer.learning_rate) and bfloat16 "
@@ -374,16 +371,17 @@ def _divergence(error: FloatingPointError, checkpoints: Checkpoints) -> str:
 
 
 def _summary(config: ConfigDict, run: Run, data: _Data, training: _Training) -> str:
-    source, devices, start = data.source, run.devices, training.start
+    source, devices = data.source, run.devices
     parameters = sum(leaf.size for leaf in jax.tree.leaves(training.state.params_q))
+    kind = devices.devices.flat[0].device_kind
     classes = f"{len(source.classes):,} classes" if has_classes(source) else "no classes"
     lines = [
         f"data     {source.name}: {len(source):,} images, {classes}",
         f"encoder  {config.model.arch}, {parameters:,} parameters, {config.model.dtype}",
-        f"devices  {devices.size} x {devices.devices.flat[0].device_kind}, batch {config.batch_size} in "
+        f"devices  {devices.size} x {kind}, batch {config.batch_size} in "
         f"{config.model.bn_groups} batch-norm groups",
         f"steps    {data.total:,}, {data.steps_per_epoch:,} per epoch"
-        + (f"; {start:,} done before" if start else ""),
+        + (f"; {training.start:,} done before" if training.start else ""),
         *(f"note     {note}" for note in data.notes),
     ]
     return "\n".join(lines)
