@@ -270,7 +270,7 @@ def table(
             )
     rows = {method: np.array(values) for method, values in figures.items()}
     half = float(np.mean(halves))
-    lines = [f"| {len(names)} images | " + " | ".join(rows) + " |", "|---" * 4 + "|"]
+    lines = [f"| {len(names)} images | " + " | ".join(rows) + " |", "|---" * (1 + len(rows)) + "|"]
 
     def line(title: str, cell: Callable[[np.ndarray], str]) -> None:
         lines.append(f"| {title} | " + " | ".join(cell(v) for v in rows.values()) + " |")

@@ -63,4 +63,6 @@ def test_the_default_recipe_makes_large_pieces_of_less_of_the_exemplars():
     assert np.mean([one.continued for one in found]) > 0.7
     assert np.mean([one.used for one in found]) < 0.2
     # whole data sets are made of these bits: a change needs another name
-    assert hashlib.sha256(np.asarray(texture.image).tobytes()).hexdigest()[:16] == "9136977f7ab09e16"
+    assert (
+        hashlib.sha256(np.asarray(texture.image).tobytes()).hexdigest()[:16] == "9136977f7ab09e16"
+    )
