@@ -3,13 +3,15 @@
     python -m benchmarks.texture --batch 8 --rounds 5
 
 `images_per_second`: speed of the jitted synthesis from exemplars and mosaics in host memory to
-textures in host memory, median over the rounds; `cpu_seconds_per_image`: its processor time, which
-other work on the machine hardly changes; `host_seconds_per_image`: time of a host thread to cut
-exemplars and draw a mosaic; `peak_memory_bytes`: on CPU the process's largest resident size,
-including compilation.
+textures in host memory, median over the rounds; with `--beside`, `ratio` is this speed over the
+speed of another recipe, whose batches take turns with these; `cpu_seconds_per_image`: its processor
+time, which other work on the machine hardly changes; `host_seconds_per_image`: time of a host
+thread to cut exemplars and draw a mosaic; `peak_memory_bytes`: on CPU the process's largest
+resident size, including compilation.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -17,16 +19,18 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from benchmarks.memory import peak_of
 from benchmarks.step import _rounded, _versions
 from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.parallel.mesh import data_mesh
+from nsneg_jax.textures.recipe import RECIPES, TextureRecipe
 from nsneg_jax.textures.synthesis import (
-    TextureRecipe,
     compiled_synthesis,
     cut_exemplars,
     mosaic,
@@ -47,6 +51,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch", type=int, default=8, help="images, over all devices")
     parser.add_argument("--size", type=int, default=224, help="side of the textures in pixels")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="coherent")
+    parser.add_argument("--beside", choices=tuple(RECIPES), help="a recipe to compare with")
     parser.add_argument("--rounds", type=int, default=5, help="timed batches")
     options = parser.parse_args(argv)
     for name in ("batch", "size", "rounds"):
@@ -64,38 +70,35 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace) -> dict[str, object]:
     """Synthesises textures from noise with structures of all sizes; returns the line's fields."""
-    recipe = TextureRecipe(output_size=options.size)
     devices = data_mesh(jax.local_devices())
     images = [_picture(index) for index in range(options.batch)]
-    start = time.perf_counter()
-    prepared = []
-    for index, image in enumerate(images):
-        rng = random_generator(0, str(index))
-        exemplars = cut_exemplars(rng, image)
-        prepared.append((exemplars, mosaic(rng, exemplars.shape[:3], recipe)))
-    host_seconds = (time.perf_counter() - start) / options.batch
-    exemplars, mosaics = (np.stack(part) for part in zip(*prepared, strict=True))
-
-    start = time.perf_counter()
-    program = compiled_synthesis(recipe, devices).lower(exemplars, mosaics).compile()
-    compile_seconds = time.perf_counter() - start
-    memory = program.memory_analysis()
-    seconds, cpu_seconds = [], []
-    for _ in range(1 + options.rounds):
-        start, cpu_start = time.perf_counter(), time.process_time()
-        np.asarray(program(exemplars, mosaics).image)
-        seconds.append(time.perf_counter() - start)
-        cpu_seconds.append(time.process_time() - cpu_start)
+    names = [options.recipe] + [options.beside] * bool(options.beside)
+    recipes = [dataclasses.replace(RECIPES[name], output_size=options.size) for name in names]
+    ready = [_compiled(images, recipe, devices) for recipe in recipes]
+    times = [[one() for one in ready] for _ in range(1 + options.rounds)][1:]
+    seconds, cpu_seconds = ([row[0][i] for row in times] for i in range(2))
+    median = statistics.median(seconds)
     device = devices.devices.flat[0]
+    memory = ready[0].program.memory_analysis()
+    beside = {}
+    if options.beside:
+        theirs = [row[1][0] for row in times]
+        beside = {
+            "beside": options.beside,
+            "seconds_beside": theirs,
+            "ratio": statistics.median(theirs) / median,
+        }
     return {
         "benchmark": "texture",
-        "images_per_second": options.batch / statistics.median(seconds[1:]),
+        "recipe": options.recipe,
+        "images_per_second": options.batch / median,
         "batch": options.batch,
         "size": options.size,
-        "seconds": seconds[1:],
-        "cpu_seconds_per_image": statistics.median(cpu_seconds[1:]) / options.batch,
-        "host_seconds_per_image": host_seconds,
-        "compile_seconds": compile_seconds,
+        "seconds": seconds,
+        **beside,
+        "cpu_seconds_per_image": statistics.median(cpu_seconds) / options.batch,
+        "host_seconds_per_image": ready[0].host_seconds / options.batch,
+        "compile_seconds": ready[0].compile_seconds,
         "program_bytes": memory and memory.temp_size_in_bytes * devices.size,
         "peak_memory_bytes": peak_of(device),
         "device": device.device_kind,
@@ -105,6 +108,35 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         "platform": platform.platform(),
         "versions": _versions(("jax", "jaxlib", "numpy")),
     }
+
+
+class _Compiled(NamedTuple):
+    """A compiled synthesis with its arguments; a call returns seconds and processor seconds."""
+
+    program: jax.stages.Compiled
+    arguments: tuple[np.ndarray, np.ndarray]
+    host_seconds: float
+    compile_seconds: float
+
+    def __call__(self) -> tuple[float, float]:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        np.asarray(self.program(*self.arguments).image)
+        return time.perf_counter() - start, time.process_time() - cpu_start
+
+
+def _compiled(images: list[np.ndarray], recipe: TextureRecipe, devices: Mesh) -> _Compiled:
+    """Cuts exemplars, draws mosaics and compiles the synthesis for them."""
+    start = time.perf_counter()
+    prepared = []
+    for index, image in enumerate(images):
+        rng = random_generator(0, str(index))
+        exemplars = cut_exemplars(rng, image)
+        prepared.append((exemplars, mosaic(rng, exemplars.shape[:3], recipe)))
+    host_seconds = time.perf_counter() - start
+    arguments = tuple(np.stack(part) for part in zip(*prepared, strict=True))
+    start = time.perf_counter()
+    program = compiled_synthesis(recipe, devices).lower(*arguments).compile()
+    return _Compiled(program, arguments, host_seconds, time.perf_counter() - start)
 
 
 def _picture(seed: int, side: int = 400) -> np.ndarray:

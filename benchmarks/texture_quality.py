@@ -1,7 +1,7 @@
-"""Measures the quality of textures on photographs, beside two baselines; draws a contact sheet.
+"""Measures textures of every recipe on photographs, beside two baselines; draws a contact sheet.
 
     python -m benchmarks.texture_quality --root FOLDER --images 60
-    python -m benchmarks.texture_quality --root FOLDER --images 14 --sheet docs/textures.jpg
+    python -m benchmarks.texture_quality --root FOLDER --images 22 --sheet docs/textures.jpg
 
 FOLDER holds train/CLASS/*.jpg; scikit-image's brick, grass, gravel, coffee, cat and astronaut come
 first (it is in requirements-dev.txt). Prints a Markdown table of means over the images. The
@@ -16,6 +16,8 @@ by side, `resampling` takes every pixel from its own random place.
 * copied block: side in pixels of the largest square that is one piece of an exemplar.
 * correlation: correlation of luminance with the central square of the source image, at full size
   and with both reduced to 14x14.
+* pixels of the exemplars in use, neighbours that continue a piece, contrast: see
+  `benchmarks.texture_pieces`.
 """
 
 import argparse
@@ -27,10 +29,11 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
+from benchmarks.texture_pieces import pieces
 from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.textures.recipe import RECIPES, TextureRecipe
 from nsneg_jax.textures.synthesis import (
-    TextureRecipe,
     cut_exemplars,
     mosaic,
     random_generator,
@@ -62,8 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         names, images = choose(options.root, options.split, options.images)
-        recipe = TextureRecipe()
-        exemplars, ours = make(names, images, recipe)
+        ours = {}
+        for name, recipe in RECIPES.items():
+            exemplars, ours[name] = make(names, images, recipe)
         if options.sheet:
             sheet(images, exemplars, ours).save(options.sheet, quality=82)
         else:
@@ -237,18 +241,18 @@ def table(
     names: list[str],
     images: list[np.ndarray],
     exemplars: np.ndarray,
-    ours: list[Made],
+    ours: dict[str, list[Made]],
     count: int,
 ) -> str:
     """Returns all figures as a Markdown table."""
-    figures: dict[str, list[list[float]]] = {name: [] for name in ("ours", "tiling", "resampling")}
+    figures: dict[str, list[list[float]]] = {name: [] for name in (*ours, "tiling", "resampling")}
     halves = []
-    size = len(ours[0].image)
+    size = len(next(iter(ours.values()))[0].image)
     for index, name in enumerate(names):
         rng = random_generator(1, name)
         own = exemplars[index]
         made = {
-            "ours": ours[index],
+            **{recipe: textures[index] for recipe, textures in ours.items()},
             "tiling": tiling(rng, own, size),
             "resampling": resampling(rng, own, size),
         }
@@ -261,21 +265,27 @@ def table(
                     colour_difference(texture.image, own),
                     copied_block(texture.source, own.shape[2]),
                     *correlations(texture.image, images[index]),
+                    *pieces(texture.source, own),
                 ]
             )
     rows = {method: np.array(values) for method, values in figures.items()}
     half = float(np.mean(halves))
-    lines = [f"| {len(names)} images | " + " | ".join(rows) + " |", "|---" * 4 + "|"]
+    lines = [f"| {len(names)} images | " + " | ".join(rows) + " |", "|---" * (1 + len(rows)) + "|"]
 
     def line(title: str, cell: Callable[[np.ndarray], str]) -> None:
         lines.append(f"| {title} | " + " | ".join(cell(v) for v in rows.values()) + " |")
 
     def means(*columns: int) -> Callable[[np.ndarray], str]:
-        return lambda v: ", ".join(f"{v[:, column].mean():.2f}" for column in columns)
+        return lambda v: ", ".join(f"{np.nanmean(v[:, column]):.2f}" for column in columns)
 
     def mean_and_size(column: int) -> Callable[[np.ndarray], str]:
         return lambda v: f"{v[:, column].mean():+.3f}, {np.abs(v[:, column]).mean():.3f}"
 
+    line("pixels of the exemplars in use", means(7))
+    line("of the texture, from the exemplar used less", means(8))
+    line("neighbours that continue a piece", means(9))
+    line("contrast at seams over the exemplars'", means(10))
+    line("contrast everywhere over the exemplars'", means(11))
     line("window distance, anywhere (grey levels)", means(0))
     line("window distance, across the tiling's seams (grey levels)", means(1))
     line(
@@ -292,13 +302,17 @@ def table(
     return "\n".join(lines)
 
 
-def sheet(images: list[np.ndarray], exemplars: np.ndarray, ours: list[Made]) -> Image.Image:
-    """Draws each source image, reduced, beside its exemplars and texture; two per row."""
-    size, small = len(ours[0].image), exemplars.shape[2]
+def sheet(
+    images: list[np.ndarray], exemplars: np.ndarray, ours: dict[str, list[Made]]
+) -> Image.Image:
+    """Draws each source image, reduced, its exemplars, its textures by recipe; two per row."""
+    textures = list(zip(*ours.values(), strict=True))
+    size, small = len(textures[0][0].image), exemplars.shape[2]
     gap, photo = 6, 224
-    width, height = photo + small + size + 3 * gap, max(size, 2 * small + gap) + gap
+    width = photo + small + 2 * gap + len(ours) * (size + gap)
+    height = max(size, 2 * small + gap) + gap
     canvas = Image.new("RGB", (2 * width, -(-len(images) // 2) * height), "white")
-    for index, (image, pair, made) in enumerate(zip(images, exemplars, ours, strict=True)):
+    for index, (image, pair, made) in enumerate(zip(images, exemplars, textures, strict=True)):
         left, top = index % 2 * width, index // 2 * height
         reduced = Image.fromarray(image)
         reduced.thumbnail((photo, size), Image.Resampling.BOX)
@@ -306,7 +320,9 @@ def sheet(images: list[np.ndarray], exemplars: np.ndarray, ours: list[Made]) -> 
         left += photo + gap
         for place, exemplar in enumerate(pair):
             canvas.paste(Image.fromarray(exemplar), (left, top + place * (small + gap)))
-        canvas.paste(Image.fromarray(made.image), (left + small + gap, top))
+        for place, texture in enumerate(made):
+            at = left + small + gap + place * (size + gap)
+            canvas.paste(Image.fromarray(texture.image), (at, top))
     return canvas
 
 

@@ -39,8 +39,8 @@ from nsneg_jax.input.sources.source import (
 )
 from nsneg_jax.parallel.compilation_cache import keep_programs
 from nsneg_jax.parallel.mesh import data_mesh
+from nsneg_jax.textures.recipe import RECIPES, TextureRecipe
 from nsneg_jax.textures.synthesis import (
-    TextureRecipe,
     compiled_synthesis,
     cut_exemplars,
     mosaic,
@@ -56,6 +56,7 @@ FORMATS = {
     "jpg": {"quality": 95, "subsampling": 0},
 }
 _SETTINGS = "texture.json"
+_RECIPE = "coherent"
 
 
 class Job(NamedTuple):
@@ -93,7 +94,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         UsageError: a value is out of range.
     """
-    recipe = TextureRecipe()
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.texture",
         description=__doc__.split("\n")[0],
@@ -119,7 +119,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="to read and write")
     parser.add_argument("--exemplars", type=int, default=2, help="including the central one")
     parser.add_argument("--exemplar-size", type=int, default=96, help="side in pixels")
-    parser.add_argument("--size", type=int, default=recipe.output_size, help="of the textures")
+    parser.add_argument(
+        "--size", type=int, default=RECIPES[_RECIPE].output_size, help="of the textures"
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        default=argparse.SUPPRESS,
+        help=f"of the synthesis; without it the recipe that OUT was begun with, else {_RECIPE}",
+    )
     parser.add_argument(
         "--compilation_cache",
         default="",
@@ -139,6 +147,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if getattr(options, name) < least:
             value = getattr(options, name)
             raise UsageError(f"--{name} is {value}, but must be at least {least}.")
+    recipe = RECIPES[getattr(options, "recipe", None) or begun_with(Path(options.out)) or _RECIPE]
     options.recipe = dataclasses.replace(recipe, output_size=options.size)
     validate(options.recipe, (options.exemplars, options.exemplar_size, options.exemplar_size))
     return options
@@ -200,6 +209,23 @@ def settings(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def begun_with(out: Path) -> str | None:
+    """Returns the name of the recipe that OUT was begun with; None if there is none, or no name."""
+    try:
+        begun = json.loads((out / _SETTINGS).read_text())["recipe"]
+        size = begun["output_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # `claim` says what is wrong with a file that is there
+    for name, recipe in RECIPES.items():
+        if _as_json(dataclasses.replace(recipe, output_size=size)) == begun:
+            return name
+    return None
+
+
+def _as_json(recipe: TextureRecipe) -> dict[str, object]:
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
 def claim(out: Path, ours: dict[str, object]) -> None:
     """Writes the settings to OUT, or checks that those there are the same.
 
@@ -210,7 +236,7 @@ def claim(out: Path, ours: dict[str, object]) -> None:
     text = json.dumps(ours, indent=2) + "\n"
     try:
         if path.exists():
-            if path.read_text() != text:
+            if path.read_bytes() != text.encode():
                 raise UsageError(
                     f"{out} was begun with other settings, which are in {path}; now they are "
                     f"{json.dumps(ours)}. Use the same options, or another folder for --out."

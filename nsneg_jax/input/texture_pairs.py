@@ -19,7 +19,7 @@ from nsneg_jax.files import write_json, write_whole
 from nsneg_jax.input.sources.identity import difference, identity
 from nsneg_jax.input.sources.source import FileSource, Source
 from nsneg_jax.parallel import hosts, mesh
-from nsneg_jax.textures.recipe import TextureRecipe
+from nsneg_jax.textures.recipe import RECIPES, TextureRecipe
 from nsneg_jax.textures.synthesis import compiled_synthesis, cut_exemplars, mosaic, random_generator
 
 # The published textures have exemplars of 96 px at 224.
@@ -194,7 +194,14 @@ def small_recipe(image_size: int) -> tuple[TextureRecipe, int]:
     if is_photograph(side):
         return recipe, side // factor * factor
     levels = (side // _SMALLEST_EXEMPLAR).bit_length()
-    recipe = replace(recipe, passes=(2,) * levels, neighbourhood=3, cell=3, similar=1)
+    recipe = replace(
+        RECIPES["patchwork"],
+        output_size=image_size,
+        passes=(2,) * levels,
+        neighbourhood=3,
+        cell=3,
+        similar=1,
+    )
     factor = 2 ** (levels - 1)
     return recipe, side // factor * factor
 

@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nsneg_jax.textures.recipe import Shape, TextureRecipe, ravel, shape_at, unravel
+from nsneg_jax.textures.recipe import (
+    Correction,
+    Shape,
+    TextureRecipe,
+    ravel,
+    shape_at,
+    similar_at,
+    unravel,
+)
 
 # Unit of the entries of the patterns that neighbourhoods are projected on.
 _UNIT = 1024
@@ -118,7 +126,7 @@ def _nearest(distances: jax.Array) -> jax.Array:
 def most_similar(
     described: jax.Array, shape: Shape, inside: np.ndarray, recipe: TextureRecipe
 ) -> jax.Array:
-    """Finds, per place, the most similar place in each of `recipe.similar` equal shares.
+    """Finds, per place, the most similar place in each of `similar_at` equal shares.
 
     Shares are bands of the exemplars, so that the results differ. Places that overlap half of the
     neighbourhood are left out, because neighbours propose them anyway.
@@ -127,8 +135,9 @@ def most_similar(
         int32 [N, M, similar]; 0 for places that are not inside.
     """
     n, m, _ = described.shape
-    share = -(-len(inside) // recipe.similar)
-    pool = np.resize(inside, recipe.similar * share)
+    count = similar_at(shape, recipe)
+    share = -(-len(inside) // count)
+    pool = np.resize(inside, count * share)
     rows = max(1, min(len(inside), _DISTANCES_AT_ONCE // len(pool)))
     chunks = np.resize(inside, (-(-len(inside) // rows), rows))
     e, y, x = unravel(shape, pool)
@@ -145,13 +154,13 @@ def most_similar(
         near = (own_e == e) & (jnp.abs(own_y - y) <= r) & (jnp.abs(own_x - x) <= r)
         # Omits the square of the place's own description, which is constant.
         distances = jnp.where(near, jnp.inf, norms[image] - 2 * products)
-        best = _nearest(distances.reshape(rows, recipe.similar, share))
-        return jnp.asarray(pool)[best + share * np.arange(recipe.similar, dtype=np.int32)]
+        best = _nearest(distances.reshape(rows, count, share))
+        return jnp.asarray(pool)[best + share * np.arange(count, dtype=np.int32)]
 
     images = np.repeat(np.arange(n, dtype=np.int32), len(chunks))
     found = jax.lax.map(nearest, (images, np.tile(chunks, (n, 1))))
-    found = found.reshape(n, -1, recipe.similar)[:, : len(inside)]
-    return jnp.zeros((n, m, recipe.similar), jnp.int32).at[:, inside].set(found)
+    found = found.reshape(n, -1, count)[:, : len(inside)]
+    return jnp.zeros((n, m, count), jnp.int32).at[:, inside].set(found)
 
 
 def inherited(
@@ -198,8 +207,10 @@ def _moves(shape: Shape) -> list[int]:
     return [dy * shape[2] + dx for dy, dx in _AROUND]
 
 
-def corrected(source: jax.Array, level: Level, passes: int, recipe: TextureRecipe) -> jax.Array:
-    """Corrects a map [N, side, side], a torus, in `passes` passes.
+def corrected(
+    source: jax.Array, level: Level, correction: Correction, recipe: TextureRecipe
+) -> jax.Array:
+    """Corrects a map [N, side, side], a torus.
 
     A pass has four parts, one per quarter of the pixels.
     """
@@ -207,8 +218,8 @@ def corrected(source: jax.Array, level: Level, passes: int, recipe: TextureRecip
     marked = np.zeros(np.prod(level.shape), bool)
     marked[level.inside] = True
     places = jnp.asarray(marked)
-    factors = np.array([1] + [1 + recipe.jump_cost] * recipe.similar, np.int32)
-    use_costs = _use_costs(level, side * side, recipe)
+    factors = np.array([1] + [1 + correction.jump_cost] * level.similar.shape[-1], np.int32)
+    use_costs = _use_costs(level, side * side, correction.use_cost) if correction.use_cost else None
 
     def part(state: _Map, corner: jax.Array | np.ndarray) -> tuple[_Map, None]:
         source, image, known = (jnp.roll(array, -corner, axis=(1, 2)) for array in state)
@@ -220,7 +231,9 @@ def corrected(source: jax.Array, level: Level, passes: int, recipe: TextureRecip
         ]
         tried = jnp.concatenate(proposals, axis=-1)
         costs = _distances(level.described, tried, own) * np.tile(factors, len(proposals))
-        costs = jnp.where(places[tried], costs + use_costs(source, tried), _IMPOSSIBLE)
+        if use_costs is not None:
+            costs += use_costs(source, tried)
+        costs = jnp.where(places[tried], costs, _IMPOSSIBLE)
         best = _nearest(costs)[..., None]
         new = jnp.take_along_axis(tried, best, axis=-1)[..., 0]
         changed = zip((source, image, known), _looked_up(new, level), strict=True)
@@ -228,7 +241,7 @@ def corrected(source: jax.Array, level: Level, passes: int, recipe: TextureRecip
         source, image, known = (jnp.roll(array, corner, axis=(1, 2)) for array in updated)
         return (source, image, known), None
 
-    corners = np.tile(np.array([[0, 0], [1, 1], [0, 1], [1, 0]], np.int32), (passes, 1))
+    corners = np.tile(np.array([[0, 0], [1, 1], [0, 1], [1, 0]], np.int32), (correction.passes, 1))
     return jax.lax.scan(part, _looked_up(source, level), corners)[0][0]
 
 
@@ -239,7 +252,7 @@ def _looked_up(source: jax.Array, level: Level) -> _Map:
 
 
 def _use_costs(
-    level: Level, pixels: int, recipe: TextureRecipe
+    level: Level, pixels: int, use_cost: int
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Makes the function from a map and candidate places to their cost of use, int32.
 
@@ -262,7 +275,7 @@ def _use_costs(
         squares = square[source.reshape(len(source), -1)]
         used = jax.vmap(lambda s: jnp.zeros(count, jnp.int32).at[s].add(1))(squares)
         used = jnp.minimum(used * _USE_UNIT // mean, _MOST_USED * _USE_UNIT)
-        cost = unit[:, None] * used // _USE_UNIT * recipe.use_cost // 4
+        cost = unit[:, None] * used // _USE_UNIT * use_cost // 4
         return take(cost, square[tried])
 
     return costs

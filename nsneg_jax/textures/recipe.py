@@ -1,7 +1,7 @@
 """How textures are made, and the geometry of exemplars, levels and places."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -23,22 +23,49 @@ class TextureRecipe:
         neighbourhood: side of a neighbourhood in pixels of the level: 3, 5, 7 or 9.
         frequencies: bounds for luminance and colours: neighbourhoods are compared by the
             coefficients (u, v) of their cosine transforms with u + v below these.
-        similar: number of similar places to keep per place.
+        similar: most similar places to keep per place; a level of few places keeps fewer.
         jump_cost: a place that continues no neighbour's place costs 1 + this times its distance. A
-            higher cost copies larger pieces of an exemplar. 0 to 16.
+            higher cost copies larger pieces of an exemplar, with harder seams. 0 to 16; one number,
+            or one per level from coarse to fine.
         use_cost: cost of a place with mean use, in quarters of the 95th percentile of distances to
-            the most similar place. 0 to 16.
+            the most similar place. A higher cost uses more of the exemplars, in smaller pieces. 0
+            to 16; one number, or one per level from coarse to fine.
         cell: approximate side of the mosaic's cells, in pixels of the coarsest level.
     """
 
     output_size: int = 224
-    passes: tuple[int, ...] = (3, 2, 2)
+    passes: tuple[int, ...] = (4, 3, 2, 2)
     neighbourhood: int = 5
     frequencies: tuple[int, int] = (6, 2)
     similar: int = 2
-    jump_cost: int = 1
-    use_cost: int = 2
-    cell: int = 10
+    jump_cost: int | tuple[int, ...] = (0, 0, 1, 1)
+    use_cost: int | tuple[int, ...] = (2, 1, 0, 0)
+    cell: int = 8
+
+
+# By name. The names are kept, so that data sets made earlier can be completed.
+RECIPES = {
+    "coherent": TextureRecipe(),
+    "patchwork": TextureRecipe(passes=(3, 2, 2), jump_cost=1, use_cost=2, cell=10),
+}
+
+
+class Correction(NamedTuple):
+    """What is done at a level; see `TextureRecipe`."""
+
+    passes: int
+    jump_cost: int
+    use_cost: int
+
+
+def corrections(recipe: TextureRecipe) -> list[Correction]:
+    """Returns the corrections of all levels, from coarse to fine."""
+    costs = (_per_level(cost, recipe) for cost in (recipe.jump_cost, recipe.use_cost))
+    return [Correction(*level) for level in zip(recipe.passes, *costs, strict=True)]
+
+
+def _per_level(cost: int | tuple[int, ...], recipe: TextureRecipe) -> tuple[int, ...]:
+    return cost if isinstance(cost, tuple) else (cost,) * len(recipe.passes)
 
 
 def validate(recipe: TextureRecipe, exemplars: Shape) -> None:
@@ -71,7 +98,13 @@ def validate(recipe: TextureRecipe, exemplars: Shape) -> None:
     )
     for name in ("jump_cost", "use_cost"):
         cost = getattr(recipe, name)
-        expect(cost in range(17), name, cost, "a whole number of 0 to 16")
+        each = _per_level(cost, recipe)
+        expect(
+            len(each) == levels and all(one in range(17) for one in each),
+            name,
+            cost,
+            f"a whole number of 0 to 16, or {levels} of them, one for each level",
+        )
     expect(recipe.cell >= 1, "cell", recipe.cell, "at least 1 pixel")
     count, height, width = exemplars
     expect(count >= 1, "number of exemplars", count, "at least 1")
@@ -82,17 +115,27 @@ def validate(recipe: TextureRecipe, exemplars: Shape) -> None:
         "exemplar size",
         f"{height} x {width}",
         f"a multiple of {factor} and at least {least} in both directions, for {levels} levels of "
-        f"neighbourhoods of {side} pixels; take larger exemplars or fewer levels",
+        f"neighbourhoods of {side} pixels; take other exemplars or a recipe of fewer levels",
     )
-    # A share must not consist only of neighbours of the place itself.
-    room = count * ((height >> levels - 1) - side + 1) * ((width >> levels - 1) - side + 1)
-    most = max(1, room // (2 * side * side))
+    most = _most_similar(shape_at(exemplars, min(1, levels - 1)), recipe)
     expect(
         1 <= recipe.similar <= most,
         "number of similar places",
         recipe.similar,
         f"1 to {most} for these exemplars",
     )
+
+
+def similar_at(shape: Shape, recipe: TextureRecipe) -> int:
+    """Returns how many similar places each place of a level of that shape has."""
+    return min(recipe.similar, _most_similar(shape, recipe))
+
+
+def _most_similar(shape: Shape, recipe: TextureRecipe) -> int:
+    # A share must not consist only of neighbours of the place itself.
+    side = recipe.neighbourhood
+    room = shape[0] * (shape[1] - side + 1) * (shape[2] - side + 1)
+    return max(1, room // (2 * side * side))
 
 
 def shape_at(shape: Shape, depth: int) -> Shape:

@@ -39,6 +39,7 @@ from nsneg_jax.textures.recipe import (
     Shape,
     TextureRecipe,
     canvas_side,
+    corrections,
     inner_places,
     ravel,
     shape_at,
@@ -177,7 +178,7 @@ def synthesise(exemplars: jax.Array, mosaics: jax.Array, recipe: TextureRecipe) 
     for _ in recipe.passes[1:]:
         pictures.append(halved(pictures[-1]))
     source, similar = mosaics, None
-    for step, passes in enumerate(recipe.passes):
+    for step, correction in enumerate(corrections(recipe)):
         picture = pictures.pop()
         level_shape = shape_at(shape, len(pictures))
         inside = inner_places(level_shape, recipe)
@@ -190,6 +191,6 @@ def synthesise(exemplars: jax.Array, mosaics: jax.Array, recipe: TextureRecipe) 
         source = doubled(source, level_shape) if step else source
         colours = picture.reshape(n, -1, 3)
         level = Level(level_shape, inside, colours, described, similar)
-        source = corrected(source, level, passes, recipe)
+        source = corrected(source, level, correction, recipe)
     source = source[:, : recipe.output_size, : recipe.output_size]
     return Texture(take(exemplars.reshape(n, -1, 3), source), source)

@@ -10,19 +10,23 @@ from skimage import data
 
 from benchmarks import texture, texture_quality
 from nsneg_jax.errors import UsageError
-from nsneg_jax.textures.synthesis import TextureRecipe
+from nsneg_jax.textures.recipe import TextureRecipe
 
 # few passes at few levels: compiled and run in little time
-QUICK = TextureRecipe(output_size=96, passes=(1, 0), cell=10)
+QUICK = TextureRecipe(output_size=96, passes=(1, 0), jump_cost=1, use_cost=2, cell=10)
+QUICK_RECIPES = {"coherent": QUICK, "patchwork": QUICK}
 
 
 def test_json_line(capsys, monkeypatch):
-    monkeypatch.setattr(texture, "TextureRecipe", lambda output_size: QUICK)
+    monkeypatch.setattr(texture, "RECIPES", QUICK_RECIPES)
     devices = jax.device_count()
-    assert texture.main(["--batch", str(devices), "--rounds", "3"]) == 0
+    arguments = ["--batch", str(devices), "--rounds", "3", "--size", "96", "--beside", "patchwork"]
+    assert texture.main(arguments) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["device"] == "cpu" and figures["devices"] == devices
     median = sorted(figures["seconds"])[1]
+    beside = sorted(figures["seconds_beside"])[1]
+    assert figures["ratio"] == pytest.approx(beside / median, rel=1e-3)
     assert figures["images_per_second"] == pytest.approx(devices / median, rel=1e-3)
     assert figures["peak_memory_bytes"] > figures["program_bytes"] > 0
     for name in ("cpu", "host"):
@@ -108,7 +112,7 @@ def test_correlations():
 
 
 def test_table_and_sheet(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(texture_quality, "TextureRecipe", lambda: QUICK)
+    monkeypatch.setattr(texture_quality, "RECIPES", QUICK_RECIPES)
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     for i in range(3):
@@ -116,7 +120,7 @@ def test_table_and_sheet(tmp_path, capsys, monkeypatch):
     arguments = ["--root", str(tmp_path), "--images", "8", "--windows", "50"]
     assert texture_quality.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| 8 images | ours | tiling | resampling |"
-    assert len(lines) == 10 and all(line.count("|") == 5 for line in lines)
+    assert lines[0] == "| 8 images | coherent | patchwork | tiling | resampling |"
+    assert len(lines) == 15 and all(line.count("|") == 6 for line in lines)
     assert texture_quality.main([*arguments, "--sheet", str(tmp_path / "sheet.jpg")]) == 0
-    assert Image.open(tmp_path / "sheet.jpg").size == (2 * (224 + 96 + 96 + 18), 4 * 204)
+    assert Image.open(tmp_path / "sheet.jpg").size == (2 * (224 + 96 + 2 * 96 + 24), 4 * 204)

@@ -16,8 +16,8 @@ from skimage import data as samples
 
 from data import texture
 from nsneg_jax.input.decode import read_image
+from nsneg_jax.textures.recipe import RECIPES, TextureRecipe
 from nsneg_jax.textures.synthesis import (
-    TextureRecipe,
     cut_exemplars,
     mosaic,
     random_generator,
@@ -26,13 +26,14 @@ from nsneg_jax.textures.synthesis import (
 
 ROOT = Path(texture.__file__).parents[1]
 # one pass at two levels: what is tested here is not the synthesis
-QUICK = TextureRecipe(output_size=32, passes=(1, 1), cell=4)
+QUICK = TextureRecipe(output_size=32, passes=(1, 1), jump_cost=1, use_cost=0, cell=4)
+EARLIER = dataclasses.replace(QUICK, cell=8)
 SIZES = ["--size", "32", "--exemplar-size", "32", "--batch", "1"]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(texture, "TextureRecipe", lambda: QUICK)
+    monkeypatch.setattr(texture, "RECIPES", {"coherent": QUICK, "patchwork": EARLIER})
 
 
 @pytest.fixture
@@ -161,6 +162,59 @@ def test_other_settings_in_the_same_folder_are_refused(source, tmp_path, capsys)
     assert run(source, tmp_path / "other", "--seed", "1") == 0
     other = contents(tmp_path / "other")
     assert all(other[name] != before[name] for name in before)
+
+
+def test_a_folder_keeps_its_recipe(source, tmp_path, capsys):
+    earlier, later = tmp_path / "earlier", tmp_path / "later"
+    assert run(source, earlier, "--recipe", "patchwork") == 0
+    assert run(source, later) == 0
+    whole = contents(earlier)
+    assert whole["train/n0/a.png"] != contents(later)["train/n0/a.png"]
+    (earlier / "train" / "n0" / "a.png").unlink()
+    assert run(source, earlier) == 0  # without --recipe: the folder's
+    assert contents(earlier) == whole
+    assert run(source, earlier, "--recipe", "coherent") == 2
+    assert run(source, earlier, "--size", "40") == 2
+    assert run(source, later, "--recipe", "coherent") == 0
+    assert contents(earlier) == whole
+    for damaged in ("", "[]", '{"recipe": 3}', "\xff"):
+        (earlier / "texture.json").write_text(damaged, "latin-1")
+        capsys.readouterr()
+        assert run(source, earlier) == 2
+        assert "begun with other settings" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_settings_of_the_first_recipe_are_those_of_earlier_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(texture, "RECIPES", RECIPES)
+    text = """{
+  "seed": 0,
+  "format": "png",
+  "exemplars": 2,
+  "exemplar_size": 96,
+  "recipe": {
+    "output_size": 224,
+    "passes": [
+      3,
+      2,
+      2
+    ],
+    "neighbourhood": 5,
+    "frequencies": [
+      6,
+      2
+    ],
+    "similar": 2,
+    "jump_cost": 1,
+    "use_cost": 2,
+    "cell": 10
+  }
+}
+"""
+    (tmp_path / "texture.json").write_text(text)
+    options = texture.parse(["--out", str(tmp_path)])
+    assert options.recipe == RECIPES["patchwork"]
+    texture.claim(tmp_path, texture.settings(options))
+    assert texture.parse(["--out", str(tmp_path / "new")]).recipe == TextureRecipe()
 
 
 def test_two_images_of_one_name_are_refused(source, tmp_path, capsys):

@@ -11,7 +11,7 @@ from nsneg_jax.textures.synthesis import (
 )
 
 # three levels of small exemplars: compiled and run in little time
-SMALL = TextureRecipe(output_size=56, passes=(2, 1, 1), cell=4)
+SMALL = TextureRecipe(output_size=56, passes=(2, 1, 1), jump_cost=1, use_cost=2, cell=4)
 
 
 SIZE = 48

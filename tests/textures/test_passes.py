@@ -9,7 +9,7 @@ import pytest
 from photographs import SIZE, SMALL, photographs, prepared
 
 from nsneg_jax.textures import passes
-from nsneg_jax.textures.recipe import inner_places, shape_at, unravel
+from nsneg_jax.textures.recipe import corrections, inner_places, shape_at, unravel
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_pass_is_the_loop_over_pixels(level, costs):
     @jax.jit
     def correct(source, colours, described, similar):
         own = level._replace(colours=colours, described=described, similar=similar)
-        return passes.corrected(source, own, 1, recipe)
+        return passes.corrected(source, own, corrections(recipe)[-1], recipe)
 
     got = correct(source, level.colours, level.described, level.similar)
     for n in range(2):

@@ -10,7 +10,16 @@ from photographs import SIZE, SMALL, photographs, prepared
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.parallel.mesh import data_mesh
-from nsneg_jax.textures.recipe import inner_places, unravel, validate
+from nsneg_jax.textures.recipe import (
+    RECIPES,
+    canvas_side,
+    corrections,
+    inner_places,
+    shape_at,
+    similar_at,
+    unravel,
+    validate,
+)
 from nsneg_jax.textures.synthesis import (
     TextureRecipe,
     compiled_synthesis,
@@ -60,13 +69,15 @@ def test_small_images_are_continued_by_reflection(shape):
         np.testing.assert_array_equal(exemplars[0][:28], image[:28, 102:198][::-1])
 
 
-def test_a_mosaic_is_made_of_pieces_evenly_from_all_over_the_exemplars():
-    recipe = TextureRecipe()
-    shape = (2, 24, 24)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_mosaic_is_made_of_pieces_evenly_from_all_over_the_exemplars(name):
+    recipe = RECIPES[name]
+    depth = len(recipe.passes) - 1
+    shape = shape_at((2, 96, 96), depth)
     maps = [mosaic(random_generator(0, str(i)), (2, 96, 96), recipe) for i in range(300)]
-    assert maps[0].shape == (56, 56) and maps[0].dtype == np.int32
+    assert maps[0].shape == (canvas_side(recipe) >> depth,) * 2 and maps[0].dtype == np.int32
     inside = inner_places(shape, recipe)
-    use = np.bincount(np.ravel(maps), minlength=1152)
+    use = np.bincount(np.ravel(maps), minlength=np.prod(shape))
     assert set(np.flatnonzero(use)) == set(inside)
     use = use[inside] / use.sum() * len(inside)
     assert use.min() > 0.7 and use.max() < 1.4
@@ -181,17 +192,34 @@ def test_a_small_object_on_a_plain_ground_does_not_vanish():
         ({"jump_cost": 17}, (2, 96, 96), "jump_cost is 17, but must be a whole number of 0 to 16"),
         ({"use_cost": -1}, (2, 96, 96), "use_cost is -1"),
         ({"use_cost": 0.5}, (2, 96, 96), "use_cost is 0.5"),
+        ({"use_cost": (2, 1)}, (2, 96, 96), r"use_cost is \(2, 1\), .* 4 of them"),
+        ({"jump_cost": (0, 0, 1, 17)}, (2, 96, 96), r"jump_cost is \(0, 0, 1, 17\)"),
         ({"cell": 0}, (2, 96, 96), "cell is 0"),
         ({"similar": 0}, (2, 96, 96), "similar places is 0"),
-        ({"similar": 17}, (2, 96, 96), "must be 1 to 16 for these exemplars"),
+        ({"similar": 78}, (2, 96, 96), "must be 1 to 77 for these exemplars"),
         ({}, (0, 96, 96), "number of exemplars is 0"),
-        ({}, (2, 102, 96), "102 x 96, but must be a multiple of 4"),
-        ({}, (2, 36, 36), "at least 40 in both directions, for 3 levels"),
+        ({}, (2, 102, 96), "102 x 96, but must be a multiple of 8"),
+        ({}, (2, 36, 36), "at least 80 in both directions, for 4 levels"),
     ],
 )
 def test_impossible_recipes_are_refused(changes, shape, says):
     with pytest.raises(UsageError, match=says):
         validate(dataclasses.replace(TextureRecipe(), **changes), shape)
+
+
+def test_costs_are_of_all_levels_or_of_each():
+    recipe = dataclasses.replace(SMALL, jump_cost=1, use_cost=(3, 2, 0))
+    assert corrections(recipe) == [(2, 1, 3), (1, 1, 2), (1, 1, 0)]
+
+
+def test_levels_of_few_places_keep_fewer_similar_ones():
+    # 100 places at the coarsest level: one share for each of them
+    recipe = dataclasses.replace(SMALL, output_size=40, similar=6)
+    exemplars = photographs()[3][None, None, :56, :56]
+    assert [similar_at(shape_at((1, 56, 56), depth), recipe) for depth in (2, 1)] == [2, 6]
+    first = mosaic(random_generator(0, "a"), exemplars.shape[1:4], recipe)[None]
+    made = jax.eval_shape(lambda *arrays: synthesise(*arrays, recipe), exemplars, first)
+    assert made.image.shape == (1, 40, 40, 3)
 
 
 def test_other_sizes_and_numbers_of_exemplars():
