@@ -123,7 +123,7 @@ def test_another_seed_another_run(whole, tmp_path):
     assert not np.array_equal(jax.device_get(other).queue[20:], state.queue[20:])
 
 
-@pytest.mark.parametrize("step", [4, 7, 10])
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 7, 10])
 def test_resume_is_bit_exact(whole, tmp_path, step):
     """Stops within an epoch (4, 7) and at its end (10), and resumes with other threads."""
     workdir, state = whole
@@ -317,7 +317,7 @@ def test_killed_run_goes_on(whole, tmp_path):
     assert metrics_lines(tmp_path) == metrics_lines(workdir)
 
 
-@pytest.mark.parametrize("kind", ["texture", "patch+texture"])
+@pytest.mark.parametrize("kind", [pytest.param("texture", marks=pytest.mark.slow), "patch+texture"])
 def test_texture_negatives_train_and_resume(tmp_path, kind):
     values = {"epochs": 2, "negatives.kind": kind, "model.bn_groups": 4}
     values |= {"negatives.texture_alpha": 1.5} if kind == "patch+texture" else {}

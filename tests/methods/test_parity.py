@@ -61,7 +61,7 @@ def test_eight_devices(trajectory, float64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("passes", "devices"), [("merged", 1), ("separate", 1), ("separate", 8)])
+@pytest.mark.parametrize(("passes", "devices"), [("separate", 1), ("separate", 8)])
 def test_float64(trajectory, passes, devices, float64, record_property):
     worst = run(trajectory, devices, merge_passes=passes == "merged")
     record_property("worst_relative_error", worst)
