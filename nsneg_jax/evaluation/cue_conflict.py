@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.input.sources.folder import Folder
 
 CATEGORIES_FILE = Path(__file__).parent / "geirhos16.tsv"
 CATEGORIES = (
@@ -158,3 +159,12 @@ def read_categories(path: Path = CATEGORIES_FILE) -> dict[str, str]:
     """
     lines = path.read_text().splitlines()
     return dict(line.split() for line in lines if line.strip() and not line.startswith("#"))
+
+
+class CueFolder(Folder):
+    """The released cue-conflict images: no labels, but `cues` (shape, texture) by file name."""
+
+    def __init__(self, root: str, split: str) -> None:
+        super().__init__(root, split)
+        self.labels = np.zeros(len(self), np.int32)
+        self.cues = tuple(zip(*(cues_of(self.path(i)) for i in range(len(self))), strict=True))

@@ -10,16 +10,15 @@ import numpy as np
 
 from nsneg_jax.corruptions import registry, settings_of
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation.cue_conflict import cues_of, read_categories
+from nsneg_jax.evaluation.cue_conflict import CueFolder, read_categories
 from nsneg_jax.evaluation.protocols.accepted import Accepted
 from nsneg_jax.evaluation.protocols.benchmarks import IMAGENET_C, available
-from nsneg_jax.evaluation.protocols.imagenet import CLASS_LISTS, listed, wnids
+from nsneg_jax.evaluation.protocols.imagenet import CLASS_LISTS, index_names, listed
 from nsneg_jax.evaluation.protocols.objectnet import open_objectnet
 from nsneg_jax.evaluation.protocols.real import WHERE, with_real_labels
 from nsneg_jax.evaluation.released import RELEASED
 from nsneg_jax.files import earlier_data, expand
 from nsneg_jax.input.sources import storage
-from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.input.sources.source import Source, is_files, open_files, open_source
 from nsneg_jax.input.texture_pairs import TexturesInMemory
 
@@ -331,10 +330,10 @@ def _open(
                 f"The classifier's classes belong to fewer than two of the categories of {name}, "
                 "so it cannot decide between them."
             )
-        return _CueFolder(root, settings.split)
+        return CueFolder(root, settings.split)
     # In TFDS, wnids name the labels of all these sets.
     by_name = settings.names == "class" or scheme == "tfds"
-    names = classes if by_name else _imagenet_indices(name, classes)
+    names = classes if by_name else index_names(name, classes)
     return open_files(
         settings.source,
         settings.split,
@@ -343,28 +342,6 @@ def _open(
         tfds_dir=tfds_dir,
         labels=settings.labels,
     )
-
-
-class _CueFolder(Folder):
-    """The released cue-conflict images: no labels, but `cues` (shape, texture) by file name."""
-
-    def __init__(self, root: str, split: str) -> None:
-        super().__init__(root, split)
-        self.labels = np.zeros(len(self), np.int32)
-        self.cues = tuple(zip(*(cues_of(self.path(i)) for i in range(len(self))), strict=True))
-
-
-def _imagenet_indices(name: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """Returns the folder names of `classes` in sets that use their index in ImageNet-1K."""
-    indices = {wnid: str(i) for i, wnid in enumerate(wnids())}
-    unknown = [wnid for wnid in classes if wnid not in indices]
-    if unknown:
-        raise UsageError(
-            f"The set {name} names classes by their index in ImageNet-1K, which lacks the "
-            f"classifier's class {unknown[0]!r}. Leave this set out with --config.only=..., "
-            f"or rename its folders and set --config.sets.{name}.names=class."
-        )
-    return tuple(indices[wnid] for wnid in classes)
 
 
 def _open_several(

@@ -7,7 +7,8 @@ import pytest
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.outputs import Listed, check_finite, classes_of_sets, name_outputs
-from nsneg_jax.evaluation.sets import IMAGENET_1K, EvaluationSet
+from nsneg_jax.evaluation.protocols.imagenet import IMAGENET_1K
+from nsneg_jax.evaluation.sets import EvaluationSet
 from nsneg_jax.input.sources.source import class_names
 
 ROOT = Path(__file__).parents[2]

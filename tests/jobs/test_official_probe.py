@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import tiny_linear_config
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation.sets import IMAGENET_1K
+from nsneg_jax.evaluation.protocols.imagenet import IMAGENET_1K
 from nsneg_jax.input.sources.source import class_names
 from nsneg_jax.jobs.evaluate import evaluate
 from nsneg_jax.jobs.linear import linear
