@@ -10,7 +10,7 @@ import pytest
 from nsneg_jax.cli import main
 from nsneg_jax.errors import RunError
 from nsneg_jax.evaluation import classifier, cue_conflict, passes, self_test, sets, summary
-from nsneg_jax.evaluation.protocols import benchmarks, derived, objectnet, real
+from nsneg_jax.evaluation.protocols import benchmarks, derived, imagenet, objectnet, real
 from nsneg_jax.parallel import mesh
 
 ONE = mesh.data_mesh(jax.devices()[:1])
@@ -54,6 +54,7 @@ def reversed_ties(outputs, labels):
     return (outputs >= own).sum(axis=-1) - 1
 
 
+_CUES_OF = cue_conflict.cues_of
 FAULTS = {
     "a crop without the resize": sized(lambda side: 0),
     "a resize 8 pixels too small": sized(lambda side: side and side - 8),
@@ -63,11 +64,11 @@ FAULTS = {
     "no class mask": (sets, "_answers", all_allowed),
     "no border cut": (derived.Derived, "image", uncut),
     "ties to the last": (classifier, "ranks", reversed_ties),
-    "index and wnid mixed up": (sets, "wnids", lambda: tuple(reversed(real.wnids()))),
+    "index and wnid mixed up": (imagenet, "wnids", lambda: tuple(reversed(real.wnids()))),
     "other ReaL labels": (real, "read_real", lambda path: [[7]] * 5),
     "no check for NaN": (classifier, "check_finite", lambda *arguments: None),
     "another mean": (summary, "tested", lambda parts: parts),
-    "swapped cues": (sets, "cues_of", lambda path: cue_conflict.cues_of(path)[::-1]),
+    "swapped cues": (cue_conflict, "cues_of", lambda path: _CUES_OF(path)[::-1]),
     "another AlexNet": (benchmarks, "ALEXNET_CLEAN", 0.0),
     "a wrong mapping": (
         objectnet,
