@@ -130,8 +130,8 @@ def test_json_line(capsys):
                 amount / seconds, rel=1e-3
             )
         assert figures[prefix + "share_of_peak_flops"] is None
-    # the whole step makes the views besides, without products
-    assert figures["flops_per_step"] == figures["method_flops_per_step"]
+    # the whole step makes the views besides, whose blur is a small product
+    assert 1 < figures["flops_per_step"] / figures["method_flops_per_step"] < 1.01
     check_profile(figures["profile"])
 
 
