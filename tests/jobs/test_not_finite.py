@@ -53,12 +53,13 @@ def test_jobs_name_features(pretrained, tmp_path, monkeypatch, job):
 @pytest.mark.parametrize(("where", "stage"), [("kernel", "logits"), ("image", "features")])
 def test_evaluations_name_features_or_logits(tmp_path, monkeypatch, where, stage):
     answering = answering_probe(monkeypatch, tmp_path)
+    readable = Encoder.features
     if where == "kernel":
+        monkeypatch.setattr(Encoder, "features", lambda *given: 5 * readable(*given))
         kernel = np.eye(32, 10, dtype=np.float32)
-        kernel[:, 3] = np.inf  # 0 times infinity is NaN
+        kernel[:, 3] = 3e38  # finite, unlike five times as much
         answering = probe_checkpoint(tmp_path / "bad", kernel)
     else:
-        readable = Encoder.features
 
         def features(self, params, stats, images):
             found = readable(self, params, stats, images)
@@ -74,8 +75,8 @@ def test_evaluations_name_features_or_logits(tmp_path, monkeypatch, where, stage
     assert not list((tmp_path / "out").glob("parts/*"))
 
 
-def test_a_probe_whose_weights_are_no_numbers_is_named(tmp_path):
-    workdir = probe_checkpoint(tmp_path / "probe", np.full((16, 10), np.nan, np.float32), None)
+def test_a_probe_whose_logits_are_no_numbers_is_named(tmp_path):
+    workdir = probe_checkpoint(tmp_path / "probe", np.full((16, 10), 3e38, np.float32), None)
     config = tiny_linear_config(workdir, evaluate_only=True)
     with pytest.raises(RunError, match="The logits of some of the 80 images"):
         linear(config, tmp_path / "out", ONE)

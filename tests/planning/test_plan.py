@@ -88,8 +88,11 @@ def test_flops_are_those_counted_by_hand(planned_and_used):
 @cache
 def tiny_program(**values) -> Program:
     """Of 8 devices; what it exchanges is settled before the machine code is made."""
-    with jax.disable_most_optimizations(True):
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
         return compile_for(tiny_config(**PLAIN | values), 8)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize(
