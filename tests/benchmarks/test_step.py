@@ -43,7 +43,7 @@ def start(config, kind="TorchMoCo"):
     return method, state, peer
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("arch", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_peer_embeddings(arch, float64):
     method, state, peer = start(float64_config(arch))
     images = draw("images", (6, 64, 64, 3))
@@ -93,6 +93,7 @@ def test_peer_steps(float64):
             np.testing.assert_allclose(array, theirs[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.slow
 def test_original_takes_the_same_steps(float64):
     config = float64_config("resnet8", groups=2, queue=12)
     peers = [start(config, kind)[2] for kind in ("TorchMoCo", "OriginalMoCo")]
