@@ -26,8 +26,8 @@ from nsneg_jax.errors import Stopped, UsageError, ended_by_signals, escape_outpu
 from nsneg_jax.files import data_root, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
-from nsneg_jax.input.sources.labels import DEVKIT, KAGGLE, Labels, found_labels
 from nsneg_jax.input.sources.lists.class_list import class_names
+from nsneg_jax.input.sources.lists.labels import DEVKIT, KAGGLE, Labels, found_labels
 
 CLASS_LIST = Path(__file__).parent / "imagenet100.tsv"
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import write_json, write_whole
+from nsneg_jax.input.sources.derived import Derived
 from nsneg_jax.input.sources.identity import difference, identity
 from nsneg_jax.input.sources.source import FileSource, Source
 from nsneg_jax.parallel import hosts, mesh
@@ -64,8 +65,13 @@ def pair_folders(
             f"{textures.name}; the first is {first}. Make them with `python -m data.texture`, or "
             "leave these images out with --config.negatives.missing=skip."
         )
-    paired = _Subset(textures, [found[i] for i in kept])
-    return (_Subset(images, kept) if lacking else images), paired
+    paired = _some(textures, [found[i] for i in kept])
+    return (_some(images, kept) if lacking else images), paired
+
+
+def _some(source: FileSource, records: Sequence[int]) -> FileSource:
+    name = f"{source.name}, {len(records)} of {len(source)} images"
+    return Derived(source, records, name=name)
 
 
 class MadeTextures:
@@ -219,36 +225,3 @@ def _save(path: Path, array: np.ndarray) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class _Subset:
-    """Some images of a source of files, as another."""
-
-    def __init__(self, source: FileSource, indices: Sequence[int]) -> None:
-        self._source = source
-        self._indices = np.asarray(indices)
-        self.name = f"{source.name}, {len(indices)} of {len(source)} images"
-        self.classes = source.classes
-        self.labels = np.asarray(source.labels)[self._indices]
-        self.present = np.unique(self.labels).astype(np.int32)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def path(self, index: int) -> str:
-        return self._source.path(int(self._indices[index]))
-
-    def encoded(self, index: int) -> bytes:
-        return self._source.encoded(int(self._indices[index]))
-
-    def location(self, index: int) -> str:
-        return self._source.location(int(self._indices[index]))
-
-    def size(self, index: int) -> int | None:
-        return self._source.size(int(self._indices[index]))
-
-    def files(self) -> Sequence[str]:
-        return self._source.files()
-
-    def image(self, index: int) -> np.ndarray:
-        return self._source.image(int(self._indices[index]))

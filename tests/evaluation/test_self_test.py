@@ -10,7 +10,8 @@ import pytest
 from nsneg_jax.cli import main
 from nsneg_jax.errors import RunError
 from nsneg_jax.evaluation import classifier, cue_conflict, passes, self_test, sets, summary
-from nsneg_jax.evaluation.protocols import benchmarks, derived, imagenet, objectnet, real
+from nsneg_jax.evaluation.protocols import benchmarks, imagenet, objectnet, real
+from nsneg_jax.input.sources import derived
 from nsneg_jax.parallel import mesh
 
 ONE = mesh.data_mesh(jax.devices()[:1])

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.protocols.accepted import Accepted, accepted_of
-from nsneg_jax.evaluation.protocols.derived import Derived
 from nsneg_jax.evaluation.protocols.imagenet import wnids
 from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources.derived import Derived
 from nsneg_jax.input.sources.source import FileSource
 
 WHERE = "real.json of github.com/google-research/reassessed-imagenet"

@@ -9,7 +9,7 @@ from photo_folder import write_photos
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.folder import Folder
-from nsneg_jax.input.sources.labels import Labels, validation_wnids
+from nsneg_jax.input.sources.lists.labels import Labels, validation_wnids
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -1,4 +1,4 @@
-"""Some images of another source, with other labels or without their border."""
+"""Some images of another source, as they are or without their border."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,11 @@ class Derived:
     Args:
         source: the other source.
         records: int [n], indices of the images in `source`, in order.
-        classes: names of the classes; those of `source` if None.
-        labels: int [n], indices into `classes`; those of `source` if None.
+        name: name for messages; that of `source` if empty.
         border: pixels to cut from each side of each image.
+
+    Attributes:
+        classes, labels, present: see `FileSource`; those of the images chosen.
     """
 
     def __init__(
@@ -26,18 +28,16 @@ class Derived:
         source: FileSource,
         records: Sequence[int] | np.ndarray,
         *,
-        classes: Sequence[str] | None = None,
-        labels: np.ndarray | None = None,
+        name: str = "",
         border: int = 0,
     ) -> None:
         self._source = source
         self._records = np.asarray(records, np.int64)
         self._border = border
-        self.name = source.name
-        self.classes = tuple(source.classes if classes is None else classes)
-        own = source.labels[self._records] if labels is None else labels
-        self.labels = np.asarray(own, np.int32)
-        self.present = np.unique(self.labels)
+        self.name = name or source.name
+        self.classes = source.classes
+        self.labels = np.asarray(source.labels)[self._records]
+        self.present = np.unique(self.labels).astype(np.int32)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -74,6 +74,10 @@ class Derived:
     def size(self, index: int) -> int | None:
         """Returns the length of the file of image `index`, see `FileSource`."""
         return self._source.size(self._of(index))
+
+    def files(self) -> Sequence[str]:
+        """Returns the paths of all files of `source`."""
+        return self._source.files()
 
     def _of(self, index: int) -> int:
         return int(self._records[index])
