@@ -63,8 +63,13 @@ def _top1(parts: Parts, classes: Sequence[str], seed: int) -> dict[str, Any]:
     ((part, got),) = parts
     valid = _valid(got)
     labels = np.asarray(part.source.labels)[got["valid"]]
-    by_class = accuracy_by_class(valid["top1"], labels, classes)
+    by_class = accuracy_by_class(valid["top1"], labels, class_names(part, classes))
     return _ways(part) | _figures(valid, valid["top1"], seed) | {"by_class": by_class}
+
+
+def class_names(part: Part, classes: Sequence[str]) -> Sequence[str]:
+    """Returns what the labels of a part index: the classifier's classes, or ObjectNet's own."""
+    return part.source.classes if part.protocol == "objectnet" else classes
 
 
 def accuracy_by_class(

@@ -54,6 +54,7 @@ def test_real(monkeypatch, tmp_path):
 
 
 def test_objectnet(monkeypatch, tmp_path):
+    """Accuracies by class are those of its own categories, which may share a class."""
     root = tmp_path / "objectnet-1.0"
     categories = {"chair": [4], "mug": [7, 8], "spoon": []}
     for folder, answers in {"chair": (4, 4, 1), "mug": (8, 7), "spoon": (1,)}.items():
@@ -66,4 +67,7 @@ def test_objectnet(monkeypatch, tmp_path):
     out = tmp_path / "out"
     figures = run(config, out)["objectnet"]
     assert figures["images"] == 5 and figures["accuracy_top1"] == 80
+    assert {name: round(value) for name, value in figures["by_class"].items()} == {
+        "chair": 67, "mug": 100,
+    }  # fmt: skip
     assert rows(out, "objectnet") == {"chair": ["3", "66.6667"], "mug": ["2", "100.0000"]}

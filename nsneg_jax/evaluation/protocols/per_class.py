@@ -30,7 +30,7 @@ def per_class(outputs: Mapping[str, summary.Parts], classes: Sequence[str]) -> s
     lines = ["\t".join(COLUMNS)]
     for name, parts in outputs.items():
         conflict = parts[0][0].protocol == "cue_conflict"
-        rows = _conflicts(*parts[0], classes) if conflict else _accuracies(parts)
+        rows = _conflicts(*parts[0], classes) if conflict else _accuracies(parts, classes)
         lines += ["\t".join((name, printable(each), *values)) for each, *values in rows]
     return "\n".join(lines) + "\n"
 
@@ -60,7 +60,7 @@ def decisions(part: Part, got: summary.Outputs, classes: Sequence[str], observer
     return file.getvalue()
 
 
-def _accuracies(parts: summary.Parts) -> Iterator[tuple[str, ...]]:
+def _accuracies(parts: summary.Parts, classes: Sequence[str]) -> Iterator[tuple[str, ...]]:
     if parts[0][0].protocol == "corruption":
         parts = summary.tested(parts)
     if not parts:
@@ -73,10 +73,11 @@ def _accuracies(parts: summary.Parts) -> Iterator[tuple[str, ...]]:
             *([got[name] for _, got in parts] for name in ("top1", "top5")),
         )
     )
-    for label in np.unique(labels):
-        of_class = labels == label
-        shares = (f"{100 * right[of_class].mean():.4f}" for right in (top1, top5))
-        yield parts[0][0].source.classes[label], str(of_class.sum()), *shares, "", ""
+    names = summary.class_names(parts[0][0], classes)
+    found = [summary.accuracy_by_class(right, labels, names) for right in (top1, top5)]
+    images = dict(zip(names, np.bincount(labels, minlength=len(names)), strict=True))
+    for name in found[0]:
+        yield name, str(images[name]), *(f"{each[name]:.4f}" for each in found), "", ""
 
 
 def _conflicts(
