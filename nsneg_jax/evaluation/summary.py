@@ -176,11 +176,16 @@ def cues(part: Part, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, Ma
     raise ValueError(f"The images of {source.name} have no texture apart from their class.")
 
 
+def probabilities_of(got: Outputs, classes: Sequence[str]) -> np.ndarray:
+    """Returns the probabilities of the classes [n, C], without outputs that are no class."""
+    return got["probabilities"][:, : len(classes)]
+
+
 def _cue_conflict(parts: Parts, classes: Sequence[str], seed: int) -> dict[str, Any]:
     ((part, got),) = parts
     shape, texture, categories = cues(part, classes)
     found = cue_conflict.decisions(
-        got["probabilities"][got["valid"]][:, : len(classes)],
+        probabilities_of(got, classes)[got["valid"]],
         classes,
         shape[got["valid"]],
         texture[got["valid"]],

@@ -1,6 +1,8 @@
 """A linear probe as the original writes it: torchvision's 1000 outputs, 100 of them trained."""
 
+import csv
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -10,8 +12,9 @@ from PIL import Image
 from tiny import tiny_linear_config
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.evaluation.cue_conflict import read_categories
 from nsneg_jax.evaluation.protocols.imagenet import IMAGENET_1K
-from nsneg_jax.input.sources.source import class_names
+from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.jobs.evaluate import evaluate
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.pretrained import load_pretrained
@@ -90,6 +93,26 @@ def test_evaluate_is_pytorchs_accuracy(official, tmp_path, capsys):
     with pytest.raises(UsageError, match=r"--config\.classes=FILE"):
         config.classes = str(IMAGENET_1K)
         evaluate(config, tmp_path / "other", ONE)
+
+
+def test_outputs_that_are_no_class_decide_no_cue_conflict(official, tmp_path):
+    """They are in no category; 100 of the 1000 outputs are classes."""
+    folder, _ = official
+    known = sorted({c for wnid, c in read_categories().items() if wnid in WNIDS})
+    shape, texture = known[:2]
+    picture = next((folder / "data").rglob("*.png"))
+    place = tmp_path / "cues" / shape / f"{shape}1-{texture}1.png"
+    place.parent.mkdir(parents=True)
+    shutil.copy(picture, place)
+    sets = {"sets.clean.source": f"folder:{folder / 'data'}"}
+    sets |= {"sets.cue_conflict.source": f"folder:{tmp_path / 'cues'}"}
+    config = a_config(folder / "probe", "clean,cue_conflict", **sets)
+    results = evaluate(config, tmp_path / "out", ONE)
+    assert results["outputs"] == 1000
+    assert results["sets"]["cue_conflict"]["categories"] == known
+    with (tmp_path / "out" / "cue_conflict.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["category"] == shape and row["object_response"] in known
 
 
 def test_evaluate_only_is_pytorchs_accuracy(official, tmp_path):

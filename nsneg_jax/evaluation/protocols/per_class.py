@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,17 +48,33 @@ def decisions(part: Part, got: summary.Outputs, classes: Sequence[str], observer
         classes: classes of the classifier.
         observer: name of the classifier.
     """
-    shape, texture, categories = summary.cues(part, classes)
-    decided, known = cue_conflict.decide(got["probabilities"], classes, categories)
-    counted = got["valid"] & cue_conflict.conflicts(shape, texture, known)
+    answers = _decided(part, got, classes)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow((*DECISIONS, "imagename"))
-    for trial, image in enumerate(np.flatnonzero(counted), 1):
+    for trial, image in enumerate(np.flatnonzero(answers.counted), 1):
         picture = str(got["names"][image]).rpartition("/")[2]
-        response, category = decided[image], shape[image]
+        response, category = answers.decided[image], answers.shape[image]
         writer.writerow((observer, 1, trial, "NaN", response, category, part.set_name, picture))
     return file.getvalue()
+
+
+class _Decided(NamedTuple):
+    """Cues and decision per image, str [n]; whether it counts, bool [n]; and the categories."""
+
+    shape: np.ndarray
+    texture: np.ndarray
+    decided: np.ndarray
+    counted: np.ndarray
+    known: tuple[str, ...]
+
+
+def _decided(part: Part, got: summary.Outputs, classes: Sequence[str]) -> _Decided:
+    shape, texture, categories = summary.cues(part, classes)
+    probabilities = summary.probabilities_of(got, classes)
+    decided, known = cue_conflict.decide(probabilities, classes, categories)
+    counted = got["valid"] & cue_conflict.conflicts(shape, texture, known)
+    return _Decided(shape, texture, decided, counted, known)
 
 
 def _accuracies(parts: summary.Parts, classes: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -83,11 +100,10 @@ def _accuracies(parts: summary.Parts, classes: Sequence[str]) -> Iterator[tuple[
 def _conflicts(
     part: Part, got: summary.Outputs, classes: Sequence[str]
 ) -> Iterator[tuple[str, ...]]:
-    shape, texture, categories = summary.cues(part, classes)
-    decided, known = cue_conflict.decide(got["probabilities"], classes, categories)
-    counted = got["valid"] & cue_conflict.conflicts(shape, texture, known)
-    for category in known:
-        shown = counted & (shape == category)
+    answers = _decided(part, got, classes)
+    for category in answers.known:
+        shown = answers.counted & (answers.shape == category)
         if shown.any():
-            shares = (f"{100 * (decided == cue)[shown].mean():.4f}" for cue in (shape, texture))
+            hits = (answers.decided == cue for cue in (answers.shape, answers.texture))
+            shares = (f"{100 * each[shown].mean():.4f}" for each in hits)
             yield category, str(shown.sum()), "", "", *shares
