@@ -35,7 +35,7 @@ class Answers(NamedTuple):
     probabilities: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pretrained:
     """A trained encoder; `embed` and `classify` take raw images.
 
@@ -62,16 +62,16 @@ class Pretrained:
     encoder: Encoder = field(repr=False)
     params: Tree = field(repr=False)
     stats: Tree = field(repr=False)
-    head: Tree | None = field(repr=False)
+    head: Tree | None = field(default=None, repr=False)
     model: dict[str, Any]
     dtype: str
-    classifier: dict[str, np.ndarray] | None = field(repr=False)
-    classes: tuple[str, ...] | None = field(repr=False)
-    image_size: int | None
-    resize: int | None
+    classifier: dict[str, np.ndarray] | None = field(default=None, repr=False)
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
+    image_size: int | None = None
+    resize: int | None = None
     origin: str
     encoder_origin: str
-    encoder_seed: int | None
+    encoder_seed: int | None = None
 
     def embed(
         self, images: Images, *, head: bool = False, batch_size: int = BATCH_SIZE

@@ -266,7 +266,6 @@ def _classifier(devices: Mesh) -> Classifier:
         encoder=_Reader(),  # type: ignore[arg-type]
         params={"none": np.zeros(1, dtype)},
         stats={},
-        head=None,
         model={},
         dtype="float32",
         classifier={
@@ -275,10 +274,8 @@ def _classifier(devices: Mesh) -> Classifier:
         },
         classes=classes,
         image_size=SIDE,
-        resize=None,
         origin="self-test",
         encoder_origin="self-test",
-        encoder_seed=None,
     )
     reading = Reading(batch, SIDE, 0, threads=2, workers=0)
     return Classifier(network, reading, "float32", 0, devices)

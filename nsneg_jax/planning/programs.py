@@ -122,16 +122,10 @@ def lower(
         encoder=encoder,
         params=params,
         stats=stats,
-        head=None,
         model=dict(model),
         dtype=config.dtype,
-        classifier=None,
-        classes=None,
-        image_size=None,
-        resize=None,
         origin="",
         encoder_origin="",
-        encoder_seed=None,
     )
     yield from _LOWER[program](config, untrained, devices, classes)
 
