@@ -36,15 +36,13 @@ class Resumption(NamedTuple):
         checkpoints: checkpoints in the workdir.
         signals: signals that ask the run to stop.
         step: steps done in the newest whole checkpoint; None for a new run.
-        moved: fields that may differ from the earlier start, for `Run.claim`.
-        config: config in the latest checkpoint, for `Run.claim`; None if it keeps none.
+        progress: progress in that checkpoint; None for a new run.
     """
 
     checkpoints: Checkpoints
     signals: StopSignals
     step: int | None
-    moved: tuple[str, ...] = ()
-    config: Mapping[str, Any] | None = None
+    progress: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,11 @@ class Run:
             Checkpoints(self.workdir, keep, keep_every) as checkpoints,
         ):
             found = checkpoints.newest_whole()
-            if found is None:
-                yield Resumption(checkpoints, signals, None)
-                return
-            step, progress = found
-            moved = moved_fields(progress)
-            kept = progress.get("config")
-            check_workdir(self.config, self.workdir, moved, kept)
-            yield Resumption(checkpoints, signals, step, moved, kept)
+            step, progress = found or (None, None)
+            if progress is not None:
+                moved, kept = moved_fields(progress), progress.get("config")
+                check_workdir(self.config, self.workdir, moved, kept)
+            yield Resumption(checkpoints, signals, step, progress)
 
     def claim(self, resumption: Resumption | None = None) -> None:
         """Writes config.json. Call it after all checks, so that a refused run leaves none.
@@ -100,11 +95,10 @@ class Run:
             UsageError: the workdir belongs to another run, see `claim_workdir`.
         """
         write = jax.process_index() == 0
-        if resumption is None:
-            claim_workdir(self.config, self.workdir, resuming=False, write=write)
-            return
-        _, _, step, moved, kept = resumption
-        claim_workdir(self.config, self.workdir, step is not None, moved, kept, write=write)
+        progress = resumption.progress if resumption is not None else None
+        resuming, known = progress is not None, progress or {}
+        moved, kept = moved_fields(known), known.get("config")
+        claim_workdir(self.config, self.workdir, resuming, moved, kept, write=write)
 
     def print_views(self, source: Source) -> None:
         """Prints how the images of a source are resized and cropped, and the note."""

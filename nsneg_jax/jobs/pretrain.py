@@ -143,8 +143,8 @@ def _build_or_restore(
     config: ConfigDict, run: Run, data: _Data, resumption: Resumption
 ) -> _Training:
     checkpoints, resumed = resumption.checkpoints, resumption.step
-    if resumed is not None:
-        _check_same_model(config, checkpoints.progress(resumed), run.workdir)
+    if resumption.progress is not None:
+        _check_same_model(config, resumption.progress, run.workdir)
     method, state = build.build(config, data.steps_per_epoch)
     placement = build.placement(config)
     state = mesh.put(state, state_sharding(method, run.devices, placement))
@@ -316,7 +316,7 @@ def _progress(fields: Mapping[str, Any], training: _Training, data: _Data) -> di
     }
 
 
-def _check_same_model(config: ConfigDict, progress: dict[str, Any], workdir: Path) -> None:
+def _check_same_model(config: ConfigDict, progress: Mapping[str, Any], workdir: Path) -> None:
     """Checks the network of an imported checkpoint, which has no config.json to compare with."""
     before = progress.get("model", {})
     differences = [

@@ -43,6 +43,8 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int, keep_every: int = 0):
         self.folder = (workdir / CHECKPOINTS).resolve()
+        # Step, state and progress that `newest_whole` has read, for the first `restore`.
+        self._known: tuple[int, tuple[dict[str, Any], dict[str, Any]]] | None = None
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -96,7 +98,8 @@ class Checkpoints:
             UsageError: its structure differs; the message names the first entry that does.
         """
         folder = self.folder / str(step)
-        state, progress = _read(folder)
+        known, self._known = self._known, None
+        state, progress = known[1] if known and known[0] == step else _read(folder)
         difference = first_difference(state, like)
         if difference is not None:
             raise UsageError(
@@ -125,7 +128,8 @@ class Checkpoints:
         found = None
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = step, _read(self.folder / str(step))[1]
+                self._known = step, _read(self.folder / str(step))
+                found = step, dict(self._known[1][1])
                 break
             except DamagedError as error:
                 damaged[step] = error
@@ -140,18 +144,6 @@ class Checkpoints:
         for step, reason in damaged.items():
             self._set_aside(step, found[0], reason)
         return found[0], found[1]
-
-    def progress(self, step: int) -> dict[str, Any]:
-        """Returns only the progress of `step`.
-
-        Raises:
-            DamagedError: it is damaged.
-        """
-        folder = self.folder / str(step)
-        try:
-            return _read_progress(folder, _digests(folder))
-        except Exception as error:
-            raise _damaged(folder, error) from error
 
     def _set_aside(self, step: int, instead: int, reason: DamagedError) -> None:
         place = self.folder.parent / DAMAGED / str(step)
