@@ -45,8 +45,10 @@ quick: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(addprefix tests/,$(QUICK)) \
 	  $(addprefix --ignore=tests/,$(QUICK_NOT)) $(addprefix --deselect=tests/,$(QUICK_BUT))
 
+# With programs as users have them, also the jobs, which `test` compiles without optimisations.
 slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m "not slow" tests/jobs
 
 # Compiles every program for absent accelerators, with the compilers of jax[cuda13] and jax[tpu],
 # each in its own environment (5 GB and 1 GB). H100_PYTHON and TPU_PYTHON name the interpreters of

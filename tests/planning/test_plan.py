@@ -22,6 +22,7 @@ from nsneg_jax.planning.targets import CHIPS, read_target
 
 ROOT = Path(main.__file__).parent
 TINY = f"--config={ROOT / 'configs' / 'patch.py'}:tiny"
+pytestmark = pytest.mark.usefixtures("quick_code")
 
 
 of_one_process = pytest.mark.xdist_group("planned")
@@ -37,7 +38,8 @@ def planned_and_used():
         [sys.executable, ROOT / "tests/helpers/plan_and_run.py",
          jax.config.jax_compilation_cache_dir],
         capture_output=True, text=True, check=True,
-        env=os.environ | {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"},
+        env=os.environ | {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "1",
+                          "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
     )  # fmt: skip
     found = json.loads(run.stdout.splitlines()[-1])
     return found["planned"], found["used"]
@@ -94,11 +96,7 @@ def test_flops_are_those_counted_by_hand(planned_and_used):
 @cache
 def tiny_program(**values) -> Program:
     """Of 8 devices; what it exchanges is settled before the machine code is made."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        return compile_for(tiny_config(**PLAIN | values), 8)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    return compile_for(tiny_config(**PLAIN | values), 8)
 
 
 @pytest.mark.parametrize(
