@@ -17,7 +17,7 @@ def pytest_generate_tests(metafunc):
     if "trajectory" in metafunc.fixturenames:
         paths = trajectories(metafunc.config.getoption("golden"))
         marks = [()] * len(paths)
-        if metafunc.function is test_float32_from_exact_states:
+        if metafunc.function in (test_float32_from_exact_states, test_eight_devices):
             marks[1:] = [pytest.mark.slow] * (len(paths) - 1)
         parameters = [
             pytest.param(path, id=path.stem, marks=mark)
