@@ -29,8 +29,10 @@ evaluation:
 claim: .venv/installed
 	$(BIN)/python -m experiments.claim --workdir=$(RUNS)/claim $(if $(FULL),--full)
 
+# Two processes, each with whole files, because most files share what takes long to make.
+FAST := -m "not slow" -n 2 --dist loadscope --no-loadscope-reorder
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest $(FAST)
 
 # the method, the networks, the input, the report and the package, without what compiles much
 QUICK := methods models input report evaluation data
@@ -42,11 +44,13 @@ QUICK_BUT := $(addprefix methods/test_moco.py::test_, merged_and_separate_passes
   key_encoder_gets_no_gradient_and_negatives_no_place_in_the_queue) \
   methods/test_probe.py::test_every_epoch_of_the_golden_run_from_its_exact_state
 quick: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(addprefix tests/,$(QUICK)) \
+	$(BIN)/python -m pytest $(FAST) $(addprefix tests/,$(QUICK)) \
 	  $(addprefix --ignore=tests/,$(QUICK_NOT)) $(addprefix --deselect=tests/,$(QUICK_BUT))
 
+# With programs as users have them, also the jobs, which `test` compiles without optimisations.
 slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m "not slow" tests/jobs
 
 # Compiles every program for absent accelerators, with the compilers of jax[cuda13] and jax[tpu],
 # each in its own environment (5 GB and 1 GB). H100_PYTHON and TPU_PYTHON name the interpreters of

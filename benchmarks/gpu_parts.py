@@ -73,7 +73,7 @@ def _step(setting: Setting) -> list[Command]:
 
 def _golden(setting: Setting) -> list[Command]:
     def test(trajectory: str) -> Command:
-        node = f"tests/methods/test_parity.py::test_float64[{trajectory}-merged-1]"
+        node = f"tests/methods/test_parity.py::test_one_device[{trajectory}]"
         report = setting.work / "golden" / f"{trajectory}.xml"
         flags = ("--device", "default", "-p", "no:cacheprovider", "-q", f"--junitxml={report}")
         return _module(trajectory, "pytest", node, *flags)

@@ -44,3 +44,23 @@ def float64():
     with jax.enable_x64(True):
         yield
     jax.config.update("jax_enable_x64", False)  # a job in float64 switches it on for its process
+
+
+UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+
+
+@pytest.fixture(scope="module")
+def quick_code():
+    """Compiles this module's programs in half the time: XLA leaves out LLVM's optimisations.
+
+    For what does not depend on machine code. A value in the environment, as that of `make slow`,
+    holds instead.
+    """
+    if UNOPTIMISED in os.environ:
+        yield
+        return
+    os.environ[UNOPTIMISED] = "1"  # for the processes that tests start
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    del os.environ[UNOPTIMISED]

@@ -14,6 +14,8 @@ from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.methods import optimizer
 from nsneg_jax.pretrained import load_pretrained
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 
 def trained(workdir, **values):
     """A pre-training of two steps: its initial and its last state, and its metrics."""

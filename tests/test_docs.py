@@ -52,6 +52,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.usefixtures("quick_code")
 def test_snippets_of_the_library_page(folder, capsys):
     text = LIBRARY.read_text()
     names: dict = {}

@@ -26,6 +26,7 @@ from nsneg_jax.pretrained import trained_on
 from nsneg_jax.training.checkpoint import read_checkpoint
 
 ONE = jax.devices()[:1]
+pytestmark = pytest.mark.usefixtures("quick_code")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from tiny import checkpoint_of_untrained, tiny_config
 
@@ -14,6 +15,7 @@ from nsneg_jax import load_pretrained
 from nsneg_jax.files import write_json
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("quick_code")
 
 
 def run(name: str, *arguments: object) -> str:

@@ -162,11 +162,9 @@ def results(workdir):
 
 
 slow = pytest.mark.slow
-group = pytest.mark.xdist_group("wheel")
 
 
 @slow
-@group
 def test_nothing_of_the_checkout_is_seen(installed):
     where = "import nsneg_jax, os, sys; print(os.path.dirname(nsneg_jax.__file__)); print(sys.path)"
     place, path = installed.run("-c", where).splitlines()
@@ -175,7 +173,6 @@ def test_nothing_of_the_checkout_is_seen(installed):
 
 
 @slow
-@group
 def test_commands_and_help(installed):
     assert "pretrain" in installed.nsneg("--help")
     assert "negatives.alpha = 2.0" in installed.nsneg("pretrain", "--config=patch", "--help")
@@ -185,7 +182,6 @@ def test_commands_and_help(installed):
 
 
 @slow
-@group
 def test_preparation(installed, prepared):
     images = sorted((prepared / "imagenet100" / "train").rglob("*.JPEG"))
     textures = sorted((prepared / "imagenet100-texture" / "train").rglob("*.png"))
@@ -201,7 +197,6 @@ def test_preparation(installed, prepared):
 
 
 @slow
-@group
 def test_pretraining_probe_neighbours_and_features(installed, probe):
     lines = (installed.folder / "pre" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 6
@@ -216,7 +211,6 @@ def test_pretraining_probe_neighbours_and_features(installed, probe):
 
 
 @slow
-@group
 def test_evaluation_reads_its_tables(installed, probe):
     """ImageNet-V2's folders are numbered, and cue conflicts have categories, by files inside."""
     flags = ("--config.pretrained=lin", "--config.batch_size=8", "--config.data.image_size=16")
@@ -232,7 +226,6 @@ def test_evaluation_reads_its_tables(installed, probe):
 
 
 @slow
-@group
 def test_torch_and_back(installed, probe):
     pytest.importorskip("torch")
     installed.nsneg("convert", "export", "lin", "lin.pth.tar")
@@ -249,7 +242,6 @@ def test_torch_and_back(installed, probe):
 
 
 @slow
-@group
 def test_built_in_pictures_need_their_extra(installed):
     config = ("pretrain", "patch:tiny", "shapes", "--config.batch_size=8", "--config.total_steps=1")
     installed.job(*config, hidden="cv2", status=2)

@@ -15,7 +15,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.report import similarities as report_similarities
 
-pytestmark = pytest.mark.xdist_group("similarities")  # one process trains the run
+pytestmark = pytest.mark.usefixtures("quick_code")
 
 OF_LINE = {"positive": "positive_similarity", "queue": "negative_similarity"}
 

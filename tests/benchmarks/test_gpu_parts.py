@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -72,6 +73,15 @@ def test_commands_can_be_read(small, tmp_path, monkeypatch):
     assert found == parsers.keys() | unread
     start = PARTS["start-up"].commands(setting)[-1]
     assert command_line.parse(["main.py", *start.argv[5:], "--workdir=x"]).config.data.source
+
+
+def test_golden_tests_are_there(tmp_path):
+    commands = PARTS["golden"].commands(Setting(tmp_path / "work", tmp_path / "logs", False))
+    nodes = [word for command in commands for word in command.argv if "::" in word]
+    assert len(nodes) == len(commands) == 3
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    said = subprocess.run([*collect, *nodes], cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.splitlines()[:3] == nodes, said.stdout + said.stderr
 
 
 def test_photographs(tmp_path, capsys):

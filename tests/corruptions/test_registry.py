@@ -119,6 +119,7 @@ def get_config(variant=""):
         "folder:{images}", split=".", resize=0, protocol="corruption", generate=True, extra=True
     )
     config.data.image_size, config.batch_size = 16, 8
+    config.data.workers = 0  # which would start anew for each part
     return config.lock()
 """
 

@@ -49,6 +49,7 @@ def write_image(path, answer, size=(16, 16), **options):
 def a_config(probe, sets, **overrides):
     config = evaluate_config.get_config()
     values = {"pretrained": str(probe), "only": sets, "batch_size": 8, "data.image_size": 16}
+    values |= {"data.workers": 0, "data.threads": 2}  # workers start anew for each part
     config.update_from_flattened_dict(values | overrides)
     return config
 

@@ -47,9 +47,8 @@ def test_subset_folder_keeps_the_classifiers_labels(answering, tmp_path):
     write_image(root / "n99999999" / "0.png", 3)
     (root / CLASSES[2] / "notes.txt").write_text("no image")
     (root / CLASSES[5] / "broken.png").write_bytes(b"\x89PNG broken")
-    figures = run(
-        a_config(answering, "sketch", **{"sets.sketch.source": f"folder:{root}"}), tmp_path / "out"
-    )["sketch"]
+    sets = {"sets.sketch.source": f"folder:{root}", "data.workers": 2}
+    figures = run(a_config(answering, "sketch", **sets), tmp_path / "out")["sketch"]
     assert figures["images"] == 9 and figures["unreadable"] == 1
     assert figures["accuracy_top1"] == pytest.approx(100 * 6 / 9)
     assert figures["classes"] == 3 and figures["ways"] == 10

@@ -162,14 +162,15 @@ def test_resume_on_other_devices_float64(tmp_path, float64):
 
     On 8 the mover loads shuffled crops and has a part of the queue on each device. The batches,
     crops and draws are the same to the bit; sums over the batch are not, since each device adds
-    its part first.
+    its part first. The variant below has the colours of the views too.
     """
-    config = tiny_config(**{"model.dtype": "float64"})
+    values = {"views.jitter_probability": 0.0, "views.grayscale_probability": 0.0}
+    values |= {"model.dtype": "float64"}
+    config = tiny_config(**values)
     one = pretrain(config, tmp_path / "one", one_device())
     eight = pretrain(config, tmp_path / "eight", jax.devices())
-    moves = {"model.dtype": "float64"}
-    pretrain(tiny_config(**moves, total_steps=7), tmp_path / "moved", one_device())
-    spread = moves | {"moco.shuffle": "data", "moco.shard_queue": True}
+    pretrain(tiny_config(**values, total_steps=7), tmp_path / "moved", one_device())
+    spread = values | {"moco.shuffle": "data", "moco.shard_queue": True}
     pretrain(tiny_config(**spread, total_steps=14), tmp_path / "moved", jax.devices())
     moved = pretrain(config, tmp_path / "moved", one_device())
     for other in (eight, moved):

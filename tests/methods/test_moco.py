@@ -15,6 +15,8 @@ from nsneg_jax.methods import moco, shuffling
 from nsneg_jax.parallel import mesh
 from nsneg_jax.training.step import compile_step
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 
 @pytest.fixture(scope="module")
 def crops():

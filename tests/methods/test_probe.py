@@ -158,8 +158,8 @@ def test_blank_places_change_nothing():
     features, labels = rng.normal(size=(6, 5)).astype(np.float32), rng.integers(0, 3, 6)
     method = a_probe((0.5, 5.0), 1)
     state = probe.init_state(method, no_backbone(), 2, 5, 3)
-    plain = probe.update(method, state, features, labels, np.ones(6, bool))
-    padded = probe.update(
+    plain = UPDATE(method, state, features, labels, np.ones(6, bool))
+    padded = UPDATE(
         method,
         state,
         np.concatenate([features, np.full((3, 5), 1e3, np.float32)]),

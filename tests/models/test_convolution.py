@@ -65,7 +65,8 @@ def assert_close(got, expected, tolerance):
         (7, 71, 64),
     ],
 )
-@pytest.mark.parametrize("outputs", [3, 6, 24])
+# fewer and more than the inputs, on which the form of a gradient depends
+@pytest.mark.parametrize("outputs", [3, 6])
 def test_values_and_gradients_are_those_of_the_convolution(
     kernel, height, width, stride, outputs, float64
 ):

@@ -63,6 +63,7 @@ def test_a_warm_start_is_the_same_to_the_bit(tmp_path):
     """By the command line, in the user's cache folder; the second start compiles nothing."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environ |= {"XDG_CACHE_HOME": str(tmp_path / "home"), "JAX_PLATFORMS": "cpu"}
+    environ |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # quicker to compile
     config = tiny_config(total_steps=3, pictures=True)
     kept, states = [], []
     for name in ("cold", "warm"):

@@ -22,9 +22,7 @@ from nsneg_jax.planning.targets import CHIPS, read_target
 
 ROOT = Path(main.__file__).parent
 TINY = f"--config={ROOT / 'configs' / 'patch.py'}:tiny"
-
-
-of_one_process = pytest.mark.xdist_group("planned")
+pytestmark = pytest.mark.usefixtures("quick_code")
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +35,13 @@ def planned_and_used():
         [sys.executable, ROOT / "tests/helpers/plan_and_run.py",
          jax.config.jax_compilation_cache_dir],
         capture_output=True, text=True, check=True,
-        env=os.environ | {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"},
+        env=os.environ | {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "1",
+                          "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
     )  # fmt: skip
     found = json.loads(run.stdout.splitlines()[-1])
     return found["planned"], found["used"]
 
 
-@of_one_process
 def test_parameters_state_and_flops_are_those_of_the_run(planned_and_used):
     planned, used = planned_and_used
     assert planned["parameters"] == used["parameters"]
@@ -51,14 +49,12 @@ def test_parameters_state_and_flops_are_those_of_the_run(planned_and_used):
     assert planned["flops"] == pytest.approx(used["flops"], rel=0.05)
 
 
-@of_one_process
 def test_memory_is_within_20_percent_of_the_growth_of_the_process(planned_and_used):
     """0.92 of it with JAX 0.10, 0.82 to 0.84 with 0.11 and 0.12."""
     planned, used = planned_and_used
     assert planned["total"] == pytest.approx(used["total"], rel=0.2)
 
 
-@of_one_process
 def test_flops_are_those_counted_by_hand(planned_and_used):
     """Products of the convolutions and matrices, with taps beyond the border left out.
 
@@ -94,11 +90,7 @@ def test_flops_are_those_counted_by_hand(planned_and_used):
 @cache
 def tiny_program(**values) -> Program:
     """Of 8 devices; what it exchanges is settled before the machine code is made."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        return compile_for(tiny_config(**PLAIN | values), 8)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    return compile_for(tiny_config(**PLAIN | values), 8)
 
 
 @pytest.mark.parametrize(

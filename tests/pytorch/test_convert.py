@@ -31,6 +31,7 @@ from official_states import (  # noqa: E402, needs torch
 
 from benchmarks.torch_peer import ResNet  # noqa: E402, needs torch
 
+pytestmark = pytest.mark.usefixtures("quick_code")
 LAYOUT = Path(__file__).parents[1] / "golden" / "official_checkpoint_layout.json"
 
 

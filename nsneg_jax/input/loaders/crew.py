@@ -184,6 +184,8 @@ class Crew:
             member.woken.wait()
             member.woken.clear()
             if self._closed:
+                if member.task is not None:  # handed over just before
+                    member.task[1].cancel()
                 break
             while member.task is not None:
                 hand = self._do(member.task, hand)

@@ -22,6 +22,7 @@ from nsneg_jax.input.sources.source import open_source
 from nsneg_jax.input.sources.tfds import NotPrepared, Tfds
 
 ROOT = Path(tfds.__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("quick_code")
 # numbered by TFDS in another order than that of the names; the last has no images
 LABELS = ["n03", "n01", "n04", "n02", "n05"]
 
