@@ -144,5 +144,8 @@ def test_folders_are_small(folder):
 
 
 def test_files_are_short():
-    lengths = {file: path.read_text().count("\n") for file, path in FILES.items()}
+    folders = ("benchmarks", "configs", "data", "examples", "experiments", PACKAGE.name, "tests")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(paths) > len(FILES)
+    lengths = {str(path): path.read_text().count("\n") for path in paths}
     assert {file: count for file, count in lengths.items() if count > MOST_LINES} == {}
