@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from nsneg_jax.errors import Stopped, UsageError, ended_by_signals, escape_output, printable, tell
+from nsneg_jax.errors import EXPLAINED, UsageError, ended_by_signals, escape_output, printable, tell
 from nsneg_jax.files import expand
 from nsneg_jax.input.decode import Header, UnreadableImage, decode_image, header_of
 from nsneg_jax.input.sources import layout, storage
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 warnings.simplefilter("ignore")  # Pillow's name no file
                 good = [check(split, options) for split in splits(options)]
             return 0 if all(good) else 2
-    except (UsageError, Stopped) as error:
+    except EXPLAINED as error:
         return tell(error)
 
 

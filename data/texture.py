@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nsneg_jax.errors import RunError, Stopped, UsageError, ended_by_signals, escape_output, tell
+from nsneg_jax.errors import EXPLAINED, UsageError, ended_by_signals, escape_output, tell
 from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
@@ -81,11 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 keep_programs(options.compilation_cache)
             return run(options)
-    except (UsageError, Stopped) as error:
+    except EXPLAINED as error:
         return tell(error)
-    except OSError as error:
-        text = f"{error}. Finished files stay; fix the cause and run the same command again."
-        return tell(RunError(text))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

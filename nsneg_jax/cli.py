@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import nsneg_jax
 from nsneg_jax.errors import (
+    EXPLAINED,
     STOPPED,
-    RunError,
-    Stopped,
     UsageError,
     ended_by_signals,
     escape_output,
@@ -86,7 +85,7 @@ def _status(function: Callable[..., int | str], *arguments: Any) -> int | str:
     escape_output()
     try:
         return function(*arguments)
-    except (UsageError, RunError, Stopped) as error:
+    except EXPLAINED as error:
         return tell(error)
 
 

@@ -1,5 +1,6 @@
 """Errors that end a run with one clear paragraph instead of a traceback."""
 
+import errno
 import io
 import signal
 import sys
@@ -35,6 +36,37 @@ class Stopped(BaseException):
     """
 
 
+# What to do about an error of the system, and whether the command itself must change.
+_REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): ("Make room", False),
+    (errno.EACCES, errno.EPERM, errno.EROFS): (
+        "Allow this user to read and write there, or give another place",
+        True,
+    ),
+    (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY): (
+        "Something else has this name: move it away, or give another place",
+        True,
+    ),
+    (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.ENOENT): ("Give another place", True),
+}
+
+
+def of_system(error: OSError) -> UsageError | RunError:
+    """Returns an error with one paragraph for what the system refused, such as a full disk.
+
+    It is a UsageError where the command must change, such as for a folder that is a file.
+    """
+    remedy, is_usage = next(
+        (each for numbers, each in _REMEDIES.items() if error.errno in numbers),
+        ("Look whether its storage can be reached", False),
+    )
+    place = error.filename2 or error.filename
+    reason = error.strerror or str(error).strip() or type(error).__name__
+    said = f"{printable(str(place))}: {reason}" if place else reason
+    text = f"{said.rstrip('.')}. {remedy}, and run the same command again."
+    return UsageError(text) if is_usage else RunError(text)
+
+
 @contextmanager
 def ended_by_signals(advice: str, *numbers: int) -> Iterator[None]:
     """Ends the enclosed work by `Stopped` on a signal, instead of ending the process.
@@ -66,6 +98,10 @@ def ended_by_signals(advice: str, *numbers: int) -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+# What ends a command with a message in place of a traceback.
+EXPLAINED = (UsageError, RunError, OSError, Stopped)
 
 
 def printable(name: str) -> str:
@@ -105,11 +141,18 @@ def exit_status(error: BaseException) -> int:
     """
     if isinstance(error, Stopped):
         return STOPPED
+    if isinstance(error, OSError):
+        error = of_system(error)
     return 2 if isinstance(error, UsageError) else 1
 
 
 def tell(error: Exception | Stopped) -> int:
-    """Prints the message, of an error to standard error; returns the exit status."""
+    """Prints the message of one of `EXPLAINED` and returns the exit status.
+
+    A Stopped is printed to standard output, an error to standard error.
+    """
+    if isinstance(error, OSError):
+        error = of_system(error)
     if isinstance(error, Stopped):
         print(error, flush=True)
         return STOPPED

@@ -18,7 +18,7 @@ from experiments.claim import chains
 from experiments.claim import report as claim_report
 from experiments.claim.progress import ClaimProgress
 from experiments.claim.runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, runs_of, stages_of
-from nsneg_jax.errors import RunError, Stopped, UsageError, tell
+from nsneg_jax.errors import EXPLAINED, RunError, Stopped, UsageError, tell
 from nsneg_jax.files import user_path
 
 # XLA on CPU allocates its temporary arrays per step. By default glibc returns them to the system
@@ -151,6 +151,6 @@ def main(argv: Sequence[str]) -> int:
     jax.config.update("jax_platforms", "cpu")  # the accelerator is for the runs
     try:
         claim(arguments)
-    except (UsageError, RunError, Stopped) as error:
+    except EXPLAINED as error:
         return tell(error)
     return 0
