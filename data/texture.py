@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nsneg_jax.errors import EXPLAINED, UsageError, ended_by_signals, escape_output, tell
+from nsneg_jax.errors import EXPLAINED, UsageError, escape_output, tell
 from nsneg_jax.files import data_root, expand, write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
@@ -48,6 +48,7 @@ from nsneg_jax.textures.synthesis import (
     random_generator,
     validate,
 )
+from nsneg_jax.training.signals import ended_by_signals
 
 # Options of Pillow's encoders.
 FORMATS = {

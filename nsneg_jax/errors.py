@@ -2,14 +2,8 @@
 
 import errno
 import io
-import signal
 import sys
 import textwrap
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
 
 STOPPED = 75  # exit status of a run that can go on: EX_TEMPFAIL of sysexits.h, "try again later"
 
@@ -65,39 +59,6 @@ def of_system(error: OSError) -> UsageError | RunError:
     said = f"{printable(str(place))}: {reason}" if place else reason
     text = f"{said.rstrip('.')}. {remedy}, and run the same command again."
     return UsageError(text) if is_usage else RunError(text)
-
-
-@contextmanager
-def ended_by_signals(advice: str, *numbers: int) -> Iterator[None]:
-    """Ends the enclosed work by `Stopped` on a signal, instead of ending the process.
-
-    Work that saves its own state has `nsneg_jax.training.signals.StopSignals` inside. Another
-    signal during the clean-up ends the process. Only the main thread can receive signals, so this
-    does nothing in others.
-
-    Args:
-        advice: what is kept and how to go on, for the message.
-        numbers: signals; SIGTERM and SIGINT if none are given.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[int, Any] = {}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        restore()
-        raise Stopped(f"stopped by {signal.Signals(number).name}; {advice}")
-
-    for number in numbers or (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        restore()
 
 
 # What ends a command with a message in place of a traceback.

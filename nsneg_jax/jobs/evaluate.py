@@ -107,7 +107,7 @@ def evaluate(
     print(f"parts       {len(parts)} of {sets} sets, {done} done before{since}", flush=True)
     if waiting and jax.process_index() == 0:
         run.remove_results()  # they would be of other parts
-    with StopSignals() as signals, Progress(len(parts), done, unit="part") as display:
+    with StopSignals("part") as signals, Progress(len(parts), done, unit="part") as display:
         for part in waiting:
             about = {"key": keys[part.title], "data": data[part.title]}
             if jax.process_index() == 0:
