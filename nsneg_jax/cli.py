@@ -160,7 +160,8 @@ def _run(parsed: "Command") -> int:
         function = _function(JOBS[job])
         if job in _STOPPABLE:
             function = functools.partial(function, on_stop=on_stop)
-        function(parsed.config, parsed.workdir)
+        with _function("nsneg_jax.parallel.owner:owned_by_first")(parsed.workdir):
+            function(parsed.config, parsed.workdir)
     return STOPPED if stops else 0
 
 
