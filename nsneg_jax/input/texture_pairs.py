@@ -1,7 +1,6 @@
 """Texture negatives on the host: pairs each image with its texture."""
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import write_json, write_whole
+from nsneg_jax.files import read_json, write_json, write_whole
 from nsneg_jax.input.sources.derived import Derived
 from nsneg_jax.input.sources.identity import difference, identity
 from nsneg_jax.input.sources.source import FileSource, Source
@@ -102,8 +101,12 @@ class MadeTextures:
             write_whole(path, lambda partial: _save(partial, made))
             write_json(origin, about | {"sha256": _digest(path)})
         hosts.wait_for_file(path)
-        before = json.loads(origin.read_text()) if origin.exists() else about
+        again = f"Remove {path} and {origin}, and they will be made again, to the bit."
+        before = read_json(origin, again) if origin.exists() else about
         digest = before.pop("sha256", None)  # earlier versions kept none
+        lacking = sorted(about.keys() - before.keys())
+        if lacking:
+            raise UsageError(f"{origin} is damaged: it lacks {lacking}. {again}")
         if before != about:
             changed = difference(images, about["images"], before["images"])
             raise UsageError(
@@ -120,7 +123,10 @@ class MadeTextures:
                 f"The textures in {path} are not those that were made for this run: the file has "
                 "changed since. Remove it, and they will be made again, to the bit."
             )
-        self._textures = np.load(path, mmap_mode="r")
+        try:
+            self._textures = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:  # of earlier versions, without a digest
+            raise UsageError(f"The textures in {path} are damaged: {error}. {again}") from error
         shape = (len(images), image_size, image_size, 3)
         if self._textures.shape != shape:
             raise UsageError(

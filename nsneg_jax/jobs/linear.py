@@ -136,6 +136,7 @@ def linear(
 
         def save(last: bool) -> None:
             progress["replaced_samples"] = int(replaced)
+            writer.sync()
             checkpoints.save(done, state, progress, last=last)
 
         train_step, end_epoch = compile_steps(method, run.devices)

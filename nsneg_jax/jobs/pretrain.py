@@ -188,6 +188,7 @@ def _train(
     def save(done: int, last: bool = False) -> None:
         if not finite(training.state):  # a finite loss may have an infinite gradient
             raise FloatingPointError(f"Parameters after step {done} are not finite")
+        writer.sync()
         progress = _progress(run.config, training, data)
         resumption.checkpoints.save(done, training.state, progress, last=last)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from nsneg_jax.files import without_nan, write_text
+from nsneg_jax.files import sync, without_nan, write_text
 from nsneg_jax.training.workdir import METRICS, TENSORBOARD
 
 # Counts are added up instead of averaged.
@@ -113,6 +113,12 @@ class MetricWriter:
         self._waiting.append(json.dumps(line, allow_nan=False) + "\n")
         self._write_waiting()
         self._board.write(step, {f"{split}/{name}": value for name, value in figures.items()})
+
+    def sync(self) -> None:
+        """Waits until the disk has all lines, so that a checkpoint is never ahead of them."""
+        if self._writes and self._written:
+            with suppress(OSError):  # reported where lines are written
+                sync(self._path)
 
     def _write_waiting(self) -> None:
         lines = "".join(self._waiting).encode()
