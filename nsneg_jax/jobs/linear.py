@@ -136,8 +136,7 @@ def linear(
 
         def save(last: bool) -> None:
             progress["replaced_samples"] = int(replaced)
-            writer.sync()
-            checkpoints.save(done, state, progress, last=last)
+            checkpoints.save(done, state, progress, last=last, before=writer.sync)
 
         train_step, end_epoch = compile_steps(method, run.devices)
         evaluate = Evaluation(method, reading, validation, run.devices, unreadable)

@@ -188,9 +188,9 @@ def _train(
     def save(done: int, last: bool = False) -> None:
         if not finite(training.state):  # a finite loss may have an infinite gradient
             raise FloatingPointError(f"Parameters after step {done} are not finite")
-        writer.sync()
         progress = _progress(run.config, training, data)
-        resumption.checkpoints.save(done, training.state, progress, last=last)
+        saves = resumption.checkpoints
+        saves.save(done, training.state, progress, last=last, before=writer.sync)
 
     try:
         with MetricWriter(run.workdir, start) as writer, Progress(total, start) as display:

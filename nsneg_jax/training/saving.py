@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -77,7 +77,13 @@ class Saves:
         return self._manager.latest_step()
 
     def save(
-        self, step: int, state: Any, progress: Mapping[str, Any], *, last: bool = False
+        self,
+        step: int,
+        state: Any,
+        progress: Mapping[str, Any],
+        *,
+        last: bool = False,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts writing a checkpoint after `step` steps; `state` may be donated afterwards.
 
@@ -89,6 +95,7 @@ class Saves:
             state: pytree of arrays.
             progress: plain values of the loop.
             last: whether to wait until the disk has the checkpoint.
+            before: writes what must be on the disk before it; an error counts as one of the save.
 
         Raises:
             RunError: the second try failed too, or any with several processes.
@@ -102,6 +109,7 @@ class Saves:
             while True:
                 try:
                     if self.latest_step() != step:
+                        before()
                         self._start(step, state, progress)
                     if last or again:
                         self._manager.wait_until_finished()
