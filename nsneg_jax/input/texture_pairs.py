@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -83,7 +83,8 @@ class MadeTextures:
         images: images to make the textures from.
         image_size: side of the textures in pixels; exemplars have 96/224 of it.
         path: file with uint8 [n, S, S, 3] as npy; process 0 makes it if it is missing, and a file
-            of the same name that ends in .json, which has its digest and what it was made from.
+            of the same name that ends in .json, which has its digest and what it was made from. If
+            that is damaged, both are made again.
         seed: seed of the synthesis.
 
     Raises:
@@ -95,18 +96,15 @@ class MadeTextures:
         self.classes, self.labels = images.classes, images.labels
         origin = path.with_suffix(".json")
         about: dict[str, Any] = {"seed": seed, "images": identity(images)}
-        if jax.process_index() == 0 and not path.exists():
+        again = f"Remove {path} and {origin}, and they will be made again, to the bit."
+        if jax.process_index() == 0 and not (path.exists() and _is_whole(origin, about)):
             made = make_textures(images, image_size, seed)
             write_json(origin, about)  # first, so that textures without it are an earlier version's
             write_whole(path, lambda partial: _save(partial, made))
             write_json(origin, about | {"sha256": _digest(path)})
         hosts.wait_for_file(path)
-        again = f"Remove {path} and {origin}, and they will be made again, to the bit."
         before = read_json(origin, again) if origin.exists() else about
         digest = before.pop("sha256", None)  # earlier versions kept none
-        lacking = sorted(about.keys() - before.keys())
-        if lacking:
-            raise UsageError(f"{origin} is damaged: it lacks {lacking}. {again}")
         if before != about:
             changed = difference(images, about["images"], before["images"])
             raise UsageError(
@@ -139,6 +137,14 @@ class MadeTextures:
 
     def image(self, index: int) -> np.ndarray:
         return self._textures[index]
+
+
+def _is_whole(origin: Path, about: Mapping[str, Any]) -> bool:
+    """Returns whether a file says what textures were made from; earlier versions wrote none."""
+    try:
+        return not origin.exists() or read_json(origin, "").keys() >= about.keys()
+    except UsageError:
+        return False
 
 
 class TexturesInMemory:

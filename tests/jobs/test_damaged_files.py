@@ -104,7 +104,8 @@ def drill(name, count, tmp_path, monkeypatch, capsys):
             assert said.count("error:") == 1 and file.name in said.replace("\n", " "), said
             shutil.rmtree(workdir / file) if damage == "a folder" else (workdir / file).unlink()
             assert start() == 0, (file, damage, capsys.readouterr().err)
-        assert all((workdir / name).exists() for name in names), (file, damage)
+        else:
+            assert all((workdir / name).exists() for name in names), (file, damage)
     with capsys.disabled():
         repaired = statuses.count(0)
         print(
