@@ -42,8 +42,7 @@ class Saves:
         self._starting = False
         self._failed = False  # the last save, and it has not been made good since
         self._broken: set[int] = set()  # steps of saves that failed
-        for name in ("absl", "asyncio"):
-            logging.getLogger(name).addFilter(_is_for_users)
+        _keep_quiet()
         self.folder.mkdir(parents=True, exist_ok=True)  # says in a line what is in the way
         self._manager = self._opened()
 
@@ -203,6 +202,27 @@ class Saves:
             for step in self._broken:
                 for path in self.folder.glob(f"{step}.*tmp*"):
                     shutil.rmtree(path, ignore_errors=True)
+
+
+def _keep_quiet() -> None:
+    """Leaves out what the threads of a save that failed print, which is reported in a line."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_for_users)
+    if not isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = _Hook(sys.unraisablehook)
+
+
+class _Hook:
+    """Drops errors of TensorStore's threads that end after orbax has given up on them."""
+
+    def __init__(self, before: Callable[[Any], object]) -> None:
+        self._before = before
+
+    def __call__(self, unraisable: Any) -> None:
+        error, frame = unraisable.exc_value, unraisable.exc_traceback
+        late = frame is not None and frame.tb_frame.f_code.co_name == "call_soon_threadsafe"
+        if not (late and isinstance(error, RuntimeError)):
+            self._before(unraisable)
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:

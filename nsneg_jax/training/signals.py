@@ -13,6 +13,7 @@ What it does, and what another does, is decided by the innermost of the scopes t
 This module imports nothing that takes long, so that signals are caught from the first line on.
 """
 
+import ctypes
 import os
 import select
 import signal
@@ -36,6 +37,9 @@ STOP_SIGNALS: tuple[signal.Signals, ...] = (
 
 
 _AGAIN_AFTER = 0.05  # seconds until a Stopped that was dropped is raised again
+
+
+_IGNORE = 1  # SIG_IGN in C
 
 
 class _Action(Enum):
@@ -104,6 +108,21 @@ class _Catcher:
         threading.Thread(
             target=self._listen, args=(self._reader,), name="signals", daemon=True
         ).start()
+
+    def take_over(self, number: signal.Signals) -> Callable[[int], None] | None:
+        """Handles a signal that C code handles; returns the C function, None if there is none."""
+        exchange = ctypes.CDLL(None).signal
+        exchange.argtypes, exchange.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+        found = []
+        for _ in range(2):  # the second one is Python's own function
+            found.append(exchange(number, _IGNORE))
+            before = signal.signal(number, self._handle)
+            self._before.setdefault(number, before)
+        theirs, pythons = found
+        if theirs in (None, _IGNORE, pythons):
+            return None
+        function: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_int)(theirs)
+        return function
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
@@ -232,8 +251,8 @@ def ended_by_signals(advice: str) -> Iterator[None]:
 class StopSignals:
     """Makes the first signal set `received`, so that a run stops after its step.
 
-    With several processes JAX handles SIGTERM and stops all of them at the same step; `received`
-    then holds only another signal sent to this process.
+    With several processes JAX stops all of them at the same step, once any of them has told its
+    handler of SIGTERM; `received` is the signal that this one got.
 
     Args:
         unit: name of a step, for the answer.
@@ -250,12 +269,14 @@ class StopSignals:
         self.received: str | None = None
         self.unfinished: Callable[[], str] = lambda: ""
         self._unit = unit
+        self._jax: Callable[[int], None] | None = None  # handler of SIGTERM
 
     def __enter__(self) -> "StopSignals":
-        numbers = STOP_SIGNALS
-        if _processes() > 1:
-            numbers = tuple(number for number in numbers if number != signal.SIGTERM)
-        self._entered = _catcher.enter(self, numbers)
+        several = _processes() > 1
+        ours = (number for number in STOP_SIGNALS if not several or number != signal.SIGTERM)
+        self._entered = _catcher.enter(self, tuple(ours))
+        if self._entered and several:
+            self._jax = _catcher.take_over(signal.SIGTERM)
         if self._entered and _catcher.first:
             self.request(_catcher.first)  # it came before, where it could not be raised
         return self
@@ -285,8 +306,8 @@ class StopSignals:
         """Asks the run to stop as a signal does; any thread may call it."""
         if self.received is None:
             self.received = reason
-            if _processes() > 1:
-                os.kill(os.getpid(), signal.SIGTERM)  # JAX passes it on to the other processes
+            if self._jax is not None:
+                self._jax(signal.SIGTERM)  # JAX passes it on to the other processes
 
     def may_give_up(self) -> bool:
         """Returns whether to stop at once, where a run waits for its input between two steps.

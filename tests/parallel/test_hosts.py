@@ -240,8 +240,9 @@ def test_signal_to_one_process_stops_all(alone, tmp_path, number):
     with Processes(2, 1, pretrain_argv(config, tmp_path)) as processes:
         wait_for_checkpoint(processes, tmp_path)
         processes.running[1].send_signal(number)
-        (first, out, _), (second, _, _) = processes.wait(60)
+        (first, out, _), (second, _, said) = processes.wait(60)
     assert (first, second) == (75, 75)
+    assert f"{signal.Signals(number).name}: stopping after this step" in said
     step = find_checkpoint(tmp_path).name
     assert f"after step {step} of 10000, with everything saved" in out
 

@@ -1,5 +1,6 @@
 """What the first, the second and the third signal do, and that the first is answered at once."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -11,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from nsneg_jax.errors import STOPPED, Stopped
-from nsneg_jax.training.signals import STOP_SIGNALS, StopSignals, ended_by_signals
+from nsneg_jax.training.signals import (
+    STOP_SIGNALS,
+    StopSignals,
+    _catcher,
+    ended_by_signals,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,3 +147,20 @@ def test_programs_are_stopped_from_their_first_line_on(name, tmp_path):
     assert process.returncode == STOPPED, err[-2000:]
     assert "stopped by SIGHUP" in out + err and "Traceback" not in err
     assert "jaxlib" not in imported and not (tmp_path / "run").exists()
+
+
+def test_a_handler_of_c_code_is_taken_over_and_called(capfd):
+    """As that of JAX for SIGTERM, with several processes."""
+    heard = []
+    theirs = ctypes.CFUNCTYPE(None, ctypes.c_int)(heard.append)
+    before = signal.getsignal(signal.SIGTERM)
+    set_handler = ctypes.CDLL(None).signal
+    set_handler.restype = ctypes.c_void_p
+    with StopSignals() as signals:
+        assert _catcher.take_over(signal.SIGTERM) is None
+        set_handler(int(signal.SIGTERM), theirs)
+        signals._jax = _catcher.take_over(signal.SIGTERM)
+        send()
+        assert heard == [signal.SIGTERM] and signals.received == "SIGTERM"
+        assert len(capfd.readouterr().err.splitlines()) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
