@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import nsneg_jax
 from nsneg_jax.errors import (
+    EXPLAINED,
     STOPPED,
-    RunError,
-    Stopped,
     UsageError,
-    ended_by_signals,
     escape_output,
     tell,
 )
+from nsneg_jax.training import signals
 
 if TYPE_CHECKING:
     from nsneg_jax.command_line import Command
@@ -36,7 +35,7 @@ JOBS = {
     "features": "nsneg_jax.jobs.features:write_features",
     "evaluate": "nsneg_jax.jobs.evaluate:evaluate",
 }
-_STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on SIGTERM
+_STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on a signal
 PROGRAMS = {
     "report": "nsneg_jax.report.command:main",
     "convert": "nsneg_jax.pytorch.command:program",
@@ -62,6 +61,7 @@ _HELP = ("--help", "-h", "-help")
 
 def entry() -> int | str:
     """Runs the program `nsneg`; returns the exit status."""
+    signals.begin()
     arguments = sys.argv[1:]
     if arguments[:1] == ["report"] or set(arguments) & set(_HELP):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends a command that only prints
@@ -85,8 +85,9 @@ def run_main(argv: Sequence[str]) -> int | str:
 def _status(function: Callable[..., int | str], *arguments: Any) -> int | str:
     escape_output()
     try:
-        return function(*arguments)
-    except (UsageError, RunError, Stopped) as error:
+        with signals.ended_by_signals("run the same command again"):
+            return function(*arguments)
+    except EXPLAINED as error:
         return tell(error)
 
 
@@ -159,17 +160,9 @@ def _run(parsed: "Command") -> int:
         function = _function(JOBS[job])
         if job in _STOPPABLE:
             function = functools.partial(function, on_stop=on_stop)
-        with ended_by_signals("run the same command again", *_signals(job)):
+        with _function("nsneg_jax.parallel.owner:owned_by_first")(parsed.workdir):
             function(parsed.config, parsed.workdir)
     return STOPPED if stops else 0
-
-
-def _signals(job: str) -> tuple[int, ...]:
-    """Returns the signals that stop a job, in which one that can save has its own handlers."""
-    several = _function("nsneg_jax.parallel.hosts:are_several")()
-    # Of several processes that can stop together JAX handles SIGTERM.
-    only_interrupt = several and job in _STOPPABLE
-    return (signal.SIGINT,) if only_interrupt else (signal.SIGINT, signal.SIGTERM)
 
 
 def _show(text: str) -> None:

@@ -78,6 +78,7 @@ class Run:
             StopSignals() as signals,
             Checkpoints(self.workdir, keep, keep_every) as checkpoints,
         ):
+            signals.unfinished = checkpoints.unfinished
             found = checkpoints.newest_whole()
             step, progress = found or (None, None)
             if progress is not None:

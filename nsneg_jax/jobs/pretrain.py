@@ -185,11 +185,12 @@ def _train(
         batches = _with_pictures(run.workdir, training, batches, read)
     done = start
 
-    def save(done: int) -> None:
+    def save(done: int, last: bool = False) -> None:
         if not finite(training.state):  # a finite loss may have an infinite gradient
             raise FloatingPointError(f"Parameters after step {done} are not finite")
         progress = _progress(run.config, training, data)
-        resumption.checkpoints.save(done, training.state, progress)
+        saves = resumption.checkpoints
+        saves.save(done, training.state, progress, last=last, before=writer.sync)
 
     try:
         with MetricWriter(run.workdir, start) as writer, Progress(total, start) as display:
@@ -202,10 +203,10 @@ def _train(
                         batch = next(batches, None)
                 except Exception:
                     if done > start and jax.process_count() == 1:  # the others cannot save now
-                        save(done)
+                        save(done, last=True)
                     raise
                 if batch is None:  # stopped while waiting
-                    save(done)
+                    save(done, last=True)
                     break
                 replaced = count(batch.pop("replaced"))
                 training.state, metrics = train_step(training.state, batch)
@@ -234,12 +235,13 @@ def _train(
                     writer.write(done, "val", figures)
                     display.show(done, f"kNN {figures['knn_20']:.2f} %")
                 kept = data.steps_per_kept and done % data.steps_per_kept == 0
-                if last or stop or kept or done % config.checkpoint.every_steps == 0:
-                    save(done)
+                due = kept or done % config.checkpoint.every_steps == 0
+                if last or stop or due or resumption.checkpoints.failed():
+                    save(done, last or stop)
                 if stop:
                     break
     except FloatingPointError as error:
-        resumption.checkpoints.wait()
+        resumption.checkpoints.failed(wait=True)
         raise RunError(_divergence(error, resumption.checkpoints)) from error
     return done
 

@@ -70,21 +70,15 @@ class Processes:
         return ended
 
 
-def start(command: Sequence[str], folder: Path | None) -> subprocess.Popen:
+def start(command: Sequence[str], folder: Path | None = None, **options) -> subprocess.Popen:
     environ = {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/helpers"))),
         "JAX_COMPILATION_CACHE_DIR": str(CACHE),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
-    return subprocess.Popen(
-        list(command),
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | environ,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(list(command), cwd=folder, env=os.environ | environ, **pipes | options)
 
 
 def run(count: int, devices: int, argv: Sequence[str], **others: Path) -> str:

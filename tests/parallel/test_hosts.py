@@ -24,6 +24,7 @@ from nsneg_jax.jobs.linear import linear
 from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
+from nsneg_jax.training.signals import STOP_SIGNALS
 
 FLOAT64 = {"model.dtype": "float64"}
 GOLDEN = ROOT / "tests" / "golden"
@@ -233,14 +234,15 @@ def test_death_of_the_first_process(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_signal_to_one_process_stops_all(alone, tmp_path, number):
     config = tiny_config(total_steps=10_000, **FLOAT64)
     with Processes(2, 1, pretrain_argv(config, tmp_path)) as processes:
         wait_for_checkpoint(processes, tmp_path)
         processes.running[1].send_signal(number)
-        (first, out, _), (second, _, _) = processes.wait(60)
+        (first, out, _), (second, _, said) = processes.wait(60)
     assert (first, second) == (75, 75)
+    assert f"{signal.Signals(number).name}: stopping after this step" in said
     step = find_checkpoint(tmp_path).name
     assert f"after step {step} of 10000, with everything saved" in out
 

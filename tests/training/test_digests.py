@@ -132,7 +132,7 @@ def drill(saved, workdir, damage, seed: int) -> str:
         if step == 4:
             assert (workdir / "damaged-checkpoints" / "8").is_dir()
             checkpoints.save(8, state_of(8), progress_of(8))
-            checkpoints.wait()
+            checkpoints.failed(wait=True)
             assert checkpoints.newest_whole() == (8, progress_of(8))
     shutil.rmtree(workdir)
     return "harmless" if step == 8 else "found"

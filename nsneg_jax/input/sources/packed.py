@@ -95,10 +95,9 @@ def read_index(folder: str) -> Index | None:
         fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
         fields["classes"] = tuple(fields["classes"])
         return Index(**fields)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
         raise UsageError(
-            f"{path} is no index of packed images: {error}. Make the set again with "
-            "`nsneg prepare arrayrecord`."
+            f"{path} is no index of packed images: {error}. Copy it again, or {_ANEW}."
         ) from error
 
 
