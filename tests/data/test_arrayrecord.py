@@ -58,7 +58,7 @@ def test_a_killed_run_is_completed(source, tmp_path):
         "import sys, time; from data import arrayrecord as tool\n"
         "add, added = tool.add_record, []\n"
         "def add_some(*given):\n"
-        "    if len(added) == 10:\n"  # three per shard, so the first three shards are whole
+        "    if len(added) == 14:\n"  # six per shard, because each is read back: in the third
         "        print('stuck', flush=True)\n"
         "        time.sleep(600)\n"
         "    added.append(add(*given))\n"
