@@ -51,7 +51,8 @@ def pretraining(variant: str = "") -> ConfigDict:
             "knn_every_epochs": 0,  # epochs between measurements of the kNN accuracy; 0 = never
             "pictures": True,  # whether to draw views and negatives before the first step
             "on_collapse": "warn",  # if the embeddings collapse: 'warn', or save and 'stop'
-            "collapse_steps": 1000,  # steps whose mean shows a collapse; greater than 0
+            # steps whose mean shows a collapse, not counting as many first ones; greater than 0
+            "collapse_steps": 2000,
             # minutes without a step after which the stacks of all threads are written; 0 = never
             "watchdog_minutes": 30.0,
             # GPUs: whether to use only operations that repeat to the bit, which takes longer

@@ -7,8 +7,8 @@ from nsneg_jax.training.checkpoint import Checkpoints
 
 # A sign of collapse is a mean over `collapse_steps` steps below these; docs/reliability.md has the
 # runs, with and without a collapse, that they come from.
-GAP = 0.02  # positive minus negative similarity
-CHANCE = 3.0  # top-5 accuracy of the contrast task, as a multiple of guessing
+GAP = 0.05  # positive minus negative similarity
+CHANCE = 5.0  # top-5 accuracy of the contrast task, as a multiple of guessing
 SPREAD = 0.05  # embedding_std
 _WATCHED = ("positive_similarity", "negative_similarity", "accuracy_top5", "embedding_std")
 
@@ -16,7 +16,9 @@ _WATCHED = ("positive_similarity", "negative_similarity", "accuracy_top5", "embe
 class CollapseWatch:
     """Averages the metrics of a pre-training over blocks of steps, and looks for a collapse.
 
-    A method without some of the metrics is not judged by these. Checkpoints store `totals`.
+    The first block is not judged: with non-semantic negatives the embeddings of a batch may be
+    nearly equal for some hundred steps at first. A method without some of the metrics is not judged
+    by these. Checkpoints store `totals`.
 
     Args:
         steps: least number of steps in a block; greater than 0.
@@ -58,8 +60,8 @@ class CollapseWatch:
         means = {name: total / number for name, (total, number) in self._sums.items()}
         seen = signs(means, self._choices)
         block = {"from": self._begun + 1, "to": step, "signs": seen, "means": means}
-        self._sums, self._begun = {}, step
-        if not seen or self.found is not None:
+        is_first, self._sums, self._begun = self._begun == 0, {}, step
+        if not seen or is_first or self.found is not None:
             return None
         self.found = block
         return block

@@ -39,24 +39,25 @@ def test_an_accuracy_that_many_negatives_decide_says_nothing():
 
 def test_a_method_without_these_metrics_is_not_judged():
     watch = CollapseWatch(2, CHOICES)
-    assert watch.add(5, {"loss": 1.0}) is None
+    assert all(watch.add(step, {"loss": 1.0}) is None for step in (5, 10, 15))
 
 
-def test_a_collapse_is_found_once_at_the_end_of_its_block():
+def test_a_collapse_is_found_once_at_the_end_of_its_block_but_not_in_the_first():
     watch = CollapseWatch(10, CHOICES)
     collapsed = HEALTHY | COLLAPSED["embeddings"]
-    assert watch.add(5, collapsed) is None and watch.add(8, collapsed) is None
-    found = watch.add(12, collapsed)
-    assert (found["from"], found["to"]) == (1, 12)
+    assert all(watch.add(step, collapsed) is None for step in (5, 8, 12, 17))
+    found = watch.add(23, collapsed)
+    assert (found["from"], found["to"]) == (13, 23)
     assert found["means"]["embedding_std"] == pytest.approx(0.01)
-    assert all(watch.add(step, collapsed) is None for step in range(17, 60, 5))
+    assert all(watch.add(step, collapsed) is None for step in range(28, 60, 5))
     assert watch.found == found
 
 
 def test_a_dip_within_a_healthy_block_is_none():
     watch = CollapseWatch(10, CHOICES)
+    assert watch.add(10, HEALTHY) is None
     dip = HEALTHY | {name: value for sign in COLLAPSED.values() for name, value in sign.items()}
-    assert watch.add(9, dip) is None and watch.add(12, HEALTHY) is None
+    assert watch.add(19, dip) is None and watch.add(22, HEALTHY) is None
     assert watch.found is None
 
 
