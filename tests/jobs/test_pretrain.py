@@ -151,7 +151,7 @@ def test_signal_stops_with_everything_saved(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("nsneg_jax.jobs.pretrain.MetricWriter", Interrupting)
         stopped = pretrain(tiny_config(), tmp_path, one_device(), said.append)
-    assert stopped.step == 3  # after its first line
+    assert stopped.step in (3, 4)  # after its first line, or after one more step
     assert len(said) == 1 and f"SIGTERM after step {stopped.step} of 20" in said[0]
     resumed = pretrain(tiny_config(), tmp_path, one_device())
     assert_equal(state, resumed)
