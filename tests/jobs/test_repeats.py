@@ -20,6 +20,8 @@ from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("DRILL_SEED", "0"))
+SMALL = {"data.source": "shapes:200", "data.image_size": 16, "batch_size": 16, "model.width": 4}
+SMALL |= {"moco.queue_size": 64}
 STEPS, STEPS_PER_SAVE, STEPS_PER_LINE = 60, 6, 2
 
 
@@ -42,6 +44,8 @@ def start(platform: str, workdir: Path) -> subprocess.Popen:
         f"--config.checkpoint.every_steps={STEPS_PER_SAVE}",
         "--config.pictures=False",
     ]
+    if platform == "cpu":  # where the real sizes take long
+        command += [f"--config.{name}={value}" for name, value in SMALL.items()]
     environ = os.environ | {"JAX_PLATFORMS": "cpu" if platform == "cpu" else "cuda"}
     return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
