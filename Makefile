@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 DEMO := $(RUNS)/demo
 
-.PHONY: demo evaluation claim test quick slow accelerators accelerators-h100 accelerators-tpu lint \
+.PHONY: demo evaluation claim test quick slow flaky soak accelerators accelerators-h100 accelerators-tpu lint \
   format wheel clean
 
 demo: .venv/installed
@@ -51,6 +51,19 @@ quick: lint
 slow: .venv/installed-dev
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m slow
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m "not slow" tests/jobs
+
+# Runs every test of several processes and of signals N times, beside LOAD busy processes, and says
+# which ever fail; K selects others.
+N ?= 20
+LOAD ?= 0
+flaky: .venv/installed-dev
+	$(BIN)/python tests/helpers/repeat.py --runs $(N) --load $(LOAD) -- \
+	  -k "$(or $(K),process or signal or kill or stop)"
+
+# A pre-training of MINUTES with a save every 20 steps; prints how memory and open files grow.
+MINUTES ?= 30
+soak: .venv/installed-dev
+	SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -m slow tests/jobs/test_soak.py
 
 # Compiles every program for absent accelerators, with the compilers of jax[cuda13] and jax[tpu],
 # each in its own environment (5 GB and 1 GB). H100_PYTHON and TPU_PYTHON name the interpreters of

@@ -134,6 +134,8 @@ def _run_job(arguments: list[str], command: str) -> int:
     if parsed.config.get("job") not in JOBS:
         jobs = ", ".join(JOBS)
         raise UsageError(f"job is {parsed.config.get('job')!r}, but must be one of {jobs}.")
+    if parsed.config.get("deterministic", False):
+        _function("nsneg_jax.parallel.determinism:use_deterministic_operations")()
     if parsed.plan is not None:
         _function("nsneg_jax.parallel.compilation_cache:keep_programs")(parsed.compilation_cache)
         _function("nsneg_jax.planning.plan:show")(parsed.config, parsed.plan)
@@ -150,12 +152,18 @@ def _run(parsed: "Command") -> int:
         print(text, flush=True)
         stops.append(text)
 
-    with _function("nsneg_jax.parallel.hosts:joined")(
-        parsed.launch,
-        _function("nsneg_jax.training.workdir:flatten")(parsed.config.to_dict()),
-        parsed.workdir,
-        parsed.compilation_cache,
-        stoppable=job in _STOPPABLE,
+    minutes = parsed.config.get("watchdog_minutes", 0)
+    stacks = import_module("nsneg_jax.training.workdir").STACKS
+    watching = _function("nsneg_jax.parallel.watchdog:watching")
+    with (
+        watching(minutes, parsed.workdir, stacks),
+        _function("nsneg_jax.parallel.hosts:joined")(
+            parsed.launch,
+            _function("nsneg_jax.training.workdir:flatten")(parsed.config.to_dict()),
+            parsed.workdir,
+            parsed.compilation_cache,
+            stoppable=job in _STOPPABLE,
+        ),
     ):
         function = _function(JOBS[job])
         if job in _STOPPABLE:

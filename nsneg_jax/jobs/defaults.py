@@ -50,6 +50,13 @@ def pretraining(variant: str = "") -> ConfigDict:
             "log_every_steps": 20,  # steps between lines of metrics.jsonl; greater than 0
             "knn_every_epochs": 0,  # epochs between measurements of the kNN accuracy; 0 = never
             "pictures": True,  # whether to draw views and negatives before the first step
+            "on_collapse": "warn",  # if the embeddings collapse: 'warn', or save and 'stop'
+            # steps whose mean shows a collapse, not counting as many first ones; greater than 0
+            "collapse_steps": 2000,
+            # minutes without a step after which the stacks of all threads are written; 0 = never
+            "watchdog_minutes": 30.0,
+            # GPUs: whether to use only operations that repeat to the bit, which takes longer
+            "deterministic": False,
             "data": {
                 # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]',
                 # 'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'
@@ -170,6 +177,7 @@ def pretraining(variant: str = "") -> ConfigDict:
             {
                 "batch_size": 96,
                 "epochs": 30,
+                "collapse_steps": 400,
                 "data": {
                     "source": "shapes:4000",
                     "image_size": 32,
@@ -222,6 +230,10 @@ def probing() -> ConfigDict:
             # precision of float32 products: 'float32', 'tensorfloat32' (GPUs round to 11 bits) or
             # 'default' (TPUs round to 8 bits)
             "precision": "float32",
+            # minutes without a step after which the stacks of all threads are written; 0 = never
+            "watchdog_minutes": 30.0,
+            # GPUs: whether to use only operations that repeat to the bit, which takes longer
+            "deterministic": False,
             "data": {
                 # images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]',
                 # 'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'; '' = those of
@@ -282,6 +294,10 @@ def evaluation() -> ConfigDict:
             # precision of float32 products: 'float32', 'tensorfloat32' (GPUs round to 11 bits) or
             # 'default' (TPUs round to 8 bits)
             "precision": "float32",
+            # minutes without a batch after which the stacks of all threads are written; 0 = never
+            "watchdog_minutes": 30.0,
+            # GPUs: whether to use only operations that repeat to the bit, which takes longer
+            "deterministic": False,
             "data": {
                 # side of a view in pixels, 8 or more; 0 = that of the probe's run, or 224
                 "image_size": 0,

@@ -205,3 +205,43 @@ def _has_checkpoint(workdir: Path) -> bool:
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """Converts a config to nested dicts and lists of JSON values."""
     return json.loads(config.to_json())
+
+
+def check_same_model(model: Mapping[str, Any], progress: Mapping[str, Any], workdir: Path) -> None:
+    """Checks the network of an imported checkpoint, which has no config.json to compare with.
+
+    Args:
+        model: section `model` of this run's config.
+        progress: progress of the checkpoint.
+        workdir: workdir with the checkpoint, for the message.
+
+    Raises:
+        UsageError: it is another network.
+    """
+    before = progress.get("model", {})
+    differences = [
+        f"model.{name} is {before[name]!r} there and {model[name]!r} in this run"
+        for name in ("arch", "dim", "mlp", "width", "stem")
+        if name in before and before[name] != model[name]
+    ]
+    if differences:
+        raise UsageError(
+            f"The checkpoint in {workdir} holds another network: "
+            + "; ".join(differences)
+            + ". Set these fields with --config.model.FIELD=VALUE to resume it, or give "
+            "another --workdir for a new run."
+        )
+
+
+def about_import(progress: Mapping[str, Any], batch_size: int, steps_per_epoch: int) -> str:
+    """Returns the first message of a run that resumes an imported checkpoint."""
+    origin = progress["official"]
+    text = f"resumes from {origin['file']}, epoch {origin['epoch']}"
+    before = origin["images"] // progress["batch_size"]
+    if (before, progress["batch_size"]) != (steps_per_epoch, batch_size):
+        text += (
+            f"\nnote: it was imported with {before:,} steps per epoch in batches of "
+            f"{progress['batch_size']}, but this run has {steps_per_epoch:,} in batches of "
+            f"{batch_size}; import it with --images and --batch_size to keep its epoch"
+        )
+    return text

@@ -1,5 +1,7 @@
 """Checks the values of a config before any data or device is touched."""
 
+import math
+
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
@@ -63,6 +65,10 @@ class _Checker:
         name = "data.max_bad_fraction"
         if name in self.fields:  # evaluations count what is unreadable
             self.expect(name, 0 <= self.fields[name] <= 1, "between 0 and 1")
+
+    def watchdog(self) -> None:
+        minutes = self.fields["watchdog_minutes"]
+        self.expect("watchdog_minutes", 0 <= minutes < math.inf, "0 or greater, and finite")
 
     def divisible_batch(self, devices: int) -> None:
         self.expect(
@@ -150,6 +156,7 @@ def _check_frozen_encoder(
     )
     check.positive("batch_size")
     check.not_negative("seed")
+    check.watchdog()
     check.loaders()
     check.one_of("dtype", DTYPES)
     check.one_of("precision", PRECISIONS)
@@ -172,12 +179,14 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     check.positive(
         "batch_size", "epochs", "log_every_steps", "model.dim", "model.width",
         "model.bn_groups", "moco.queue_size", "moco.temperature", "optimizer.learning_rate",
-        "checkpoint.every_steps", "checkpoint.keep",
+        "checkpoint.every_steps", "checkpoint.keep", "collapse_steps",
     )  # fmt: skip
     check.not_negative(
         "total_steps", "seed", "data.resize", "optimizer.weight_decay",
         "knn_every_epochs", "checkpoint.keep_every_epochs",
     )  # fmt: skip
+    check.one_of("on_collapse", ("warn", "stop"))
+    check.watchdog()
     check.one_of("method", tuple(METHODS))
     check.one_of("optimizer.name", tuple(OPTIMIZERS))
     check.not_negative("optimizer.warmup_epochs")

@@ -68,6 +68,8 @@ class Window:
         if not math.isfinite(figures["loss"]):
             raise FloatingPointError(f"The loss of step {step} is {figures['loss']}")
         for name, value in figures.items():
+            if self._steps and name not in self._sums:
+                continue  # an earlier version began this window, without this metric
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
 

@@ -19,6 +19,7 @@ PER_CLASS = "per_class.tsv"  # accuracies of an evaluation by set and class
 VIEWS = "pictures/views.png"
 TEXTURES = "textures.npy"  # made of built-in images
 UNREADABLE = "unreadable.tsv"  # images that could not be read
+STACKS = "stacks-*.txt"  # where a run stood that did not get on, per host and process
 SIMILARITIES = "similarities"  # a folder of JSON files, one per step
 FEATURES = "features"  # the ending depends on the format
 
@@ -31,6 +32,10 @@ _FREE_TO_CHANGE = (
     "data.threads",
     "data.workers",
     "log_every_steps",
+    "on_collapse",
+    "collapse_steps",
+    "watchdog_minutes",
+    "deterministic",
     "pictures",
     "checkpoint.every_steps",
     "checkpoint.keep",
