@@ -20,6 +20,7 @@ VIEWS = "pictures/views.png"
 TEXTURES = "textures.npy"  # made of built-in images
 UNREADABLE = "unreadable.tsv"  # images that could not be read
 SIMILARITIES = "similarities"  # a folder of JSON files, one per step
+GALLERY = "gallery"  # a folder of npz files, one per step: features and pictures of some images
 FEATURES = "features"  # the ending depends on the format
 
 # Fields that may change on resume: they alter how the work is done or when it ends, but not what a
