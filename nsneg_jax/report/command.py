@@ -4,10 +4,10 @@ A run is the workdir of a job that left a results.json, or such a file. The tabl
 files. It has a row per label, or per encoder without a label; runs of one row are pooled to mean
 and standard deviation. docs/robustness.md explains how to read it.
 
-A run may also be the workdir of a pre-training, or a checkpoint folder in it. Its report is its last
-figures, and the similarities of its queries to keys, queue and non-semantic negatives, measured on
-its own data. --html and --png add curves and pictures, and take the workdirs of features jobs too;
-docs/report.md describes the page.
+A run may also be the workdir of a pre-training, or a checkpoint folder in it. Its report is its
+last figures, and the similarities of its queries to keys, queue and non-semantic negatives,
+measured on its own data. --html and --png add curves and pictures, and take the workdirs of
+features jobs too; docs/report.md describes the page.
 """
 
 import argparse

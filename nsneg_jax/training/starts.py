@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-STARTS = "starts.jsonl"  # in the workdir
+from nsneg_jax.training.workdir import STARTS
 
 _PACKAGES = ("nsneg_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 _PATIENCE = 5  # seconds for git, which may have to look at a slow file system

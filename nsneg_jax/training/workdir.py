@@ -9,6 +9,7 @@ from nsneg_jax.files import read_json, write_json
 from nsneg_jax.input.sources.source import is_files
 
 CONFIG = "config.json"
+STARTS = "starts.jsonl"  # when, where and with which versions the run was started
 CHECKPOINTS = "checkpoints"  # a folder per step
 DAMAGED = "damaged-checkpoints"  # checkpoints that could not be read
 METRICS = "metrics.jsonl"

@@ -7,10 +7,9 @@ from html import escape
 from typing import Any
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.report.charts.panels import short
 from nsneg_jax.report.page import html
-from nsneg_jax.report.page.charts import short
 from nsneg_jax.report.page.runs import Run, differences
-from nsneg_jax.training.checkpoint import read_progress
 from nsneg_jax.training.workdir import CHECKPOINTS
 
 _MOST_OPEN = 3  # runs whose cards are open at first
@@ -173,6 +172,9 @@ def _data(run: Run) -> str:
     split = data.get("split") if run.job in ("pretrain", "linear") else data.get("eval_split")
     parts = [f"{data['source']} [{split}]"]
     if run.job == "pretrain" and run.steps:
+        # Imported here, because only this needs JAX.
+        from nsneg_jax.training.checkpoint import read_progress
+
         try:
             images = read_progress(run.path / CHECKPOINTS / str(run.steps[-1])).get("images")
             parts += [f"{images:,} images"] if images else []

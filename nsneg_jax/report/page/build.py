@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.report import similarities
-from nsneg_jax.report.page import about, curves, html, images, png, results, svg
+from nsneg_jax.report.charts import png, svg
+from nsneg_jax.report.charts.panels import Plot
+from nsneg_jax.report.page import about, curves, html, images, results
 from nsneg_jax.report.page import gallery as galleries
-from nsneg_jax.report.page.charts import Plot
 from nsneg_jax.report.page.conflicts import CUES, Example, answers, cue, some
 from nsneg_jax.report.page.gallery import Gallery, Map
 from nsneg_jax.report.page.runs import Run

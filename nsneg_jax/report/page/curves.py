@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nsneg_jax.report.page.charts import Line, Panel, Plot, thinned
+from nsneg_jax.report.charts.panels import Line, Panel, Plot, thinned
 from nsneg_jax.report.page.runs import Run
 
 _STEP = "step"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nsneg_jax.report import pictures
+from nsneg_jax.report import sheets
 from nsneg_jax.report.page import conflicts, html
 from nsneg_jax.report.page.gallery import Gallery, agreement, chosen, encoded, neighbours
 from nsneg_jax.report.page.runs import Run
@@ -33,7 +33,7 @@ def views(run: Run) -> list[tuple[str, list[bytes]]]:
         sheet = Image.open(path).convert("RGB")
     except OSError:
         return []
-    columns = pictures.tiles(sheet, side) if side else []
+    columns = sheets.tiles(sheet, side) if side else []
     names = _names_of_views(run, len(columns))
     return [
         (name, [encoded(np.asarray(tile.resize((min(side, 96),) * 2))) for tile in column])
@@ -129,7 +129,7 @@ def _save(columns: Mapping[str, Sequence[bytes]], path: Path) -> None:
             array[place, : tile.shape[0], : tile.shape[1]] = tile
         arrays[title] = array
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures.grid(arrays).save(path)
+    sheets.grid(arrays).save(path)
 
 
 def _pixels(data: bytes) -> np.ndarray:

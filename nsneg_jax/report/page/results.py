@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from nsneg_jax.report import plots
+from nsneg_jax.report.charts.panels import Line, Panel, Plot, Rule
 from nsneg_jax.report.page import html
-from nsneg_jax.report.page.charts import Line, Panel, Plot, Rule
 from nsneg_jax.report.page.gallery import Gallery, Map
 from nsneg_jax.report.rows import Row, columns, number
 
@@ -84,7 +84,7 @@ def maps(galleries: Mapping[str, Gallery], found: Mapping[str, Map]) -> Plot | N
     panels = []
     for name, gallery in galleries.items():
         places = found[name].places
-        lines = []
+        lines: list[Line] = []
         for label in sorted(set(gallery.labels.tolist())):
             of_class = np.flatnonzero(gallery.labels == label)
             title = gallery.class_of(int(of_class[0]))

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nsneg_jax.training.starts import STARTS
-from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG, METRICS, RESULTS, flatten
+from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG, METRICS, RESULTS, STARTS, flatten
 
 # Fields that say where files are or how work is shared out, but not what is computed.
 _INCIDENTAL = ("data.threads", "data.workers", "log_every_steps", "pictures", "csv", "label")

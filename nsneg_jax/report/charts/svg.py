@@ -3,7 +3,7 @@
 import json
 from html import escape
 
-from nsneg_jax.report.page.charts import COLOURS, Line, Panel, Plot, corners, short, ticks
+from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners, short, ticks
 
 _WIDTH, _HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 34

@@ -5,7 +5,7 @@ from typing import Any
 
 from nsneg_jax.extras import needed
 from nsneg_jax.files import write_whole
-from nsneg_jax.report.page.charts import COLOURS, Line, Panel, Plot, corners
+from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners
 
 # Okabe and Ito's colours, distinct for readers with any colour vision.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
