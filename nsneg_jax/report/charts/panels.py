@@ -146,7 +146,7 @@ def _range(values: Sequence[float], room: float) -> tuple[float, float]:
 
 def _round_up(value: float) -> float:
     power = 10.0 ** math.floor(math.log10(value))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value * (1 - 1e-9))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= value * (1 - 1e-9))
 
 
 def _told(line: Line, kind: str) -> str:

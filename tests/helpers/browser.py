@@ -1,0 +1,70 @@
+"""A headless Chromium, driven by chromedriver's own protocol (W3C WebDriver)."""
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from contextlib import contextmanager
+
+MISSING = next((name for name in ("chromium", "chromedriver") if shutil.which(name) is None), "")
+
+
+class Browser:
+    """One window. `get`, `run` and `errors` do what they say; the last empties the log."""
+
+    def __init__(self, address):
+        self._address = address
+        capabilities = {
+            "browserName": "chrome",
+            "goog:loggingPrefs": {"browser": "ALL"},
+            "goog:chromeOptions": {
+                "binary": shutil.which("chromium"),
+                "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage"],
+            },
+        }
+        started = self._post("/session", {"capabilities": {"alwaysMatch": capabilities}})
+        self._session = f"/session/{started['sessionId']}"
+
+    def get(self, url):
+        self._post(f"{self._session}/url", {"url": url})
+
+    def run(self, script, *arguments):
+        body = {"script": script, "args": arguments}
+        return self._post(f"{self._session}/execute/sync", body)
+
+    def errors(self):
+        entries = self._post(f"{self._session}/se/log", {"type": "browser"})
+        return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
+
+    def resize(self, width, height):
+        self._post(f"{self._session}/window/rect", {"width": width, "height": height})
+
+    def close(self):
+        self._send("DELETE", self._session)
+
+    def _post(self, path, body):
+        return self._send("POST", path, json.dumps(body).encode())
+
+    def _send(self, method, path, data=None):
+        request = urllib.request.Request(self._address + path, data, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+
+@contextmanager
+def browsing():
+    """Yields a `Browser`; ends it and its driver afterwards."""
+    driver = subprocess.Popen(
+        ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        port = next(filter(None, (re.search(r"on port (\d+)", each) for each in driver.stdout)))[1]
+        browser = Browser(f"http://127.0.0.1:{port}")
+        try:
+            yield browser
+        finally:
+            browser.close()
+    finally:
+        driver.terminate()
+        driver.wait(30)
