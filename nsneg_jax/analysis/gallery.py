@@ -19,7 +19,7 @@ from nsneg_jax.input.sources.source import Source, is_files, open_source
 from nsneg_jax.input.splits import open_split
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.report.page.conflicts import Example
-from nsneg_jax.report.page.gallery import Gallery, encoded, spread
+from nsneg_jax.report.page.gallery import Gallery, encoded, spread_over_classes
 from nsneg_jax.training.checkpoint import find_checkpoint
 from nsneg_jax.training.workdir import CONFIG, FEATURES
 
@@ -27,9 +27,9 @@ _BATCH = 64
 
 
 def of_encoder(run: Path, images: int) -> Gallery:
-    """Computes the features of images of a pre-training's validation split, spread evenly.
+    """Computes the features of images of a pre-training's validation split.
 
-    Without such a split the images are of the training split.
+    They are spread evenly over its classes. Without such a split they are of the training split.
 
     Args:
         run: workdir of a pre-training, for its latest checkpoint, or a checkpoint folder in it.
@@ -44,7 +44,7 @@ def of_encoder(run: Path, images: int) -> Gallery:
     # What is embedded are views, which must not be resized again.
     pretrained = load_pretrained(folder, image_size=data.image_size, resize=0)
     places, pictures, features = [], [], []
-    wanted = spread(len(source), images)
+    wanted = spread_over_classes(np.asarray(source.labels), images)
     for start in range(0, len(wanted), _BATCH):
         views = []
         for place in wanted[start : start + _BATCH].tolist():
@@ -66,7 +66,9 @@ def of_encoder(run: Path, images: int) -> Gallery:
 
 
 def of_features(run: Path, images: int) -> Gallery:
-    """Reads features that a features job has left, spread evenly, with their images if at hand.
+    """Reads features that a features job has left, with their images if these are at hand.
+
+    They are spread evenly over the classes.
 
     Args:
         run: workdir of the job.
@@ -76,7 +78,7 @@ def of_features(run: Path, images: int) -> Gallery:
         UsageError: there are no features, or the file is damaged.
     """
     arrays, classes = _stored(run)
-    wanted = spread(len(arrays["features"]), images)
+    wanted = spread_over_classes(arrays["labels"], images)
     features, labels, indices = (arrays[name][wanted] for name in ("features", "labels", "indices"))
     data = ConfigDict(read_json(run / CONFIG, "Run the job again.")["data"])
     about, pictures = f"{data.source} [{data.eval_split}]", []

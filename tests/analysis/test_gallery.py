@@ -16,7 +16,7 @@ from nsneg_jax.input.shapes.source import CLASSES, Shapes
 from nsneg_jax.jobs.features import write_features
 from nsneg_jax.jobs.opening import to_json
 from nsneg_jax.pretrained import load_pretrained
-from nsneg_jax.report.page.gallery import load, save, spread
+from nsneg_jax.report.page.gallery import load, save, spread_over_classes
 
 pytestmark = pytest.mark.usefixtures("quick_code")
 
@@ -38,7 +38,8 @@ def pixels(data):
 def test_features_are_those_of_the_images(run, tmp_path):
     found = gallery.of_encoder(run, 20)
     source = Shapes("val", image_size=16, size=SIZE)
-    places = spread(SIZE, 20)
+    places = spread_over_classes(source.labels, 20)
+    assert set(source.labels[places]) == set(range(10))
     images = [source.image(place) for place in places.tolist()]
     expected = load_pretrained(run).embed(images)
     np.testing.assert_array_equal(found.indices, places)

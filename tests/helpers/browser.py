@@ -59,7 +59,9 @@ def browsing():
         ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
-        port = next(filter(None, (re.search(r"on port (\d+)", each) for each in driver.stdout)))[1]
+        port = next(
+            filter(None, (re.search(r"successfully on port (\d+)", each) for each in driver.stdout))
+        )[1]
         browser = Browser(f"http://127.0.0.1:{port}")
         try:
             yield browser

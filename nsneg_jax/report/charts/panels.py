@@ -46,6 +46,7 @@ class Panel:
         rules: horizontal lines.
         kind: lines with their points, outlines of histograms, or points alone.
         from_zero: whether the vertical axis begins at 0.
+        y_limits: range of the vertical axis; None leaves it to the values.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Panel:
     rules: tuple[Rule, ...] = ()
     kind: Literal["lines", "steps", "points"] = "lines"
     from_zero: bool = False
+    y_limits: tuple[float, float] | None = None
 
     @property
     def x_range(self) -> tuple[float, float]:
@@ -64,6 +66,8 @@ class Panel:
     @property
     def y_range(self) -> tuple[float, float]:
         """The range of the vertical axis, with some room."""
+        if self.y_limits is not None:
+            return self.y_limits
         values = [value for line in self.lines for value in line.y]
         values += [rule.y for rule in self.rules]
         low, high = _range([*values, 0.0] if self.from_zero else values, 0.06)
@@ -102,6 +106,12 @@ class Plot(NamedTuple):
     def legend(self) -> dict[str, int]:
         """Colours by the names of lines, in their order."""
         return {line.name: line.colour for panel in self.panels for line in panel.lines}
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a colour means the same in all panels, so that one legend is enough."""
+        pairs = {(line.name, line.colour) for panel in self.panels for line in panel.lines}
+        return len({colour for _, colour in pairs}) == len(pairs) == len({n for n, _ in pairs})
 
 
 def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -146,7 +156,9 @@ def _range(values: Sequence[float], room: float) -> tuple[float, float]:
 
 def _round_up(value: float) -> float:
     power = 10.0 ** math.floor(math.log10(value))
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= value * (1 - 1e-9))
+    return next(
+        factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= value * (1 - 1e-9)
+    )
 
 
 def _told(line: Line, kind: str) -> str:

@@ -1,40 +1,47 @@
 """Draws plots as SVG: one picture per panel, in the colours of the page's style sheet."""
 
 import json
+from collections.abc import Mapping
 from html import escape
 
 from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners, short, ticks
 
-_WIDTH, _HEIGHT = 360, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 34
+_SIZE, _LARGE = (360, 220), (640, 320)
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 34
 _MOST_MARKED = 12  # points of a line that get marks
-_MANY = 10  # groups of points; more get colours of their own
+_GROUPS = 10  # groups of points with colours of the style sheet
+_MOST_NAMED = 30  # groups of points that a legend names
 
 
 def figures(plot: Plot, kind: str = "") -> str:
-    """Returns the panels of a plot under its legend, as HTML; `kind` 'small' for small panels."""
-    panels = "".join(_figure(panel) for panel in plot.panels)
-    legend = _legend(plot)
-    kind = "single" if len(plot.panels) == 1 else kind
-    return f'{legend}<div class="panels {kind}">{panels}</div>'
+    """Returns the panels of a plot as HTML, under one legend or each under its own.
+
+    Args:
+        plot: what to draw.
+        kind: 'small' for many small panels.
+    """
+    large = len(plot.panels) == 1
+    own = not plot.is_shared
+    panels = "".join(_figure(panel, large, own) for panel in plot.panels)
+    legend = "" if own else _legend(plot.panels[0].kind, plot.legend)
+    return f'{legend}<div class="panels {"single" if large else kind}">{panels}</div>'
 
 
-def _figure(panel: Panel) -> str:
-    title = escape(panel.title)
-    return f'<figure class="panel"><figcaption>{title}</figcaption>{_svg(panel)}</figure>'
+def _figure(panel: Panel, large: bool, own_legend: bool) -> str:
+    title = f"<figcaption>{escape(panel.title)}</figcaption>"
+    if own_legend:
+        title += _legend(panel.kind, {line.name: line.colour for line in panel.lines})
+    return f'<figure class="panel">{title}{_svg(panel, large)}</figure>'
 
 
-def _legend(plot: Plot) -> str:
-    names = {name: colour for name, colour in plot.legend.items() if name}
-    scattered = plot.panels[0].kind == "points"
-    if len(names) < 2 and not (names and plot.panels[0].rules):
+def _legend(kind: str, colours: Mapping[str, int]) -> str:
+    names = {name: colour for name, colour in colours.items() if name}
+    if len(names) < 2 or (kind == "points" and len(names) > _MOST_NAMED):
         return ""
-    if scattered and len(names) > 3 * _MANY:
-        return ""
-    total = len(names)
+    total = max(names.values()) + 1
     items = "".join(
         '<li><svg class="key" viewBox="0 0 24 10" aria-hidden="true">'
-        f"{_swatch(colour, scattered, total)}</svg>{escape(name)}</li>"
+        f"{_swatch(colour, kind == 'points', total)}</svg>{escape(name)}</li>"
         for name, colour in names.items()
     )
     return f'<ul class="legend">{items}</ul>'
@@ -53,83 +60,67 @@ def _stroke(colour: int) -> str:
 
 def _fill(colour: int, total: int) -> str:
     """Colours one of `total` groups: from the palette, or around the colour circle."""
-    if total <= COLOURS:
-        return f'class="dot c{colour % COLOURS}"'
-    light = (52, 66, 40)[colour % 3] if total > _MANY else (56, 44)[colour % 2]
+    if total <= _GROUPS:
+        return f'class="dot c{colour}"'
+    light = (52, 66, 40)[colour % 3]
     return f'class="dot" fill="hsl({360 * colour // total} 62% {light}%)"'
 
 
 class _Axes:
-    """Places of values in a panel."""
+    """The size of a panel in pixels, and the places of values in it."""
 
-    def __init__(self, panel: Panel) -> None:
+    def __init__(self, panel: Panel, large: bool) -> None:
         self.x_range, self.y_range = panel.x_range, panel.y_range
-        bare = not panel.x_label and not panel.y_label
-        self.left, self.bottom = (10, 10) if bare else (_LEFT, _BOTTOM)
-        self.height = 300 if bare else _HEIGHT
+        self.bare = not panel.x_label and not panel.y_label
+        self.left, below = (10, 10) if self.bare else (_LEFT, _BOTTOM)
+        self.width, self.height = _LARGE if large else _SIZE
+        if self.bare:
+            self.height = round(0.75 * self.width)
+        self.right, self.bottom = self.width - _RIGHT, self.height - below
 
     def x(self, value: float) -> float:
         low, high = self.x_range
-        span = _WIDTH - self.left - _RIGHT
-        return round(self.left + (value - low) / (high - low) * span, 1)
+        return round(self.left + (value - low) / (high - low) * (self.right - self.left), 1)
 
     def y(self, value: float) -> float:
         low, high = self.y_range
-        span = self.height - _TOP - self.bottom
-        return round(self.height - self.bottom - (value - low) / (high - low) * span, 1)
+        return round(self.bottom - (value - low) / (high - low) * (self.bottom - _TOP), 1)
 
 
-def _svg(panel: Panel) -> str:
-    axes = _Axes(panel)
-    parts = [] if axes.left < _LEFT else _frame(panel, axes)
+def _svg(panel: Panel, large: bool) -> str:
+    axes = _Axes(panel, large)
+    parts = [] if axes.bare else _frame(panel, axes)
     for rule in panel.rules:
         colour = "" if rule.colour is None else f" c{rule.colour % COLOURS}"
-        y = axes.y(rule.y)
-        parts.append(f'<path class="rule{colour}" d="M{axes.left} {y}H{_WIDTH - _RIGHT}"/>')
-    names = {rule.name: axes.y(rule.y) for rule in panel.rules if rule.colour is None}
-    for name, y in names.items():
-        parts.append(
-            f'<text class="tick" x="{_WIDTH - _RIGHT - 2}" y="{y - 3}" '
-            f'text-anchor="end">{escape(name)}</text>'
-        )
+        parts.append(f'<path class="rule{colour}" d="M{axes.left} {axes.y(rule.y)}H{axes.right}"/>')
     total = max(line.colour for line in panel.lines) + 1
     parts += [_drawn(line, panel, axes, total) for line in panel.lines]
     label = escape(panel.description)
     return (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {axes.height}" role="img" tabindex="0" '
+        f'<svg class="chart" viewBox="0 0 {axes.width} {axes.height}" role="img" tabindex="0" '
         f'aria-label="{label}" data-values="{escape(_values(panel, axes))}">{"".join(parts)}</svg>'
     )
 
 
 def _frame(panel: Panel, axes: _Axes) -> list[str]:
-    bottom = axes.height - axes.bottom
     parts = []
     for value in ticks(*axes.y_range):
         y = axes.y(value)
-        parts.append(f'<path class="grid" d="M{axes.left} {y}H{_WIDTH - _RIGHT}"/>')
-        parts.append(
-            f'<text class="tick" x="{axes.left - 5}" y="{y + 3.5}" text-anchor="end">'
-            f"{short(value)}</text>"
-        )
+        parts.append(f'<path class="grid" d="M{axes.left} {y}H{axes.right}"/>')
+        parts.append(_text(axes.left - 5, y + 3.5, "end", short(value), "tick"))
     for value in ticks(*axes.x_range):
-        parts.append(
-            f'<text class="tick" x="{axes.x(value)}" y="{bottom + 13}" '
-            f'text-anchor="middle">{short(value)}</text>'
-        )
-    parts.append(f'<path class="axis" d="M{axes.left} {bottom}H{_WIDTH - _RIGHT}"/>')
-    if panel.x_label:
-        middle = (axes.left + _WIDTH - _RIGHT) / 2
-        parts.append(
-            f'<text class="label" x="{middle}" y="{axes.height - 5}" '
-            f'text-anchor="middle">{escape(panel.x_label)}</text>'
-        )
-    if panel.y_label:
-        middle = (_TOP + bottom) / 2
-        parts.append(
-            f'<text class="label" transform="translate(9 {middle}) rotate(-90)" '
-            f'text-anchor="middle">{escape(panel.y_label)}</text>'
-        )
+        parts.append(_text(axes.x(value), axes.bottom + 13, "middle", short(value), "tick"))
+    parts.append(f'<path class="axis" d="M{axes.left} {axes.bottom}H{axes.right}"/>')
+    middle = (axes.left + axes.right) / 2
+    parts.append(_text(middle, axes.height - 5, "middle", panel.x_label, "label"))
+    turned = f'transform="translate(9 {(_TOP + axes.bottom) / 2}) rotate(-90)"'
+    parts.append(_text(0, 0, "middle", panel.y_label, "label", turned))
     return parts
+
+
+def _text(x: float, y: float, anchor: str, text: str, kind: str, turned: str = "") -> str:
+    place = turned or f'x="{x}" y="{y}"'
+    return f'<text class="{kind}" {place} text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _drawn(line: Line, panel: Panel, axes: _Axes, total: int) -> str:

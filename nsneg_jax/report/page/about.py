@@ -13,6 +13,7 @@ from nsneg_jax.report.page.runs import Run, differences
 from nsneg_jax.training.workdir import CHECKPOINTS
 
 _MOST_OPEN = 3  # runs whose cards are open at first
+_ENCODER = "pretrained"
 
 # Columns of the table of pre-trainings: title, split and metric, factor, format.
 _FIGURES = (
@@ -29,9 +30,11 @@ _FIGURES = (
 
 def cards(runs: Sequence[Run]) -> str:
     """Returns what each run is, as HTML."""
-    opened = " open" if len(runs) <= _MOST_OPEN else ""
+    trained = [run for run in runs if run.job == "pretrain"]
+    opened = runs if len(runs) <= _MOST_OPEN else trained if len(trained) <= _MOST_OPEN else []
     parts = [
-        f'<details class="card"{opened}><summary>{escape(run.name)}: {escape(_job(run))}</summary>'
+        f'<details class="card"{" open" if run in opened else ""}>'
+        f"<summary>{escape(run.name)}: {escape(_job(run))}</summary>"
         f"{html.definitions(facts(run))}</details>"
         for run in runs
     ]
@@ -90,6 +93,8 @@ def settings(runs: Sequence[Run]) -> str:
         if len(of_job) < 2:
             continue
         different, equal = differences(of_job)
+        if list(different) == [_ENCODER]:
+            continue  # the table of results names the encoders
         rows = [[name, *map(_value, values)] for name, values in different.items()]
         parts.append(html.heading(_JOBS.get(job, job)))
         if rows:

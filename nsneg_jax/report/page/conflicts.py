@@ -46,6 +46,7 @@ def cue(answer: Answer, example: Example) -> str:
 
 
 def some(found: Sequence[Answer], most: int) -> list[Answer]:
-    """Returns at most `most` answers, spread evenly over their order, which is by class."""
+    """Returns at most `most` answers, spread evenly over the classes of the shape."""
+    by_class = sorted(found, key=lambda answer: answer.shape)
     step = max(1, len(found) // most)
-    return list(found[step // 2 :: step][:most])
+    return by_class[step // 2 :: step][:most]

@@ -52,6 +52,12 @@ def spread(total: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(int))
 
 
+def spread_over_classes(labels: np.ndarray, most: int) -> np.ndarray:
+    """Returns the places of at most `most` images, spread evenly over each class, ascending."""
+    by_class = np.argsort(labels, kind="stable")
+    return np.sort(by_class[spread(len(labels), most)])
+
+
 def encoded(pixels: np.ndarray) -> bytes:
     """Encodes uint8 [H, W, 3] as a picture of at most `SIDE` pixels."""
     image = Image.fromarray(pixels)

@@ -36,7 +36,7 @@ def views(run: Run) -> list[tuple[str, list[bytes]]]:
     columns = sheets.tiles(sheet, side) if side else []
     names = _names_of_views(run, len(columns))
     return [
-        (name, [encoded(np.asarray(tile.resize((min(side, 96),) * 2))) for tile in column])
+        (name, [encoded(_shrunk(tile, side)) for tile in column])
         for name, column in zip(names, columns, strict=True)
     ]
 
@@ -134,6 +134,11 @@ def _save(columns: Mapping[str, Sequence[bytes]], path: Path) -> None:
 
 def _pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def _shrunk(tile: Image.Image, side: int) -> np.ndarray:
+    """Undoes the enlargement of a sheet's picture, to the pixel."""
+    return np.asarray(tile.resize((side, side), Image.Resampling.NEAREST))
 
 
 def _names_of_views(run: Run, columns: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -14,6 +15,7 @@ from nsneg_jax.report.page.gallery import Gallery, Map
 from nsneg_jax.report.rows import Row, columns, number
 
 _MOST_CLASSES = 20  # rows of the table of classes that are shown at once
+_MOST_BINS = 50  # of a histogram; finer ones show noise
 
 
 def corruptions(rows: Sequence[Row]) -> Plot | None:
@@ -37,10 +39,12 @@ def corruptions(rows: Sequence[Row]) -> Plot | None:
                 drawn.append(Line(title, severities, means, colour))
         title = name.replace("_", " ")
         panels.append(Panel(title, tuple(drawn), "severity", "top-1 in %", clean, from_zero=True))
-    caption = (
-        "Top-1 by severity, 1 to 5. Dashed in the colour of a line: its accuracy on clean images. "
-        "Grey: chance."
-    )
+    highest = max(panel.y_range[1] for panel in panels)
+    panels = [replace(panel, y_limits=(0.0, highest)) for panel in panels]
+    chance = next((rule.y for rule in clean if rule.colour is None), None)
+    caption = "Top-1 in % by severity. Dashes in the colour of a line: accuracy on clean images."
+    if chance is not None:
+        caption += f" Grey dashes: chance, {chance:.3g}\N{NO-BREAK SPACE}%."
     return Plot("corruptions", "Accuracy by corruption", tuple(panels), caption)
 
 
@@ -51,10 +55,11 @@ def similarities(measured: Mapping[str, Mapping[str, Any]]) -> Plot | None:
     kinds = list(dict.fromkeys(kind for each in measured.values() for kind in each["kinds"]))
     panels = []
     for name, content in measured.items():
-        edges = np.linspace(-1, 1, content["bins"] + 1)
+        together = max(1, content["bins"] // _MOST_BINS)
+        edges = np.linspace(-1, 1, content["bins"] // together + 1)
         lines = []
         for kind, figures in content["kinds"].items():
-            counts = np.asarray(figures["counts"], float)
+            counts = np.asarray(figures["counts"], float).reshape(-1, together).sum(axis=1)
             seen = np.flatnonzero(counts)
             if not len(seen):
                 continue
