@@ -11,7 +11,7 @@ MISSING = next((name for name in ("chromium", "chromedriver") if shutil.which(na
 
 
 class Browser:
-    """One window. `get`, `run` and `errors` do what they say; the last empties the log."""
+    """One window. `errors` returns what is new in the console's log."""
 
     def __init__(self, address):
         self._address = address
@@ -37,8 +37,16 @@ class Browser:
         entries = self._post(f"{self._session}/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
 
-    def resize(self, width, height):
-        self._post(f"{self._session}/window/rect", {"width": width, "height": height})
+    def emulate(self, width, scheme):
+        """Takes a width in pixels, and the colour scheme 'light' or 'dark'."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        self.devtools("Emulation.setDeviceMetricsOverride", size)
+        self.devtools("Emulation.setEmulatedMedia", media)
+
+    def devtools(self, command, parameters):
+        body = {"cmd": command, "params": parameters}
+        return self._post(f"{self._session}/goog/cdp/execute", body)
 
     def close(self):
         self._send("DELETE", self._session)
@@ -59,9 +67,8 @@ def browsing():
         ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
-        port = next(
-            filter(None, (re.search(r"successfully on port (\d+)", each) for each in driver.stdout))
-        )[1]
+        lines = (re.search(r"successfully on port (\d+)", line) for line in driver.stdout)
+        port = next(filter(None, lines))[1]
         browser = Browser(f"http://127.0.0.1:{port}")
         try:
             yield browser

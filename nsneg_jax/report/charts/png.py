@@ -11,6 +11,7 @@ from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", ":")
 _MOST_MARKED = 12
+_MOST_NAMED = 30
 _ACROSS = 4
 
 
@@ -33,10 +34,12 @@ def save(plot: Plot, path: Path) -> None:
     total = max(plot.legend.values()) + 1
     for axes, panel in zip(grid, plot.panels, strict=False):
         _draw(axes, panel, drawn, total)
+        if not plot.is_shared and len(panel.lines) > 1:
+            axes.legend(frameon=False, fontsize=7)
     for axes in grid[len(plot.panels) :]:
         axes.set_visible(False)
     named = {name: handle for name, handle in drawn.items() if name}
-    if 1 < len(named) <= 30:
+    if 1 < len(named) <= _MOST_NAMED and plot.is_shared:
         figure.legend(
             named.values(),
             named.keys(),
@@ -83,6 +86,7 @@ def _line(axes: Any, line: Line, kind: str, total: int) -> Any:
         color=PALETTE[line.colour % COLOURS],
         linestyle=_STYLES[line.colour // COLOURS % len(_STYLES)],
         linewidth=1.3,
+        label=line.name,
         marker="o" if kind == "lines" and len(line.x) <= _MOST_MARKED else None,
         markersize=3,
     )

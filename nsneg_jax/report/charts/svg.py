@@ -6,7 +6,7 @@ from html import escape
 
 from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners, short, ticks
 
-_SIZE, _LARGE = (360, 220), (640, 320)
+_WIDTH, _HEIGHT, _SQUARE = 360, 220, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 34
 _MOST_MARKED = 12  # points of a line that get marks
 _GROUPS = 10  # groups of points with colours of the style sheet
@@ -20,18 +20,19 @@ def figures(plot: Plot, kind: str = "") -> str:
         plot: what to draw.
         kind: 'small' for many small panels.
     """
-    large = len(plot.panels) == 1
     own = not plot.is_shared
-    panels = "".join(_figure(panel, large, own) for panel in plot.panels)
+    panels = "".join(_figure(panel, own) for panel in plot.panels)
     legend = "" if own else _legend(plot.panels[0].kind, plot.legend)
-    return f'{legend}<div class="panels {"single" if large else kind}">{panels}</div>'
+    return (
+        f'{legend}<div class="panels {"single" if len(plot.panels) == 1 else kind}">{panels}</div>'
+    )
 
 
-def _figure(panel: Panel, large: bool, own_legend: bool) -> str:
+def _figure(panel: Panel, own_legend: bool) -> str:
     title = f"<figcaption>{escape(panel.title)}</figcaption>"
     if own_legend:
         title += _legend(panel.kind, {line.name: line.colour for line in panel.lines})
-    return f'<figure class="panel">{title}{_svg(panel, large)}</figure>'
+    return f'<figure class="panel">{title}{_svg(panel)}</figure>'
 
 
 def _legend(kind: str, colours: Mapping[str, int]) -> str:
@@ -69,13 +70,11 @@ def _fill(colour: int, total: int) -> str:
 class _Axes:
     """The size of a panel in pixels, and the places of values in it."""
 
-    def __init__(self, panel: Panel, large: bool) -> None:
+    def __init__(self, panel: Panel) -> None:
         self.x_range, self.y_range = panel.x_range, panel.y_range
         self.bare = not panel.x_label and not panel.y_label
         self.left, below = (10, 10) if self.bare else (_LEFT, _BOTTOM)
-        self.width, self.height = _LARGE if large else _SIZE
-        if self.bare:
-            self.height = round(0.75 * self.width)
+        self.width, self.height = _WIDTH, _SQUARE if self.bare else _HEIGHT
         self.right, self.bottom = self.width - _RIGHT, self.height - below
 
     def x(self, value: float) -> float:
@@ -87,8 +86,8 @@ class _Axes:
         return round(self.bottom - (value - low) / (high - low) * (self.bottom - _TOP), 1)
 
 
-def _svg(panel: Panel, large: bool) -> str:
-    axes = _Axes(panel, large)
+def _svg(panel: Panel) -> str:
+    axes = _Axes(panel)
     parts = [] if axes.bare else _frame(panel, axes)
     for rule in panel.rules:
         colour = "" if rule.colour is None else f" c{rule.colour % COLOURS}"

@@ -129,12 +129,10 @@ def elsewhere(runs: Sequence[Run], reasons: Sequence[str], has_umap: bool) -> st
                 + " after a linear probe."
             )
         if not any(str(name).startswith("knn_") for line in run.metrics for name in line):
-            items.append(
-                "kNN accuracy along the training: <code>--config.knn_every_epochs=10</code> when "
-                "it starts; at its end: "
-                + _command("knn", f"linear{tiny}", path, f"{path}-knn")
-                + "."
-            )
+            text = "kNN accuracy along a training: <code>--config.knn_every_epochs=10</code>"
+            if "knn" not in jobs:
+                text += "; at its end: " + _command("knn", f"linear{tiny}", path, f"{path}-knn")
+            items.append(f"{text}.")
     if not trained:
         encoders = dict.fromkeys(str(run.results.get("encoder", "")) for run in runs)
         named = ", ".join(escape(name.partition(", step ")[0]) for name in encoders if name)
