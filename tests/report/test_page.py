@@ -168,12 +168,9 @@ def test_curves_have_the_figures_of_the_files(page):
 
 def test_histograms_have_the_counts(page):
     lines = page.chart(f"{HOSTILE}, step 60")["lines"]
-    assert {line["name"]: line["x"] for line in lines} == {
-        "key": [0.875],
-        "queue": [-0.125],
-        "patch negative": [0.375],
-    }
-    assert lines[0]["y"] == [4.0]  # all in a bin of 0.25
+    peaks = {line["name"]: line["x"][line["y"].index(4)] for line in lines}  # in a bin of 0.25
+    assert peaks == {"key": 0.875, "queue": -0.125, "patch negative": 0.375}
+    assert all(sum(line["y"]) == 4 for line in lines)
 
 
 def test_results_and_corruptions(page):

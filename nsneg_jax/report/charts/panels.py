@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 COLOURS = 7  # lines beyond these are dashed, then dotted
 
+_LAYERS = 8
 _MOST_POINTS = 240  # per line; more would only make the page large
 
 
@@ -169,6 +170,13 @@ def _told(line: Line, kind: str) -> str:
     if len(line.y) == 1:
         return f"{name} is {short(line.y[0])}"
     return f"{name} goes from {short(line.y[0])} to {short(line.y[-1])}"
+
+
+def layers(lines: Sequence[Line]) -> Iterator[Line]:
+    """Yields parts of the lines of points in turn, so that the last class hides no other."""
+    for first in range(_LAYERS):
+        for line in lines:
+            yield line._replace(x=line.x[first::_LAYERS], y=line.y[first::_LAYERS])
 
 
 def corners(line: Line) -> Iterator[tuple[float, float]]:

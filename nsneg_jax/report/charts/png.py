@@ -5,13 +5,14 @@ from typing import Any
 
 from nsneg_jax.extras import needed
 from nsneg_jax.files import write_whole
-from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners
+from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners, layers
 
 # Okabe and Ito's colours, distinct for readers with any colour vision.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", ":")
 _MOST_MARKED = 12
 _MOST_NAMED = 30
+_GROUPS = 10  # groups of points with colours of their own
 _ACROSS = 4
 
 
@@ -57,7 +58,7 @@ def _draw(axes: Any, panel: Panel, drawn: dict[str, Any], total: int) -> None:
     for rule in panel.rules:
         colour = "0.4" if rule.colour is None else PALETTE[rule.colour % COLOURS]
         axes.axhline(rule.y, color=colour, linestyle=(0, (2, 2)), linewidth=0.9)
-    for line in panel.lines:
+    for line in layers(panel.lines) if panel.kind == "points" else panel.lines:
         drawn.setdefault(line.name, _line(axes, line, panel.kind, total))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
@@ -73,11 +74,10 @@ def _draw(axes: Any, panel: Panel, drawn: dict[str, Any], total: int) -> None:
 
 def _line(axes: Any, line: Line, kind: str, total: int) -> Any:
     if kind == "points":
-        colour: Any = PALETTE[line.colour % COLOURS]
-        if total > COLOURS:
-            from matplotlib import colormaps
+        from matplotlib import colormaps
 
-            colour = colormaps["hsv"](line.colour / total)
+        few = total <= _GROUPS
+        colour = colormaps["tab10"](line.colour) if few else colormaps["hsv"](line.colour / total)
         return axes.scatter(line.x, line.y, s=7, color=colour, linewidths=0)
     x, y = zip(*corners(line), strict=True) if kind == "steps" else (line.x, line.y)
     (handle,) = axes.plot(

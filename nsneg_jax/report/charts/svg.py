@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from html import escape
 
-from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners, short, ticks
+from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners, layers, short, ticks
 
 _WIDTH, _HEIGHT, _SQUARE = 360, 220, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 34
@@ -93,7 +93,13 @@ def _svg(panel: Panel) -> str:
         colour = "" if rule.colour is None else f" c{rule.colour % COLOURS}"
         parts.append(f'<path class="rule{colour}" d="M{axes.left} {axes.y(rule.y)}H{axes.right}"/>')
     total = max(line.colour for line in panel.lines) + 1
-    parts += [_drawn(line, panel, axes, total) for line in panel.lines]
+    if panel.kind == "points":
+        parts += [
+            f"<g {_fill(part.colour, total)}>{_dots(part, axes)}</g>"
+            for part in layers(panel.lines)
+        ]
+    else:
+        parts += [_drawn(line, panel, axes) for line in panel.lines]
     label = escape(panel.description)
     return (
         f'<svg class="chart" viewBox="0 0 {axes.width} {axes.height}" role="img" tabindex="0" '
@@ -122,23 +128,20 @@ def _text(x: float, y: float, anchor: str, text: str, kind: str, turned: str = "
     return f'<text class="{kind}" {place} text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _drawn(line: Line, panel: Panel, axes: _Axes, total: int) -> str:
-    if panel.kind == "points":
-        dots = "".join(
-            f'<circle cx="{axes.x(x)}" cy="{axes.y(y)}" r="2.6"/>'
-            for x, y in zip(line.x, line.y, strict=True)
-        )
-        return f"<g {_fill(line.colour, total)}>{dots}</g>"
+def _drawn(line: Line, panel: Panel, axes: _Axes) -> str:
     points = corners(line) if panel.kind == "steps" else zip(line.x, line.y, strict=True)
     path = "L".join(f"{axes.x(x)} {axes.y(y)}" for x, y in points)
     drawn = f'<path {_stroke(line.colour)} d="M{path}"/>'
     if panel.kind == "lines" and len(line.x) <= _MOST_MARKED:
-        dots = "".join(
-            f'<circle cx="{axes.x(x)}" cy="{axes.y(y)}" r="2.4"/>'
-            for x, y in zip(line.x, line.y, strict=True)
-        )
-        drawn += f'<g class="dot c{line.colour % COLOURS}">{dots}</g>'
+        drawn += f'<g class="dot c{line.colour % COLOURS}">{_dots(line, axes)}</g>'
     return drawn
+
+
+def _dots(line: Line, axes: _Axes) -> str:
+    return "".join(
+        f'<circle cx="{axes.x(x)}" cy="{axes.y(y)}" r="2.4"/>'
+        for x, y in zip(line.x, line.y, strict=True)
+    )
 
 
 def _values(panel: Panel, axes: _Axes) -> str:

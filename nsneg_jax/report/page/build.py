@@ -201,8 +201,13 @@ def _gallery(run: Run, measures: Measures | None) -> Gallery:
 def _add_conflicts(found: Found, run: Run, measures: Measures) -> None:
     for name, entry in run.results.get("sets", {}).items():
         given = answers(run.path / f"{name}.csv")
-        if not isinstance(entry, dict) or entry.get("protocol") != "cue_conflict" or not given:
+        if not isinstance(entry, dict) or entry.get("protocol") != "cue_conflict":
             continue
+        if not given:
+            raise UsageError(
+                f"There is no {run.path / name}.csv. The evaluation writes it: run it again, which "
+                "keeps what it has measured."
+            )
         wanted = some(given, _READ)
         examples = measures.conflicts(run.path, name, [answer.name for answer in wanted])
         by_cue: dict[str, list[tuple[Example, str]]] = {each: [] for each in CUES}

@@ -39,13 +39,11 @@ def corruptions(rows: Sequence[Row]) -> Plot | None:
                 drawn.append(Line(title, severities, means, colour))
         title = name.replace("_", " ")
         panels.append(Panel(title, tuple(drawn), "severity", "top-1 in %", clean, from_zero=True))
-    highest = max(panel.y_range[1] for panel in panels)
-    panels = [replace(panel, y_limits=(0.0, highest)) for panel in panels]
     chance = next((rule.y for rule in clean if rule.colour is None), None)
     caption = "Top-1 in % by severity. Dashes in the colour of a line: accuracy on clean images."
     if chance is not None:
         caption += f" Grey dashes: chance, {chance:.3g}\N{NO-BREAK SPACE}%."
-    return Plot("corruptions", "Accuracy by corruption", tuple(panels), caption)
+    return Plot("corruptions", "Accuracy by corruption", _to_scale(panels), caption)
 
 
 def similarities(measured: Mapping[str, Mapping[str, Any]]) -> Plot | None:
@@ -60,14 +58,10 @@ def similarities(measured: Mapping[str, Mapping[str, Any]]) -> Plot | None:
         lines = []
         for kind, figures in content["kinds"].items():
             counts = np.asarray(figures["counts"], float).reshape(-1, together).sum(axis=1)
-            seen = np.flatnonzero(counts)
-            if not len(seen):
-                continue
-            kept = slice(int(seen[0]), int(seen[-1]) + 1)
-            density = counts / counts.sum() / np.diff(edges)
-            x = tuple(edges[kept.start : kept.stop + 1].round(4).tolist())
+            density = counts / max(counts.sum(), 1) / np.diff(edges)
             title = {"positive": "key", "queue": "queue"}.get(kind, f"{kind} negative")
-            lines.append(Line(title, x, tuple(density[kept].tolist()), kinds.index(kind)))
+            x, y = tuple(edges.round(4).tolist()), tuple(density.tolist())
+            lines.append(Line(title, x, y, kinds.index(kind)))
         title = (
             f"{name}, step {content['step']:,}"
             if len(measured) > 1
@@ -81,7 +75,7 @@ def similarities(measured: Mapping[str, Mapping[str, Any]]) -> Plot | None:
         "non-semantic negatives, in the steps that the run would take next. Negatives left of the "
         "keys are told from them."
     )
-    return Plot("similarities", "Similarities of queries", tuple(panels), caption)
+    return Plot("similarities", "Similarities of queries", _to_scale(panels), caption)
 
 
 def maps(galleries: Mapping[str, Gallery], found: Mapping[str, Map]) -> Plot | None:
@@ -166,6 +160,12 @@ def _bar(value: float | None) -> str:
     width = max(0.0, min(100.0, value))
     bar = f'<span class="bar" aria-hidden="true"><i style="width:{width:.0f}%"></i></span>'
     return f"<td>{value:.1f}{bar}</td>"
+
+
+def _to_scale(panels: Sequence[Panel]) -> tuple[Panel, ...]:
+    """Gives panels that begin at 0 the same vertical axis."""
+    highest = max(panel.y_range[1] for panel in panels)
+    return tuple(replace(panel, y_limits=(0.0, highest)) for panel in panels)
 
 
 def _clean_rules(rows: Sequence[Row], titles: Sequence[str]) -> tuple[Rule, ...]:
