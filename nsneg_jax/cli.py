@@ -51,7 +51,7 @@ ABOUT = {
     "knn": "classify images by their nearest neighbours in an encoder's features",
     "features": "write an encoder's features and the labels to one file",
     "evaluate": "fill a row of the robustness table: a trained probe on many test sets",
-    "report": "make tables and pictures from what these jobs left",
+    "report": "make tables, pictures and a page from what these jobs left",
     "convert": "import and export PyTorch checkpoints",
     "verify": "check that the values in checkpoints are those that were saved",
 }

@@ -1,6 +1,7 @@
 """Computes what the page of a run shows of its images: features, and answers to cue conflicts."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,13 @@ def conflicts(run: Path, name: str, wanted: Sequence[str]) -> dict[str, Example]
         UsageError: the images are not there.
     """
     config = read_json(run / CONFIG, "Run the evaluation again.")
-    settings, size = config["sets"][name], config["data"]["image_size"]
+    try:
+        settings, size = config["sets"][name], config["data"]["image_size"]
+        resize = scaled_resize(settings["resize"], size)
+    except KeyError as error:
+        raise UsageError(
+            f"{run / CONFIG} lacks {error}: an earlier version wrote it. Run the evaluation again."
+        ) from None
     source: Any
     if is_files(settings["source"]):
         root = expand(settings["source"]).partition(":")[2]
@@ -120,11 +127,12 @@ def conflicts(run: Path, name: str, wanted: Sequence[str]) -> dict[str, Example]
     else:
         shapes, textures = (np.array(source.classes)[each] for each in _labels_of(source))
     places = {each: place for place, each in enumerate(names)}
-    resize = scaled_resize(settings["resize"], size)
     found = {}
     for each in wanted:
         place = places.get(each)
-        if place is not None:
+        if place is None:
+            continue
+        with suppress(UnreadableImage):
             picture = encoded(central_view(source.image(place), size, resize))
             found[each] = Example(picture, str(shapes[place]), str(textures[place]))
     return found

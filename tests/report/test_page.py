@@ -12,6 +12,7 @@ import stored_runs
 from PIL import Image
 
 from nsneg_jax.report import command
+from nsneg_jax.report.charts import svg
 from nsneg_jax.report.charts.panels import Line, Panel, Plot, corners, thinned, ticks
 from nsneg_jax.report.page import gallery as galleries
 from nsneg_jax.report.page.build import Measures
@@ -71,7 +72,10 @@ class Parsed(HTMLParser):
             self.tables[-1][-1][-1] += data
 
     def chart(self, title):
-        return next(values for label, values in self.charts if label.startswith(title))
+        """Lines by name, as lists of x and y, and where a value is drawn."""
+        found = next(values for label, values in self.charts if label.startswith(title))
+        first = found["lines"][0]
+        return {each["name"]: (each.get("x", first["x"]), each["y"]) for each in found["lines"]}
 
 
 def measures(pictures):
@@ -155,22 +159,33 @@ def test_what_the_runs_are(page):
 
 
 def test_curves_have_the_figures_of_the_files(page):
-    loss = page.chart("Loss")
-    assert [line["name"] for line in loss["lines"]] == [HOSTILE, "moco"]
-    assert loss["lines"][0]["x"] == [20, 40, 60] and loss["lines"][0]["y"] == [5.8, 5.6, 5.4]
-    pixels = loss["lines"][0]["py"]
-    assert pixels == sorted(pixels)  # downwards: the loss falls
-    assert page.chart("kNN on validation images, k = 200")["lines"][1]["y"] == [39.25]
-    probe = page.chart("Top-1 on validation images")["lines"]
-    assert [line["name"] for line in probe] == ["learning rate 0.1", "learning rate 1"]
-    assert probe[1]["x"] == [1, 2] and probe[1]["y"] == [20, 45.5]
+    steps = [20, 40, 60]
+    expected = {HOSTILE: (steps, [5.8, 5.6, 5.4]), "moco": (steps, [5.8, 5.6, 5.4])}
+    assert page.chart("Loss") == expected
+    assert page.chart("kNN on validation images, k = 200")["moco"] == ([60], [39.25])
+    probe = page.chart("Top-1 on validation images")
+    assert probe == {
+        "learning rate 0.1": ([1, 2], [10, 30]),
+        "learning rate 1": ([1, 2], [20, 45.5]),
+    }
+
+
+def test_lines_are_drawn_where_their_values_are():
+    line = Line("", (0.0, 10.0), (0.0, 100.0), 0)
+    (drawn,) = re.findall(r'class="line c0" d="M([^"]*)"', svg.figures(_plot(line, from_zero=True)))
+    (left, bottom), (right, top) = (map(float, point.split()) for point in drawn.split("L"))
+    assert left < 60 and 340 < right <= 360 and 180 < bottom < 220 and 10 < top < 30
+
+
+def _plot(*lines, **fields):
+    return Plot("a", "a", (Panel("a", lines, "x", "y", **fields),))
 
 
 def test_histograms_have_the_counts(page):
-    lines = page.chart(f"{HOSTILE}, step 60")["lines"]
-    peaks = {line["name"]: line["x"][line["y"].index(4)] for line in lines}  # in a bin of 0.25
+    lines = page.chart(f"{HOSTILE}, step 60")
+    peaks = {name: x[y.index(4)] for name, (x, y) in lines.items()}  # all in a bin of 0.25
     assert peaks == {"key": 0.875, "queue": -0.125, "patch negative": 0.375}
-    assert all(sum(line["y"]) == 4 for line in lines)
+    assert all(sum(y) == 4 for _, y in lines.values())
 
 
 def test_results_and_corruptions(page):
@@ -178,8 +193,7 @@ def test_results_and_corruptions(page):
     assert main[1][:3] == ["patch <i>", "1", "70.00"]
     published = [row for row in main if row[0].startswith("published")]
     assert len(published) == 9 and "45.13±0.35" in published[2]
-    fog = page.chart("fog")
-    assert fog["lines"][0]["y"] == [52, 44, 36, 28, 20]
+    assert page.chart("fog") == {"patch <i>": ([1, 2, 3, 4, 5], [52, 44, 36, 28, 20])}
     label = next(label for label, _ in page.charts if label.startswith("fog"))
     assert "patch <i>, clean at 70" in label and "chance at 1" in label
 
@@ -196,9 +210,9 @@ def test_neighbours_and_map(page):
     same = [found for tag, found in page.tags if found.get("class") == "same"]
     assert len(same) == 2 * 8 * 6  # the features of a class are almost the same
     assert "100.0 %" in page.sections["neighbours"]
-    points = page.chart(f"{HOSTILE}:")["lines"]
-    assert [line["name"] for line in points] == list(stored_runs.CLASSES)
-    assert [len(line["px"]) for line in points] == [10, 10, 10]
+    points = page.chart(f"{HOSTILE}:")
+    assert list(points) == list(stored_runs.CLASSES)
+    assert [len(x) for x, _ in points.values()] == [10, 10, 10]
 
 
 def test_pictures_are_drawn(files):
@@ -222,7 +236,7 @@ def test_a_pretraining_alone_without_measuring(runs, tmp_path, capsys):
     assert alone.faults == [] and list(alone.sections) == ["runs", "curves", "views", "more"]
     assert "60.json" in alone.sections["more"] and "60.npz" in alone.sections["more"]
     assert "nsneg evaluate" in alone.sections["more"]
-    assert [line["name"] for line in alone.chart("Contrast task")["lines"]] == ["top-1"]
+    assert list(alone.chart("Contrast task")) == ["top-1"]
     assert "5.400" in capsys.readouterr().out
 
 

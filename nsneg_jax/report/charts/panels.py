@@ -18,14 +18,12 @@ class Line(NamedTuple):
         name: name in the legend.
         x, y: finite values, of equal number. An outline has one more x, the edges of its bins.
         colour: number of its colour, from 0.
-        labels: a text per point, shown where the pointer is.
     """
 
     name: str
     x: tuple[float, ...]
     y: tuple[float, ...]
     colour: int
-    labels: tuple[str, ...] = ()
 
 
 class Rule(NamedTuple):

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping
 from html import escape
+from itertools import pairwise
+from typing import Any
 
 from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners, layers, short, ticks
 
@@ -145,25 +147,29 @@ def _dots(line: Line, axes: _Axes) -> str:
 
 
 def _values(panel: Panel, axes: _Axes) -> str:
-    """Returns what the page's script shows where the pointer is, as JSON."""
-    lines = []
+    """Returns what the page's script shows where the pointer is, as JSON.
+
+    Lines whose x are those of the first leave them out.
+    """
+    lines: list[dict[str, Any]] = []
+    first: list[float] = []
     for line in panel.lines:
         x = line.x
         if panel.kind == "steps":
-            x = tuple((left + right) / 2 for left, right in zip(line.x, line.x[1:], strict=False))
-        entry = {
-            "name": line.name,
-            "colour": line.colour % COLOURS,
-            "px": [axes.x(value) for value in x],
-            "py": [axes.y(value) for value in line.y],
-        }
-        if panel.kind == "points":
-            entry["labels"] = list(line.labels)
-        else:
-            entry |= {"x": [_brief(v) for v in x], "y": [_brief(v) for v in line.y]}
-        lines.append(entry)
-    shown = {"x": panel.x_label, "kind": panel.kind, "lines": lines}
-    return json.dumps(shown, separators=(",", ":"), allow_nan=False)
+            x = tuple((left + right) / 2 for left, right in pairwise(line.x))
+        shown = [_brief(value) for value in x]
+        lines.append({"name": line.name, "y": [_brief(value) for value in line.y]})
+        if shown != first:
+            lines[-1]["x"] = shown
+        first = first or shown
+    content = {
+        "label": panel.x_label,
+        "kind": panel.kind,
+        "x": [*axes.x_range, axes.left, axes.right],
+        "y": [*axes.y_range, axes.bottom, _TOP],
+        "lines": lines,
+    }
+    return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
 
 def _brief(value: float) -> float:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.report import similarities
 from nsneg_jax.report.charts import png, svg
 from nsneg_jax.report.charts.panels import Plot
@@ -75,7 +75,7 @@ def measure(found: Found, measures: Measures | None, *, pictures: bool) -> None:
         measures: None takes only what files hold.
         pictures: False adds only the similarities.
     """
-    pictured = 0
+    pictured = answered = 0
     for run in found.runs:
         if run.job == "pretrain":
             with _Reason(found, f"Similarities of {run.name}"):
@@ -87,7 +87,8 @@ def measure(found: Found, measures: Measures | None, *, pictures: bool) -> None:
             pictured += 1
             with _Reason(found, f"Neighbours and map of {run.name}"):
                 found.galleries[run.name] = _gallery(run, measures)
-        if run.job == "evaluate" and measures is not None:
+        if run.job == "evaluate" and measures is not None and answered < _MOST_PICTURED:
+            answered += 1
             with _Reason(found, f"Cue conflicts of {run.name}"):
                 _add_conflicts(found, run, measures)
     for name, gallery in found.galleries.items():
@@ -156,7 +157,7 @@ def save_pngs(found: Found, folder: Path) -> list[Path]:
 
 
 class _Reason:
-    """Keeps a user's mistake within it from ending the page, and notes it instead."""
+    """Keeps an error of one run from ending the page of all, and notes it instead."""
 
     def __init__(self, found: Found, what: str) -> None:
         self._found, self._what = found, what
@@ -165,7 +166,7 @@ class _Reason:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, UsageError):
+        if isinstance(error, UsageError | RunError):
             self._found.reasons.append(f"{self._what}: {error}")
             return True
         return False
@@ -292,7 +293,7 @@ def _more(found: Found) -> str:
     able = [run for run in found.runs if run.job in ("pretrain", "features")]
     if len(able) > _MOST_PICTURED:
         reasons.append(
-            f"Pictures are of the first {_MOST_PICTURED} of {len(able)} runs; give fewer runs to "
+            f"Pictures are of the first {_MOST_PICTURED} of {len(able)} runs. Give fewer runs to "
             "see others."
         )
     return about.elsewhere(found.runs, reasons, find_spec("umap") is not None)

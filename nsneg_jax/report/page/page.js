@@ -12,17 +12,23 @@
 
   for (const chart of document.querySelectorAll("svg.chart")) {
     const shown = JSON.parse(chart.dataset.values);
+    const scale = ([low, high, from, to]) => (value) => from + ((value - low) / (high - low)) * (to - from);
+    for (const line of shown.lines) {
+      line.x = line.x || shown.lines[0].x;
+      line.px = line.x.map(scale(shown.x));
+      line.py = line.y.map(scale(shown.y));
+    }
     const longest = shown.lines.reduce((a, b) => (b.px.length > a.px.length ? b : a));
     let cursor = null;
     let chosen = -1;
 
     const place = (x, y) => {
       const box = chart.getBoundingClientRect();
-      const scale = box.width / chart.viewBox.baseVal.width;
-      const left = box.left + x * scale + 14;
+      const zoom = box.width / chart.viewBox.baseVal.width;
+      const left = box.left + x * zoom + 14;
       const room = document.documentElement.clientWidth - tip.offsetWidth - 6;
       tip.style.left = `${Math.max(6, Math.min(left, room))}px`;
-      tip.style.top = `${Math.max(6, box.top + y * scale - tip.offsetHeight - 10)}px`;
+      tip.style.top = `${Math.max(6, box.top + y * zoom - tip.offsetHeight - 10)}px`;
     };
     const tell = (text, x, y) => {
       tip.textContent = text;
@@ -40,7 +46,7 @@
         cursor.setAttribute("class", "cursor");
         chart.append(cursor);
       }
-      cursor.setAttribute("d", `M${x} 10V${chart.viewBox.baseVal.height - 34}`);
+      cursor.setAttribute("d", `M${x} ${shown.y[3]}V${shown.y[2]}`);
     };
     const atX = (x) => {
       const at = nearest(longest.px, x);
@@ -49,18 +55,18 @@
         return `${line.name ? line.name + ": " : ""}${format(line.y[i])}`;
       });
       mark(longest.px[at]);
-      tell([`${shown.x} ${format(longest.x[at])}`, ...lines].join("\n"), longest.px[at], 20);
+      tell([`${shown.label} ${format(longest.x[at])}`, ...lines].join("\n"), longest.px[at], 20);
       return at;
     };
     const points = shown.kind === "points"
-      ? shown.lines.flatMap((line) => line.px.map((x, i) => ({ x, y: line.py[i], text: line.labels[i] || line.name })))
+      ? shown.lines.flatMap((line) => line.px.map((x, i) => ({ x, y: line.py[i], text: line.name })))
       : [];
 
     chart.addEventListener("pointermove", (event) => {
       const box = chart.getBoundingClientRect();
-      const scale = chart.viewBox.baseVal.width / box.width;
-      const x = (event.clientX - box.left) * scale;
-      const y = (event.clientY - box.top) * scale;
+      const zoom = chart.viewBox.baseVal.width / box.width;
+      const x = (event.clientX - box.left) * zoom;
+      const y = (event.clientY - box.top) * zoom;
       if (shown.kind !== "points") { chosen = atX(x); return; }
       const distance = (p) => Math.hypot(p.x - x, p.y - y);
       const point = points.reduce((a, b) => (distance(b) < distance(a) ? b : a));
