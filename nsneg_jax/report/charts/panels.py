@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal, NamedTuple
 
 COLOURS = 7  # lines beyond these are dashed, then dotted
@@ -114,7 +115,7 @@ class Plot(NamedTuple):
 
 
 def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns at most 240 points, each the mean of equally many neighbours; the last point stays.
+    """Returns at most 240 points, each the mean of equally many neighbours.
 
     Args:
         x, y: finite values, of equal number.
@@ -122,11 +123,9 @@ def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[tuple[float, ...], 
     width = -(-len(x) // _MOST_POINTS)
     if width <= 1:
         return tuple(x), tuple(y)
-    xs, ys = (
-        [sum(part) / len(part) for part in (v[i : i + width] for i in range(0, len(v), width))]
-        for v in (x, y)
-    )
-    return (*xs, x[-1]), (*ys, y[-1])
+    starts = range(0, len(x), width)
+    xs, ys = (tuple(fmean(values[i : i + width]) for i in starts) for values in (x, y))
+    return xs, ys
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

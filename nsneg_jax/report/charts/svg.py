@@ -9,7 +9,7 @@ from typing import Any
 from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners, layers, short, ticks
 
 _WIDTH, _HEIGHT, _SQUARE = 360, 220, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 34
 _MOST_MARKED = 12  # points of a line that get marks
 _GROUPS = 10  # groups of points with colours of the style sheet
 _MOST_NAMED = 30  # groups of points that a legend names

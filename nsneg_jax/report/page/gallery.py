@@ -161,12 +161,12 @@ def plane(gallery: Gallery) -> Map:
         else:
             reducer = UMAP(n_components=2, metric="cosine", random_state=_SEED, n_jobs=1)
             return Map(np.asarray(reducer.fit_transform(features), float), "UMAP (cosine)")
-    centred = features - features.mean(axis=0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    centred = (features - features.mean(axis=0)).astype(float)
+    variances, vectors = np.linalg.eigh(centred @ centred.T)  # ascending
+    largest = np.maximum(variances[:-3:-1], 0)
     places = np.zeros((len(features), 2))
-    kept = min(2, u.shape[1])
-    places[:, :kept] = u[:, :kept] * s[:kept]
-    part = 100 * float((s[:2] ** 2).sum() / max((s**2).sum(), 1e-30))
+    places[:, : len(largest)] = vectors[:, :-3:-1] * np.sqrt(largest)
+    part = 100 * float(largest.sum() / max(variances.sum(), 1e-30))
     return Map(places, f"PCA, first two components ({part:.0f} % of the variance)")
 
 
