@@ -240,6 +240,24 @@ def test_a_pretraining_alone_without_measuring(runs, tmp_path, capsys):
     assert "5.400" in capsys.readouterr().out
 
 
+def test_a_run_that_has_saved_nothing_yet(tmp_path, capsys):
+    run = stored_runs.pretraining(tmp_path / "run")
+    (run / "checkpoints" / "60").rmdir()
+    assert command.main([str(run)]) == 0  # figures, and why there are no similarities
+    shown = capsys.readouterr().out
+    assert "5.400" in shown and "no checkpoint" in shown
+    assert command.main([str(run), "--html", str(tmp_path / "page.html")]) == 0
+    assert Parsed((tmp_path / "page.html").read_text()).faults == []
+
+
+def test_pngs_need_matplotlib(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    arguments = [str(runs[1]), "--html", str(tmp_path / "page.html")]
+    assert command.main(arguments) == 0
+    assert command.main([*arguments, "--png", str(tmp_path)]) == 2
+    assert "nsneg_jax[report]" in capsys.readouterr().err
+
+
 def test_settings_that_differ(tmp_path):
     paths = [
         stored_runs.pretraining(tmp_path / name / "patch", **changes)

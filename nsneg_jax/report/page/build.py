@@ -104,36 +104,31 @@ def page(found: Found) -> str:
         f"Made by nsneg report on {made}. Charts show values under the pointer, and with the arrow "
         "keys when focused."
     )
-    sections = {
-        anchor: (heading, contents)
-        for anchor, heading, contents in (
-            ("runs", "What was run", _runs(runs)),
-            ("settings", "Different settings", about.settings(runs)),
-            *((plot.name, plot.title, _plotted(plot)) for plot in _curves(runs)),
-            ("views", "Query, key and negatives", _views(runs)),
-            *(
-                (p.name, p.title, _plotted(p))
-                for p in [results.similarities(found.similarities)]
-                if p
-            ),
-            ("robustness", "Results", html.from_markdown(found.tables) if found.tables else ""),
-            *(
-                (p.name, p.title, _plotted(p, "small"))
-                for p in [results.corruptions(found.rows)]
-                if p
-            ),
-            ("classes", "Accuracy by class", results.classes(found.rows)),
-            ("conflicts", "Shape or texture: answers to cue conflicts", _conflicts(found)),
-            ("neighbours", "Nearest neighbours", _neighbours(found)),
-            *(
-                (p.name, p.title, _plotted(p))
-                for p in [results.maps(found.galleries, found.maps)]
-                if p
-            ),
-            ("more", "What else could be here", _more(found)),
-        )
-        if contents
-    }
+    trained, probed = _curves(runs)
+    parts = (
+        ("runs", "What was run", _runs(runs)),
+        ("settings", "Different settings", about.settings(runs)),
+        ("curves", "Pre-training", _plotted(trained)),
+        ("probe", "Linear probe", _plotted(probed)),
+        ("views", "Query, key and negatives", _views(runs)),
+        (
+            "similarities",
+            "Similarities of queries",
+            _plotted(results.similarities(found.similarities)),
+        ),
+        ("robustness", "Results", html.from_markdown(found.tables) if found.tables else ""),
+        (
+            "corruptions",
+            "Accuracy by corruption",
+            _plotted(results.corruptions(found.rows), "small"),
+        ),
+        ("classes", "Accuracy by class", results.classes(found.rows)),
+        ("conflicts", "Shape or texture: answers to cue conflicts", _conflicts(found)),
+        ("neighbours", "Nearest neighbours", _neighbours(found)),
+        ("map", "Map of features", _plotted(results.maps(found.galleries, found.maps))),
+        ("more", "What else could be here", _more(found)),
+    )
+    sections = {anchor: (heading, text) for anchor, heading, text in parts if text}
     return html.page(title, sections, intro)
 
 
@@ -238,17 +233,19 @@ def _runs(runs: Sequence[Run]) -> str:
     return about.cards(runs) + table
 
 
-def _curves(runs: Sequence[Run]) -> list[Plot]:
-    plots = (
+def _curves(runs: Sequence[Run]) -> tuple[Plot | None, Plot | None]:
+    """Returns the curves of pre-trainings and of linear probes."""
+    return (
         curves.pretraining([run for run in runs if run.job == "pretrain"]),
         curves.probes([run for run in runs if run.job == "linear"]),
     )
-    return [plot for plot in plots if plot is not None]
 
 
-def _plotted(plot: Plot, kind: str = "") -> str:
-    drawn = svg.figures(plot, kind)
-    return (html.paragraph(plot.caption, "note") if plot.caption else "") + drawn
+def _plotted(plot: Plot | None, kind: str = "") -> str:
+    if plot is None:
+        return ""
+    caption = html.paragraph(plot.caption, "note") if plot.caption else ""
+    return caption + svg.figures(plot, kind)
 
 
 def _views(runs: Sequence[Run]) -> str:
