@@ -185,7 +185,12 @@ def _report(arguments: argparse.Namespace, measures: Measures | None) -> str:
     paged = arguments.html is not None or arguments.png is not None
     jobs = {run: page_runs.job_of(run) for run in arguments.runs}
     trained = [run for run, job in jobs.items() if job == "pretrain"]
-    drawn = [run for run, job in jobs.items() if job == "features" and paged]
+    drawn = [run for run, job in jobs.items() if job == "features"]
+    if drawn and not paged:
+        raise UsageError(
+            f"{drawn[0]} holds features, which give no table. Add --html FILE for their neighbours "
+            "and a map, or leave it out."
+        )
     others = [run for run in jobs if run not in trained and run not in drawn]
     _check_pictures(arguments, trained, others)
     rows: Sequence[Row] = ()

@@ -32,7 +32,7 @@ def record(workdir: Path, step: int, devices: Iterable[jax.Device]) -> None:
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "step": step,
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(sys.orig_argv),
         "host": platform.node(),
         "processes": jax.process_count(),
         "devices": len(kinds),

@@ -250,6 +250,12 @@ def test_a_run_that_has_saved_nothing_yet(tmp_path, capsys):
     assert Parsed((tmp_path / "page.html").read_text()).faults == []
 
 
+def test_features_need_a_page(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"job": "features"}')
+    assert command.main([str(tmp_path)]) == 2
+    assert "--html" in capsys.readouterr().err
+
+
 def test_pngs_need_matplotlib(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     arguments = [str(runs[1]), "--html", str(tmp_path / "page.html")]
