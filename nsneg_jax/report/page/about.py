@@ -48,7 +48,7 @@ def facts(run: Run) -> dict[str, str]:
     is_pretraining = run.job == "pretrain"
     return {
         "data": _data(run),
-        "encoder": _encoder(config) if is_pretraining else str(run.results.get("encoder", "")),
+        "encoder": _encoder(config) if is_pretraining else _encoder_of(run),
         "classifier": str(run.results.get("classifier", "")),
         "method": _method(config) if is_pretraining else "",
         "negatives": _negatives(config) if is_pretraining else "",
@@ -198,6 +198,11 @@ def _encoder(config: Mapping[str, Any]) -> str:
         f"{model.get('arch')}, {head} of {model.get('dim')} values, stem {model.get('stem')}, "
         f"{groups} batch-norm group{'' if groups == 1 else 's'}"
     )
+
+
+def _encoder_of(run: Run) -> str:
+    """Returns the encoder that a run took."""
+    return str(run.results.get("encoder") or run.config.get(_ENCODER, ""))
 
 
 def _method(config: Mapping[str, Any]) -> str:

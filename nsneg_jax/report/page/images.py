@@ -92,7 +92,7 @@ def conflicts_sheets(found: Conflicts) -> str:
             f"texture: {escape(each.texture)}</figcaption></figure>"
             for each, answer in examples
         )
-        title = "Neither cue" if cue == "neither" else f"The {cue}"
+        title = "Neither" if cue == "neither" else f"Answered by the {cue}"
         parts.append(f'{html.heading(title)}<div class="conflicts">{figures}</div>')
     return "".join(parts)
 
