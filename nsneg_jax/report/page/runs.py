@@ -24,7 +24,7 @@ class Run:
         config: config.json; {} without it.
         results: results.json; {} without it.
         metrics: lines of metrics.jsonl, in their order.
-        starts: lines of starts.jsonl, see `training.starts`.
+        starts: lines of starts.jsonl, see `parallel.starts`.
         steps: steps of the checkpoints that are there, in order.
     """
 

@@ -14,14 +14,12 @@ from typing import Any
 
 import jax
 
-from nsneg_jax.training.workdir import STARTS
-
 _PACKAGES = ("nsneg_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 _PATIENCE = 5  # seconds for git, which may have to look at a slow file system
 
 
-def record(workdir: Path, step: int, devices: Iterable[jax.Device]) -> None:
-    """Adds a line to WORKDIR/starts.jsonl; call it in process 0.
+def record(path: Path, step: int, devices: Iterable[jax.Device]) -> None:
+    """Adds a line to the JSON lines at `path`; call it in process 0.
 
     A line holds 'time' (UTC, ISO 8601), 'step' (steps done before), 'command', 'host', 'processes',
     'devices' (their number), 'device' (their kind), 'cpus', 'system', 'versions' by package, and
@@ -43,7 +41,7 @@ def record(workdir: Path, step: int, devices: Iterable[jax.Device]) -> None:
         "git": git_state(),
     }
     try:
-        with (workdir / STARTS).open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
     except OSError:
         return
@@ -51,7 +49,7 @@ def record(workdir: Path, step: int, devices: Iterable[jax.Device]) -> None:
 
 def git_state() -> dict[str, Any] | None:
     """Returns the state of the repository that holds this code, else of the working folder's."""
-    for folder in (Path(__file__).parent, Path.cwd()):
+    for folder in (Path(__file__).parent, Path()):
         found = (_git(folder, "rev-parse", "HEAD", "--abbrev-ref", "HEAD") or "").split()
         if len(found) == 2:
             changed = _git(folder, "status", "--porcelain", "--untracked-files=no")

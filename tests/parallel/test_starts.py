@@ -6,20 +6,20 @@ import sys
 
 import jax
 
-from nsneg_jax.training import starts
+from nsneg_jax.parallel import starts
 
 
 def test_each_start_adds_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "main.py", "--workdir=a b"])
     for step in (0, 40):
-        starts.record(tmp_path, step, jax.devices()[:2])
+        starts.record(tmp_path / "starts.jsonl", step, jax.devices()[:2])
     first, second = map(json.loads, (tmp_path / "starts.jsonl").read_text().splitlines())
     assert (first["step"], second["step"]) == (0, 40)
     assert first["command"] == "python main.py '--workdir=a b'"
     assert (first["devices"], first["device"], first["processes"]) == (2, "cpu", 1)
     assert first["versions"]["jax"] == jax.__version__
     assert first["time"] <= second["time"]
-    starts.record(tmp_path / "nowhere", 0, jax.devices()[:1])  # ends no run
+    starts.record(tmp_path / "nowhere" / "starts.jsonl", 0, jax.devices()[:1])  # ends no run
 
 
 def test_state_of_the_repository(tmp_path, monkeypatch):
