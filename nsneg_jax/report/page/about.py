@@ -292,7 +292,7 @@ def _code(git: Mapping[str, Any] | None) -> str:
 def _started(starts: Sequence[Mapping[str, Any]]) -> str:
     if not starts:
         return ""
-    text = str(starts[0].get("time", ""))
+    text = str(starts[0].get("time", "")).replace("T", " ").replace("+00:00", " UTC")
     resumed = [f"step {start.get('step', 0):,}" for start in starts[1:]]
     return f"{text}; resumed at {', '.join(resumed)}" if resumed else text
 
