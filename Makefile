@@ -11,10 +11,10 @@ demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
 	@$(MAKE) --no-print-directory evaluation ENCODER=patch PRETRAINED=$(DEMO)/patch
 	@$(MAKE) --no-print-directory evaluation ENCODER=untrained PRETRAINED=untrained:$(DEMO)/patch
-	$(BIN)/python -m nsneg_jax report $(DEMO)/*-knn $(DEMO)/*-linear $(DEMO)/*-eval \
-	  --out $(DEMO)/table.md --corruptions $(DEMO)/corruptions.png
+	$(BIN)/python -m nsneg_jax report $(DEMO)/patch $(DEMO)/*-knn $(DEMO)/*-linear $(DEMO)/*-eval \
+	  --out $(DEMO)/table.md --corruptions $(DEMO)/corruptions.png --html $(DEMO)/report.html
 	@echo "This table is in $(DEMO)/table.md, accuracy per corruption in $(DEMO)/corruptions.png,"
-	@echo "and the encoder's training views are in $(DEMO)/patch/pictures/views.png."
+	@echo "and a page with curves, training views and neighbours is $(DEMO)/report.html."
 
 # kNN, linear probe and robustness of one encoder, for `demo`.
 evaluation:

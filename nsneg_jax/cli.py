@@ -50,7 +50,7 @@ ABOUT = {
     "knn": "classify images by their nearest neighbours in an encoder's features",
     "features": "write an encoder's features and the labels to one file",
     "evaluate": "fill a row of the robustness table: a trained probe on many test sets",
-    "report": "make tables and pictures from what these jobs left",
+    "report": "make tables, pictures and a page from what these jobs left",
     "convert": "import and export PyTorch checkpoints",
     "verify": "check that the values in checkpoints are those that were saved",
 }
@@ -105,14 +105,24 @@ def _dispatch(arguments: list[str]) -> int | str:
     if name == "prepare":
         return _prepare(rest)
     if name == "report":
-        return _function(PROGRAMS[name])(rest, _measured)
+        return _function(PROGRAMS[name])(rest, _measures())
     if name in PROGRAMS:
         return _function(PROGRAMS[name])(rest)
     return _run_job(rest, name)
 
 
-def _measured(workdir: Path) -> dict[str, Any]:
-    return _function("nsneg_jax.analysis.similarities:measure")(workdir)
+def _measures() -> Any:
+    """Returns what measures runs for a report, imported when it is called."""
+
+    def late(name: str) -> Callable:
+        return lambda *arguments: _function(f"nsneg_jax.analysis.{name}")(*arguments)
+
+    return _function("nsneg_jax.report.page.build:Measures")(
+        similarities=late("similarities:measure"),
+        gallery=late("gallery:of_encoder"),
+        features=late("gallery:of_features"),
+        conflicts=late("gallery:conflicts"),
+    )
 
 
 def _run_job(arguments: list[str], command: str) -> int:

@@ -55,7 +55,7 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
             or its data do not fit.
     """
     folder = find_checkpoint(run)
-    config = _config(folder)
+    config = config_of(folder)
     mesh.use_dtype(config.model.dtype)
     # As many devices as share a batch evenly.
     count = math.gcd(config.batch_size, jax.device_count())
@@ -91,7 +91,7 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
     }
 
 
-def _config(folder: Path) -> ConfigDict:
+def config_of(folder: Path) -> ConfigDict:
     """Returns the config of the run that wrote a checkpoint."""
     path = folder.parent.parent / CONFIG
     if not path.exists():

@@ -16,13 +16,14 @@ from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.files import write_json
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.jobs.frozen import completed, difference
-from nsneg_jax.parallel import hosts, mesh
+from nsneg_jax.parallel import hosts, mesh, starts
 from nsneg_jax.pretrained import trained_on
 from nsneg_jax.training.checkpoint import Checkpoints, all_checkpoints
 from nsneg_jax.training.signals import StopSignals
 from nsneg_jax.training.workdir import (
     CHECKPOINTS,
     RESULTS,
+    STARTS,
     check_workdir,
     claim_workdir,
     moved_fields,
@@ -100,6 +101,9 @@ class Run:
         resuming, known = progress is not None, progress or {}
         moved, kept = moved_fields(known), known.get("config")
         claim_workdir(self.config, self.workdir, resuming, moved, kept, write=write)
+        if write:
+            step = 0 if resumption is None else resumption.step or 0
+            starts.record(self.workdir / STARTS, step, self.devices.devices.flat)
 
     def print_views(self, source: Source) -> None:
         """Prints how the images of a source are resized and cropped, and the note."""

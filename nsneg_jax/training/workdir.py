@@ -9,6 +9,7 @@ from nsneg_jax.files import read_json, write_json
 from nsneg_jax.input.sources.source import is_files
 
 CONFIG = "config.json"
+STARTS = "starts.jsonl"  # when, where and with which versions the run was started
 CHECKPOINTS = "checkpoints"  # a folder per step
 DAMAGED = "damaged-checkpoints"  # checkpoints that could not be read
 METRICS = "metrics.jsonl"
@@ -21,6 +22,7 @@ TEXTURES = "textures.npy"  # made of built-in images
 UNREADABLE = "unreadable.tsv"  # images that could not be read
 STACKS = "stacks-*.txt"  # where a run stood that did not get on, per host and process
 SIMILARITIES = "similarities"  # a folder of JSON files, one per step
+GALLERY = "gallery"  # a folder of npz files, one per step: features and pictures of some images
 FEATURES = "features"  # the ending depends on the format
 
 # Fields that may change on resume: they alter how the work is done or when it ends, but not what a
