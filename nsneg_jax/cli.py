@@ -39,7 +39,7 @@ _STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on a sign
 PROGRAMS = {
     "report": "nsneg_jax.report.command:main",
     "convert": "nsneg_jax.pytorch.command:program",
-    "verify": "nsneg_jax.training.verify:main",
+    "verify": "nsneg_jax.training.checkpoints.verify:main",
 }
 # One line per command, in the order of use.
 ABOUT = {

@@ -19,7 +19,7 @@ from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.source import open_source
 from nsneg_jax.jobs.fields import meanings, pattern_of
 from nsneg_jax.planning import PlanOptions
-from nsneg_jax.training.checkpoint import find_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import find_checkpoint
 from nsneg_jax.training.workdir import CHECKPOINTS, flatten
 
 ROOT = Path(cli.__file__).parents[1]

@@ -21,7 +21,7 @@ from nsneg_jax.input.splits import open_split
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.report.page.conflicts import Example
 from nsneg_jax.report.page.gallery import Gallery, encoded, spread_over_classes
-from nsneg_jax.training.checkpoint import find_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import find_checkpoint
 from nsneg_jax.training.workdir import CONFIG, FEATURES
 
 _BATCH = 64

@@ -27,7 +27,11 @@ from nsneg_jax.methods.contrast import histogram
 from nsneg_jax.methods.moco import MoCo, TrainState
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.parallel import mesh
-from nsneg_jax.training.checkpoint import find_checkpoint, first_difference, read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import (
+    find_checkpoint,
+    first_difference,
+    read_checkpoint,
+)
 from nsneg_jax.training.step import crop_fields, state_sharding
 from nsneg_jax.training.workdir import CONFIG
 

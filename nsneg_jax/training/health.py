@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints
 
 # A sign of collapse is a mean over `collapse_steps` steps below these; docs/reliability.md has the
 # runs, with and without a collapse, that they come from.

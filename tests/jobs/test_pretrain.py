@@ -33,7 +33,7 @@ from nsneg_jax.methods.views import normalise
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import load_pretrained, trained_on
 from nsneg_jax.report.pictures import save_views
-from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints
 from nsneg_jax.training.metrics import MetricWriter
 
 ROOT = Path(main.__file__).parent

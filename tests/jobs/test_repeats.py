@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny import metrics_lines
 
-from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import find_checkpoint, read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("DRILL_SEED", "0"))

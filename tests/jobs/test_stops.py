@@ -21,7 +21,8 @@ from tiny import metrics_lines, tiny_config
 
 from nsneg_jax.errors import STOPPED, RunError, Stopped
 from nsneg_jax.jobs import build, pretrain
-from nsneg_jax.training import saving, signals
+from nsneg_jax.training import signals
+from nsneg_jax.training.checkpoints import saving
 
 SCALE = float(os.environ.get("NSNEG_DRILLS", "1"))
 FAST = 5

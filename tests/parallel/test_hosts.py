@@ -23,7 +23,7 @@ from nsneg_jax.jobs.knn import knn
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.parallel import hosts, mesh
-from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import find_checkpoint, read_checkpoint
 from nsneg_jax.training.signals import STOP_SIGNALS
 
 FLOAT64 = {"model.dtype": "float64"}

@@ -176,7 +176,7 @@ def _data(run: Run) -> str:
     parts = [f"{data['source']} [{split}]"]
     if run.job == "pretrain" and run.steps:
         # Imported here, because only this needs JAX.
-        from nsneg_jax.training.checkpoint import read_progress
+        from nsneg_jax.training.checkpoints.checkpoint import read_progress
 
         try:
             images = read_progress(run.path / CHECKPOINTS / str(run.steps[-1])).get("images")

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from nsneg_jax.errors import RunError, paragraph
 from nsneg_jax.files import without_nan
-from nsneg_jax.training.digests import state_digests, values_digest
+from nsneg_jax.training.checkpoints.digests import state_digests, values_digest
 
 STATE, PROGRESS, DIGESTS = "state", "progress", "digests"
 _RETRY_AFTER = 2.0  # seconds until a save that failed is tried again

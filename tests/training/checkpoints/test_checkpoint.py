@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nsneg_jax.errors import RunError, UsageError
-from nsneg_jax.training.checkpoint import (
+from nsneg_jax.training.checkpoints.checkpoint import (
     Checkpoints,
     find_checkpoint,
     read_checkpoint,

@@ -15,8 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from nsneg_jax import cli
 from nsneg_jax.errors import UsageError
 from nsneg_jax.parallel import mesh
-from nsneg_jax.training.checkpoint import Checkpoints, DamagedError, read_checkpoint
-from nsneg_jax.training.digests import state_digests, values_digest
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints, DamagedError, read_checkpoint
+from nsneg_jax.training.checkpoints.digests import state_digests, values_digest
 
 
 def arrays() -> dict[str, np.ndarray]:

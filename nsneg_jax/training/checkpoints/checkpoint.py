@@ -21,8 +21,13 @@ import tensorstore
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.files import user_path
 from nsneg_jax.parallel import hosts
-from nsneg_jax.training.digests import kind, names_of_leaves, state_digests, values_digest
-from nsneg_jax.training.saving import DIGESTS, PROGRESS, STATE, Saves
+from nsneg_jax.training.checkpoints.digests import (
+    kind,
+    names_of_leaves,
+    state_digests,
+    values_digest,
+)
+from nsneg_jax.training.checkpoints.saving import DIGESTS, PROGRESS, STATE, Saves
 from nsneg_jax.training.workdir import CHECKPOINTS, DAMAGED
 
 _AGAIN = "Copy it again, or give another checkpoint."

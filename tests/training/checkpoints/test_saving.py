@@ -13,8 +13,8 @@ from tiny import tiny_config
 import main
 from nsneg_jax.errors import RunError, UsageError, exit_status, of_system
 from nsneg_jax.jobs.pretrain import pretrain
-from nsneg_jax.training import saving
-from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.training.checkpoints import saving
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints
 
 STATE = {"kernel": np.arange(300_000, dtype=np.float32)}
 
