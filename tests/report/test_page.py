@@ -297,6 +297,15 @@ def test_pca_keeps_the_plane_of_the_features(monkeypatch):
     np.testing.assert_allclose(distances[np.triu_indices(3, 1)], np.sqrt(2), atol=0.03)
 
 
+def test_umap_keeps_classes_together():
+    pytest.importorskip("umap", reason="umap-learn is not installed")
+    found = galleries.plane(stored_runs.gallery(np.random.default_rng(0)))
+    assert found.method.startswith("UMAP")
+    distances = np.linalg.norm(found.places[:, None] - found.places[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    assert (distances.argmin(axis=1) % 3 == np.arange(30) % 3).all()
+
+
 def test_ticks_and_thinning():
     assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
     np.testing.assert_allclose(ticks(-0.35, 0.81), [-0.25, 0, 0.25, 0.5, 0.75], atol=1e-12)
