@@ -16,8 +16,9 @@ from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.files import write_json
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.jobs.frozen import completed, difference
-from nsneg_jax.parallel import hosts, mesh, starts
+from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.pretrained import trained_on
+from nsneg_jax.training import starts
 from nsneg_jax.training.checkpoints.checkpoint import Checkpoints, all_checkpoints
 from nsneg_jax.training.signals import StopSignals
 from nsneg_jax.training.workdir import (

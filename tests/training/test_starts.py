@@ -6,7 +6,7 @@ import sys
 
 import jax
 
-from nsneg_jax.parallel import starts
+from nsneg_jax.training import starts
 
 
 def test_each_start_adds_a_line(tmp_path, monkeypatch):
