@@ -103,7 +103,7 @@ def test_a_save_leaves_no_memory_behind(tmp_path):
         def objects_after(steps: range) -> int:
             for step in steps:
                 checkpoints.save(step, state, {})
-            checkpoints.wait()
+            assert not checkpoints.failed(wait=True)
             gc.collect()
             return sys.getallocatedblocks()
 
