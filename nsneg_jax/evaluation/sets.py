@@ -318,6 +318,12 @@ def _open(
                 f"The set {name}, {source.name}, has the classes {', '.join(source.classes)}, but "
                 f"the classifier has {len(classes)} others. Evaluate a probe of the same data."
             )
+        if settings.protocol == "cue_conflict" and getattr(source, "texture_labels", None) is None:
+            raise UsageError(
+                f"The set {name}, {source.name}, has no textures apart from the classes, so "
+                f"protocol 'cue_conflict' has nothing to decide. Set --config.sets.{name}.source="
+                f"shapes/conflict:SIZE, or --config.sets.{name}.protocol=top1."
+            )
         return source
     if settings.protocol == "cue_conflict" and scheme != "folder":
         raise UsageError(

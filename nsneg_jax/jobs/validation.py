@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from nsneg_jax.evaluation.protocols.benchmarks import IMAGENET_C
 from nsneg_jax.input.sources.source import is_files
 from nsneg_jax.jobs.fields.field import wrong
+from nsneg_jax.jobs.fields.shared import COUNTED, MOST_STEPS
 from nsneg_jax.jobs.fields.table import check_fields
 from nsneg_jax.methods.negatives import scaled_patch_range
 from nsneg_jax.training.workdir import flatten
@@ -76,8 +77,9 @@ def validate_evaluate(config: ConfigDict, devices: int) -> None:
     only = [name.strip() for name in config.only.split(",")] if config.only else []
     check.expect(
         "only",
-        all(only) and len(set(only)) == len(only),
-        f"names of sets with commas, each once, among {', '.join(config.sets)}",
+        set(only) <= set(config.sets) and len(set(only)) == len(only),
+        f"names of sets with commas, each once, among {', '.join(config.sets)} (or more in a "
+        "config file of your own)",
     )
     for name in config.sets:
         if config.sets[name].generate:
@@ -86,6 +88,25 @@ def validate_evaluate(config: ConfigDict, devices: int) -> None:
                 config.sets[name].benchmark == IMAGENET_C,
                 f"{IMAGENET_C!r} while sets.{name}.generate is set (others are not made here)",
             )
+
+
+def total_steps(epochs: int, steps_per_epoch: int, given: int = 0) -> int:
+    """Returns the steps of a training.
+
+    Args:
+        epochs, steps_per_epoch: its length.
+        given: another number of steps; 0 for none.
+
+    Raises:
+        UsageError: there are more steps than can be counted.
+    """
+    total = given or epochs * steps_per_epoch
+    if total > MOST_STEPS:
+        most = MOST_STEPS // steps_per_epoch
+        raise wrong(
+            "epochs", epochs, f"at most {most:,} with {steps_per_epoch:,} steps ({COUNTED})"
+        )
+    return total
 
 
 def _check_frozen_encoder(

@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.errors import RunError, UsageError, printable
 from nsneg_jax.files import user_path
+from nsneg_jax.jobs.fields.field import shown
 
+_LONGEST = 200  # characters of another error in a message
 _MODULE = "config_config"  # its name while it is executed, as ml_collections has it
 
 
@@ -41,13 +43,13 @@ def config_file(given: str) -> tuple[Path, str]:
     path = user_path(name) if is_path else configs_folder() / f"{name}.py"
     if not name or not _is_file(path):
         raise UsageError(
-            f"--config is {printable(repr(given))}, but there is no "
-            f"{'file' if is_path else 'config'} {printable(repr(name))}. Give the path of a file "
+            f"--config is {shown(given)}, but there is no "
+            f"{'file' if is_path else 'config'} {shown(name)}. Give the path of a file "
             f"that ends in .py, or one of {', '.join(config_names())}."
         )
     if path.suffix != ".py":
         raise UsageError(
-            f"--config is {printable(repr(given))}, which is no Python file. Give the path of a "
+            f"--config is {shown(given)}, which is no Python file. Give the path of a "
             f"file that ends in .py, or one of {', '.join(config_names())}."
         )
     return path, colon + variant
@@ -84,7 +86,20 @@ def load_config(given: str) -> ConfigDict:
             f"returns {type(config).__name__} from get_config, not a ConfigDict",
             "Return one that nsneg_jax.jobs.defaults makes, as configs/patch.py does",
         )
+    _check_values(path, config)
     return config.lock()
+
+
+def _check_values(path: Path, config: ConfigDict, section: str = "") -> None:
+    """Checks that every field has a value; placeholders have none."""
+    for name in config:
+        try:
+            value = config[name]
+        except Exception as error:
+            text = f"gives no value to {section}{name}"
+            raise _fault(path, text, "Give it one, in place of a placeholder") from error
+        if isinstance(value, ConfigDict):
+            _check_values(path, value, f"{section}{name}.")
 
 
 def load_module(path: Path) -> ModuleType:
@@ -133,7 +148,9 @@ def _guarded(path: Path, function: Callable[[], object]) -> object:
         lines = [each.lineno for each in traceback.extract_tb(error.__traceback__)
                  if each.filename == str(path)]  # fmt: skip
         place = f" in line {lines[-1]}" if lines else ""
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
+        text = " ".join(str(error).split())
+        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        what = f"{type(error).__name__}: {text}".rstrip(": .")
         raise _fault(path, f"failed{place} with {what}", "Correct the file") from error
 
 

@@ -1,7 +1,7 @@
 """All fields by job: their meanings, and the check of a config against them."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -92,12 +92,12 @@ def check_fields(config: ConfigDict, job: str | None = None) -> None:
 def _check_names(values: Mapping[str, Any], job: str) -> None:
     """Checks that there are no other fields than those of the job, and all of these."""
     unknown = [name for name in values if not field_of(job, name)]
-    missing = [name for name in meanings(job) if "*" not in name and name not in values]
+    missing = [name for name in _names(values, job) if name not in values]
     if not unknown and not missing:
         return
-    fits = {each: _strangers(values, each) for each in FIELDS}
-    best = min(fits, key=lambda each: fits[each])
-    if fits[best] < fits[job]:
+    fits = {each: sum(field_of(each, name) is not None for name in values) for each in FIELDS}
+    best = max(fits, key=lambda each: fits[each])
+    if fits[best] > fits[job]:
         raise UsageError(
             f"job is {job!r}, but the config has the fields of the job {best!r}: "
             f"{(missing or unknown)[0]!r} {'is missing' if missing else 'is none of them'}. Leave "
@@ -119,9 +119,14 @@ def _check_names(values: Mapping[str, Any], job: str) -> None:
     )
 
 
-def _strangers(values: Mapping[str, Any], job: str) -> int:
-    unknown = sum(not field_of(job, name) for name in values)
-    return unknown + sum(name not in values for name in meanings(job) if "*" not in name)
+def _names(values: Mapping[str, Any], job: str) -> Iterator[str]:
+    """Yields the names of the fields that a job reads, with those of each set in a config."""
+    sets = {name.removeprefix("sets.").rpartition(".")[0] for name in values if "sets." in name}
+    for row in FIELDS[job]:
+        if "*" in row.name:
+            yield from (row.name.replace("*", each) for each in sorted(sets) if each)
+        else:
+            yield row.name
 
 
 def _has_additions(values: Mapping[str, Any]) -> bool:
