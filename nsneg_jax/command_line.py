@@ -1,9 +1,6 @@
 """The command line of a job: a config with a variant, overrides of its fields, a workdir."""
 
-import errno
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from nsneg_jax.errors import UsageError, printable
-from nsneg_jax.files import expand, user_path
+from nsneg_jax.files import check_writable, expand, user_path
 from nsneg_jax.jobs.fields.config_files import load_config
 from nsneg_jax.jobs.fields.field import shown, wrong
 from nsneg_jax.jobs.fields.table import check_fields, field_of, nearest_of
@@ -19,7 +16,6 @@ from nsneg_jax.parallel.launch import Launch
 from nsneg_jax.planning import PlanOptions
 from nsneg_jax.training.workdir import flatten
 
-_LONGEST_NAME = 255  # bytes of a file name
 _CPU = "cpu"  # value of a bare --plan
 # Jobs that share their fields, so that a config of one suits each.
 _OF_PROBES = ("linear", "knn", "features")
@@ -164,25 +160,7 @@ def _workdir(given: str) -> Path:
             "another."
         ) from error
     path = user_path(given)
-    try:
-        if path.is_symlink() and not path.exists():
-            raise FileNotFoundError(errno.ENOENT, f"it is a link to {os.readlink(path)}, which is "
-                                    "missing")  # fmt: skip
-        place = path
-        while not place.exists():
-            place = place.parent
-        if not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(place))
-        if len(os.fsencode(path.name)) > _LONGEST_NAME:
-            raise OSError(errno.ENAMETOOLONG, "its name is too long", path.name)
-        with tempfile.TemporaryDirectory(prefix=".nsneg-", dir=place):
-            pass  # the workdir itself is made once all is checked
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"--workdir is {shown(given)}, where nothing can be written: {reason}. Give a folder that can be written to, or that can be "
-            "made."
-        ) from error
+    check_writable(path, "--workdir", is_folder=True)
     return path
 
 

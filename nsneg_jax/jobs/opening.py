@@ -27,6 +27,7 @@ from nsneg_jax.training.workdir import (
     check_workdir,
     claim_workdir,
     moved_fields,
+    refuse_links,
 )
 
 
@@ -154,6 +155,7 @@ def open_run(
     mesh.use_dtype(dtype)
     split = mesh.data_mesh(devices)
     validate(config, split.size)
+    refuse_links(workdir)
     check_memory(config, split)
     return Run(to_json(config), workdir, split, dtype, precision)
 

@@ -116,7 +116,7 @@ def _check_frozen_encoder(
     check = _Checker(config, job)
     check.expect(
         "pretrained",
-        bool(config.pretrained),
+        bool(config.pretrained.removeprefix("untrained:")),
         f"the workdir of a {run} or a checkpoint folder in it",
     )
     check.loaders()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.files import user_path, write_text
+from nsneg_jax.files import check_writable, user_path, write_text
 from nsneg_jax.report import plots as report_plots
 from nsneg_jax.report import similarities as report_similarities
 from nsneg_jax.report import table as report_table
@@ -42,7 +42,7 @@ def read_results(runs: Sequence[Path]) -> list[Result]:
                 f"There is no {path}. A linear, knn or evaluate job writes it into its workdir at "
                 "its end; give such workdirs."
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path} cannot be read: {error}. Run the job again.") from error
         if not isinstance(content, dict) or not isinstance(content.get("encoder"), str):
             raise UsageError(
@@ -159,6 +159,9 @@ def main(argv: Sequence[str], measure: Callable[[Path], dict[str, Any]] | None =
         trained = [run for run in arguments.runs if report_similarities.is_pretraining(run)]
         others = [run for run in arguments.runs if run not in trained]
         _check_pictures(arguments, trained, others)
+        for name in ("out", "csv", "corruptions", "similarities"):
+            if getattr(arguments, name) is not None:
+                check_writable(getattr(arguments, name), f"--{name}")
         parts = []
         if others:
             results = read_results(others)

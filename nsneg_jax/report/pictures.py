@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
+from nsneg_jax.files import write_whole
 from nsneg_jax.methods.batches import Views
 from nsneg_jax.methods.views import denormalise
 
@@ -24,8 +25,8 @@ def save_views(views: Views, path: Path) -> None:
     columns = {"query": views.query, "key": views.key}
     for m in range(views.negatives.shape[1]):
         columns[f"negative {m + 1}"] = views.negatives[:, m]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid({title: to_uint8(images) for title, images in columns.items()}).save(path)
+    sheet = grid({title: to_uint8(images) for title, images in columns.items()})
+    write_whole(path, lambda partial: sheet.save(partial, "png"))
 
 
 def to_uint8(images: jax.Array) -> np.ndarray:

@@ -281,7 +281,7 @@ FIELDS = [
     ("evaluate", "only=clean sets.clean.split=nowhere", "nowhere"),
     ("evaluate", "only=clean sets.clean.benchmark=imagenet-c-bar sets.clean.generate=True",
      "sets.clean.benchmark"),
-    ("evaluate", "only=clean csv=/no/such/folder/rows.csv", "/no/such/folder"),
+    ("evaluate", "only=clean csv=/dev/null/rows.csv", "/dev/null"),
     ("evaluate", "only=clean csv=/proc/rows.csv", "/proc"),
     ("evaluate", "only=clean classes=/no/such", "/no/such"),
     ("evaluate", "batch_size=0", "batch_size"),

@@ -92,6 +92,12 @@ def check_fields(config: ConfigDict, job: str | None = None) -> None:
 def _check_names(values: Mapping[str, Any], job: str) -> None:
     """Checks that there are no other fields than those of the job, and all of these."""
     unknown = [name for name in values if not field_of(job, name)]
+    outside = [name for name in values if name.startswith("sets.") and "/" in name]
+    if outside:
+        raise UsageError(
+            f"The config has the field {outside[0]!r}, but the name of a set becomes that of files "
+            "in the workdir. Rename the set without '/'."
+        )
     missing = [name for name in _names(values, job) if name not in values]
     if not unknown and not missing:
         return
