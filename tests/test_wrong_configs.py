@@ -1,5 +1,6 @@
 """Wrong commands, each a paragraph with field, value and remedy, and exit status 2."""
 
+import json
 import random
 import re
 import time
@@ -12,6 +13,7 @@ from tiny import checkpoint_of_untrained
 from wrong_commands import FIELDS, ROOT, files, workdirs
 
 import main
+from nsneg_jax import cli
 from nsneg_jax.input.shapes.source import CLASSES as SHAPES
 
 SEED = 20261128
@@ -128,3 +130,22 @@ def test_an_evaluation_of_unreadable_images(tmp_path, monkeypatch, capsys):
     message = " ".join(capsys.readouterr().err.split())
     assert "nothing to report" in message and "a: none of its 1 images" in message
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--out", "."), ("--out", "/proc/x.md"), ("--csv", "/dev/null/x.csv"), ("--csv", "/proc/x")],
+)
+def test_a_report_that_cannot_be_written(flag, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    results = {"job": "knn", "encoder": "e", "knn_20": 50.0, "classes": 3}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert cli.main(["report", str(tmp_path), flag, value]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {flag} is {value}")
+
+
+def test_results_that_are_nested_too_deeply(tmp_path, capsys):
+    (tmp_path / "results.json").write_text("[" * 100_000)
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "cannot be read" in " ".join(capsys.readouterr().err.split())
