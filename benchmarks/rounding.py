@@ -1,12 +1,13 @@
 """Measures how far loss and gradients of a step are from float64; prints one JSON line.
 
-    python -m benchmarks.rounding --arch resnet18 --size 32 --batch 256 --devices 1,8,64
+    python -m benchmarks.rounding --arch resnet18 --width 16 --size 64 --batch 128 --devices 1,8,64
 
 The same step runs from the same weights and views in float64, float32 and bfloat16, each on 1, 8
 and 64 virtual CPU devices. Errors are relative: of the loss; of the gradient as one vector
 (`gradient`, the norm of the difference over the norm); and of the worst parameter array
 (`worst_array`). There are as many batch-norm groups as the most devices, so that all compute the
-same. `sum` is the part of the gradient's error due to the number of devices: its distance from the
+same. Each virtual device has its own copy of the state, so that 64 need a narrow network or much
+memory. `sum` is the part of the gradient's error due to the number of devices: its distance from the
 gradient on one device.
 """
 
@@ -45,6 +46,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--arch", choices=tuple(ARCHS), default="resnet18")
+    parser.add_argument("--width", type=int, default=64, help="channels of the first stage")
     parser.add_argument("--batch", type=int, default=256, help="images per step, over all devices")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--queue", type=int, default=1024, help="keys in the queue")
@@ -72,7 +74,9 @@ def one_step(options: argparse.Namespace, dtype: str, devices: int) -> tuple[flo
     config = defaults.pretraining("paper")
     config.batch_size = options.batch
     config.data.image_size = options.size
-    config.model.update(arch=options.arch, dtype=dtype, bn_groups=options.devices[-1])
+    config.model.update(
+        arch=options.arch, width=options.width, dtype=dtype, bn_groups=options.devices[-1]
+    )
     config.model.precision = "float32"
     config.moco.queue_size = options.queue
     config.negatives.update(kind="patch", num=1, alpha=2.0)

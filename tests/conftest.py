@@ -60,7 +60,12 @@ def quick_code():
         yield
         return
     os.environ[UNOPTIMISED] = "1"  # for the processes that tests start
-    jax.config.update("jax_disable_most_optimizations", True)
+    _leave_out_optimisations(True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    _leave_out_optimisations(False)
     del os.environ[UNOPTIMISED]
+
+
+def _leave_out_optimisations(out: bool) -> None:
+    jax.config.update("jax_disable_most_optimizations", out)
+    jax.clear_caches()  # a compiled program is reused whatever this setting was

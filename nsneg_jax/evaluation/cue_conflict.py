@@ -14,7 +14,7 @@ import numpy as np
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.folder import Folder
 
-CATEGORIES_FILE = Path(__file__).parent / "geirhos16.tsv"
+CATEGORIES_FILE = Path(__file__).parent / "protocols" / "geirhos16.tsv"
 CATEGORIES = (
     *("airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat"),
     *("chair", "clock", "dog", "elephant", "keyboard", "knife", "oven", "truck"),

@@ -13,7 +13,7 @@ class ReleasedSet(NamedTuple):
 RELEASED = {
     "clean": ReleasedSet(
         "the validation images of ImageNet (image-net.org) in class folders; "
-        "`python -m data.imagenet100` makes the 100-class subset",
+        "`nsneg prepare imagenet100` makes the 100-class subset",
         "imagenet2012",
     ),
     "corruption": ReleasedSet(
@@ -46,7 +46,7 @@ RELEASED = {
         "imagenet_a",
     ),
     "texture": ReleasedSet(
-        "textures of the validation images, made by `python -m data.texture --split val`",
+        "textures of the validation images, made by `nsneg prepare texture --split val`",
     ),
     "a_restricted": ReleasedSet(
         "ImageNet-A, github.com/hendrycks/natural-adv-examples",

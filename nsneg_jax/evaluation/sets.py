@@ -192,7 +192,7 @@ def _parts(
         if is_files(settings.source):
             raise UsageError(
                 f"The set {name} is {settings.source}, of which no textures are made here. Make "
-                "them with `python -m data.texture --split val`, give their folder with "
+                "them with `nsneg prepare texture --split val`, give their folder with "
                 f"--config.sets.{name}.source=folder:PATH, and leave out generate."
             )
         source = TexturesInMemory(source, image_size, seed)
@@ -226,7 +226,7 @@ def _part(
         source=source,
         about=about,
         resize=settings.resize,
-        answers=_answers(settings, source, classes, accepted),
+        answers=_answers(name, settings, source, classes, accepted),
         corruption=None,
         settings=json.dumps(_recorded(settings)),
         generated=generated,
@@ -372,13 +372,24 @@ def _open_several(
 
 
 def _answers(
-    settings: EvaluationSet, source: Source, classes: Sequence[str], accepted: Accepted | None
+    name: str,
+    settings: EvaluationSet,
+    source: Source,
+    classes: Sequence[str],
+    accepted: Accepted | None,
 ) -> np.ndarray:
     if settings.answers == "all":
         return np.ones(len(classes), bool)
     if settings.answers in CLASS_LISTS:
-        allowed = listed(settings.answers)
-        return np.array([name in allowed for name in classes])
+        allowed = np.array([each in listed(settings.answers) for each in classes])
+        others = np.unique(np.asarray(source.labels)[~allowed[source.labels]])
+        if others.size:
+            raise UsageError(
+                f"The set {name} has images of {classes[others[0]]}, no class of answers="
+                f"{settings.answers!r}. Give the right folder with --config.sets.{name}.source="
+                f"folder:PATH, or set --config.sets.{name}.answers=present."
+            )
+        return allowed
     if accepted is not None:
         return np.logical_or.reduce(accepted.table)
     present = np.zeros(len(classes), bool)

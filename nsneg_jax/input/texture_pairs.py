@@ -36,7 +36,7 @@ def pair_folders(
     """Returns images and their textures in the same order.
 
     Class folder and name pair them, whatever their endings: 'CLASS/NAME.JPEG' belongs to
-    'CLASS/NAME.png', as `python -m data.texture` makes it.
+    'CLASS/NAME.png', as `nsneg prepare texture` makes it.
 
     Args:
         images: the training images.
@@ -62,7 +62,7 @@ def pair_folders(
         first = images.path(found.index(-1))
         raise UsageError(
             f"{lacking} of {len(images)} images of {images.name} have no texture in "
-            f"{textures.name}; the first is {first}. Make them with `python -m data.texture`, or "
+            f"{textures.name}; the first is {first}. Make them with `nsneg prepare texture`, or "
             "leave these images out with --config.negatives.missing=skip."
         )
     paired = _some(textures, [found[i] for i in kept])
@@ -77,7 +77,7 @@ def _some(source: FileSource, records: Sequence[int]) -> FileSource:
 class MadeTextures:
     """A `Source` of textures of images, made once and kept in a file.
 
-    It is for small pictures such as the built-in ones; `python -m data.texture` makes textures of
+    It is for small pictures such as the built-in ones; `nsneg prepare texture` makes textures of
     photographs.
 
     Args:

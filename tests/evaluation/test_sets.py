@@ -6,6 +6,7 @@ from PIL import Image
 
 from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
 from nsneg_jax.errors import UsageError
+from nsneg_jax.evaluation.protocols.imagenet import wnids
 from nsneg_jax.evaluation.sets import EvaluationSet, plan
 from nsneg_jax.input.shapes.source import CLASSES
 
@@ -16,8 +17,8 @@ def a_set(source="shapes:20", **changes):
     return EvaluationSet(source=source, **fields | changes)
 
 
-def planned(sets, **options):
-    return plan(sets, CLASSES, image_size=16, **options)
+def planned(sets, classes=CLASSES, **options):
+    return plan(sets, classes, image_size=16, **options)
 
 
 def test_a_set_is_one_part_and_each_corruption_one():
@@ -56,3 +57,19 @@ def test_answers_are_all_classes_or_those_present(tmp_path):
     assert whole.answers.all() and len(whole.answers) == len(CLASSES)
     assert np.flatnonzero(few.answers).tolist() == [2, 3]
     assert whole.source.labels.tolist() == [2, 3]
+
+
+def test_images_of_classes_outside_the_answers_are_refused(tmp_path):
+    tench, goldfish, stingray = sorted(wnids()[i] for i in (0, 1, 6))  # the last is in ImageNet-A
+    classes = (tench, goldfish, stingray)
+    for name, folders in {"hard": (stingray,), "other": (stingray, goldfish)}.items():
+        for wnid in folders:
+            (tmp_path / name / wnid).mkdir(parents=True)
+            Image.new("RGB", (16, 16)).save(tmp_path / name / wnid / "x.png")
+    sets = {
+        name: a_set(f"folder:{tmp_path / name}", split=".", answers="imagenet-a")
+        for name in ("hard", "other")
+    }
+    (part,), missing = planned(sets, classes)
+    assert part.title == "hard" and part.answers.tolist() == [False, False, True]
+    assert goldfish in missing["other"] and "imagenet-a" in missing["other"]

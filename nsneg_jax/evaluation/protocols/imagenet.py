@@ -7,9 +7,9 @@ from pathlib import Path
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.lists.class_list import class_names
 
-IMAGENET_1K = Path(__file__).parents[1] / "imagenet1k.txt"
+IMAGENET_1K = Path(__file__).parent / "imagenet1k.txt"
 # Classes that an arg-max may be restricted to, by the name of the value of `answers`.
-CLASS_LISTS = {"imagenet-a": Path(__file__).parents[1] / "imagenet_a.txt"}
+CLASS_LISTS = {"imagenet-a": Path(__file__).parent / "imagenet_a.txt"}
 
 
 @cache

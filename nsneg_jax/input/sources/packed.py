@@ -1,6 +1,6 @@
 """Image files packed into a few large files, which suit network file systems and object stores.
 
-`python -m data.arrayrecord` makes them. ROOT/SPLIT holds
+`nsneg prepare arrayrecord` makes them. ROOT/SPLIT holds
 
     00000-of-00016.array_record ...   one record per image: the bytes of the image file
     names.txt                         paths of the images in the order of the records, one per line,
@@ -104,7 +104,7 @@ def read_index(folder: str) -> Index | None:
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise UsageError(
             f"{path} is no index of packed images: {error}. Make the set again with "
-            "`python -m data.arrayrecord`."
+            "`nsneg prepare arrayrecord`."
         ) from error
 
 
@@ -212,7 +212,7 @@ def add_record(digest: Any, record: bytes) -> None:
 
 
 def _no_index(root: str, split: str) -> str:
-    make = f"Make it with `python -m data.arrayrecord --source FOLDER --out {root}`."
+    make = f"Make it with `nsneg prepare arrayrecord --source FOLDER --out {root}`."
     if not storage.is_folder(root):
         return f"There are no packed images at {root}. {make}{earlier_data(root)}"
     there = [
@@ -230,7 +230,7 @@ def _check_whole(folder: str, index: Index) -> None:
     if len(index.shards) != index.shard_count:
         raise UsageError(
             f"The packed images in {folder} are not finished. Run the command that makes them, "
-            "`python -m data.arrayrecord`, again with the same options."
+            "`nsneg prepare arrayrecord`, again with the same options."
         )
     for shard in index.shards:
         path = storage.join(folder, shard.file)
@@ -245,7 +245,7 @@ def _check_whole(folder: str, index: Index) -> None:
             )
 
 
-_ANEW = "remove it and run `python -m data.arrayrecord` again with the same options"
+_ANEW = "remove it and run `nsneg prepare arrayrecord` again with the same options"
 
 
 def _read_names(folder: str, index: Index) -> Names:

@@ -128,7 +128,7 @@ def open_source(
         )
     raise UsageError(
         f"data.source is {spec!r}, but must be 'folder:PATH' (any folder of images; with classes "
-        f"PATH/{split}/CLASS/), 'arrayrecord:PATH' (packed by `python -m data.arrayrecord`), "
+        f"PATH/{split}/CLASS/), 'arrayrecord:PATH' (packed by `nsneg prepare arrayrecord`), "
         "'tfds:NAME[/CONFIG][:VERSION]', 'hf:PATH[/CONFIG]' (a local data set of Hugging Face) or "
         "'shapes[/VERSION][:SIZE][@SEED]' (built in), such as "
         "'shapes', 'shapes:1000' or 'shapes/sketch:1000@7'. Set it with "
