@@ -129,9 +129,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.splits = [name.strip() for name in options.splits.split(",") if name.strip()]
     if not options.splits:
         raise UsageError("--splits names no split. Give names separated by commas.")
-    for split in options.splits:
-        if split != ".":  # OUT itself
-            inside(Path(options.out), split)
+    for split in set(options.splits) - {"."}:  # that is OUT itself
+        inside(Path(options.out), split)
     return options
 
 

@@ -287,7 +287,7 @@ def _overrides(argv: list[str], config: ConfigDict) -> list[str]:
     last: dict[str, int] = {}
     words: list[list[str]] = []
     for word in argv:
-        match = re.match(r"--?(?:no)?config\.([^=]+)", word)
+        match = re.match(r"--?(?:no)?config\.([^=]*)", word)
         if match is None:
             # a value apart from its flag
             apart = words and re.match(r"--?config\.[^=]+\Z", words[-1][0]) and len(words[-1]) == 1
