@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -62,11 +63,13 @@ def _of_pretraining(config: ConfigDict, devices: Mesh) -> dict[str, int]:
 
 
 def _check(config: ConfigDict, parts: Mapping[str, int], devices: Mesh) -> None:
-    device = devices.devices.flat[0]
+    # Those of other processes do not say what memory they have.
+    own = [each for each in devices.devices.flat if each.process_index == jax.process_index()]
+    device = own[0]
     is_host = device.platform == "cpu"
     available = host_memory() if is_host else (device.memory_stats() or {}).get("bytes_limit")
     # Virtual devices of a CPU share its memory.
-    needed = sum(parts.values()) * (devices.size if is_host else 1)
+    needed = sum(parts.values()) * (len(own) if is_host else 1)
     if not available or needed <= available:
         return
     name = max(parts, key=lambda each: parts[each])

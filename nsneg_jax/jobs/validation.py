@@ -31,21 +31,24 @@ class _Checker:
         if not holds:
             raise wrong(name, self.fields[name], expected)
 
-    def loaders(self) -> None:
-        """Checks that the input does not ask for far more than this machine has."""
-        most = _PROCESSES_PER_PROCESSOR * (os.cpu_count() or 1)
-        self.expect(
-            "data.workers",
-            self.fields["data.workers"] <= max(most, _PROCESSES_PER_PROCESSOR),
-            f"at most {most}, {_PROCESSES_PER_PROCESSOR} per processor of this machine",
-        )
-
     def divisible_batch(self, devices: int) -> None:
         self.expect(
             "batch_size",
             self.fields["batch_size"] % devices == 0,
             f"a multiple of the number of devices, {devices}",
         )
+
+
+def check_loaders(config: ConfigDict) -> None:
+    """Checks that the input does not ask for far more processes than this machine can run.
+
+    Raises:
+        UsageError: it does.
+    """
+    most = _PROCESSES_PER_PROCESSOR * (os.cpu_count() or 1)
+    if config.data.workers > most:
+        expected = f"at most {most}, {_PROCESSES_PER_PROCESSOR} per processor of this machine"
+        raise wrong("data.workers", config.data.workers, expected)
 
 
 def validate_linear(config: ConfigDict, devices: int) -> None:
@@ -119,7 +122,6 @@ def _check_frozen_encoder(
         bool(config.pretrained.removeprefix("untrained:")),
         f"the workdir of a {run} or a checkpoint folder in it",
     )
-    check.loaders()
     check.divisible_batch(devices)
     return check
 
@@ -135,7 +137,6 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         UsageError: a field is wrong; the message names the first one.
     """
     check = _Checker(config, "pretrain")
-    check.loaders()
     warmup, largest = config.optimizer.warmup_epochs, config.views.blur_sigma[1]
     check.expect(
         "optimizer.warmup_epochs", warmup < config.epochs, f"less than epochs, {config.epochs}"
