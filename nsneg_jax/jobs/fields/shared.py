@@ -9,7 +9,9 @@ MOST_EPOCHS = 1_000_000
 MOST_STEPS = 2**31 - 1  # steps are counted in int32
 COUNTED = "steps are counted in 32 bits"
 SEED = Whole(0, 2**63 - 1)
-SEED_REASON = "JAX takes no larger one"
+SEED_REASON = (
+    "JAX takes no larger one; what is drawn on devices tells seeds apart by their last 32 bits only"
+)
 BATCH = Whole(1, 2**20)
 EPOCHS = Whole(1, MOST_EPOCHS)
 STEPS = Whole(1, MOST_STEPS)
