@@ -9,6 +9,7 @@ import os
 from ml_collections import ConfigDict
 
 from nsneg_jax.evaluation.protocols.benchmarks import IMAGENET_C
+from nsneg_jax.input.labelled import scaled_resize
 from nsneg_jax.input.sources.source import is_files
 from nsneg_jax.jobs.fields.field import wrong
 from nsneg_jax.jobs.fields.shared import COUNTED, MOST_STEPS
@@ -18,6 +19,7 @@ from nsneg_jax.training.workdir import flatten
 
 _FEWEST_PER_GROUP = 2
 _PROCESSES_PER_PROCESSOR = 16
+_LARGEST_SIDE = 8192  # pixels of the shorter side of a resized picture
 
 
 class _Checker:
@@ -39,12 +41,25 @@ class _Checker:
         )
 
 
-def check_loaders(config: ConfigDict) -> None:
-    """Checks that the input does not ask for far more processes than this machine can run.
+def check_reading(config: ConfigDict) -> None:
+    """Checks that the input asks for no more than a machine can do.
+
+    Args:
+        config: config of any job; sizes that it leaves to another run are not checked.
 
     Raises:
-        UsageError: it does.
+        UsageError: it asks for far too many processes on this machine, or too large pictures.
     """
+    size = config.data.image_size
+    for name, value in flatten(config.to_dict()).items():
+        if name.endswith("resize") and scaled_resize(max(value, 0), size) > _LARGEST_SIDE:
+            most = _LARGEST_SIDE * 224 // size
+            raise wrong(
+                name,
+                value,
+                f"at most {most} for data.image_size {size}, so that pictures have no more than "
+                f"{_LARGEST_SIDE:,} pixels on their shorter side",
+            )
     most = _PROCESSES_PER_PROCESSOR * (os.cpu_count() or 1)
     if config.data.workers > most:
         expected = f"at most {most}, {_PROCESSES_PER_PROCESSOR} per processor of this machine"

@@ -193,6 +193,7 @@ FIELDS = [
     ("patch", "data.image_size=100000", "data.image_size"),
     ("patch", "data.image_size=8", "16 to 512"),
     ("patch", "data.resize=1000000", "data.resize"),
+    ("patch", "data.resize=4096 data.image_size=512", "data.resize"),
     ("patch", "data.threads=100000", "data.threads"),
     ("patch", "data.threads=0", "data.threads"),
     ("patch", "data.workers=1000", "data.workers"),
