@@ -37,6 +37,7 @@ from PIL import Image, ImageDraw
 
 from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, corrupt, image_keys
 from nsneg_jax.errors import UsageError, tell
+from nsneg_jax.input.decode import FORMATS
 
 _TILE = 128
 _GAP = 4
@@ -165,7 +166,7 @@ def load_picture(path: Path | None, size: int) -> np.ndarray:
 
             image = Image.fromarray(skimage.data.chelsea())
         else:
-            image = Image.open(path).convert("RGB")
+            image = Image.open(path, formats=FORMATS).convert("RGB")
     except (ImportError, OSError) as error:
         raise UsageError(
             f"The picture for the sheet cannot be read ({error}). Give one with --picture FILE, or "

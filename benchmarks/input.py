@@ -36,6 +36,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from benchmarks import input_profile, input_scaling
 from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.input.crops import sample_crop
+from nsneg_jax.input.decode import FORMATS
 from nsneg_jax.input.loading import AUTOMATIC, Loaders, Steps, available_processors
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources.folder import Folder
@@ -234,7 +235,7 @@ class PeerDataset:
         """Returns query, key and negative, float32 [3, size, size] each."""
         rng = np.random.default_rng([self._seed, index])
         with open(self._paths[index], "rb") as file:
-            image = Image.open(file).convert("RGB")
+            image = Image.open(file, formats=FORMATS).convert("RGB")
         query, key = (_view(image, self._size, rng) for _ in range(2))
         return query, key, _patch_negative(query, rng)
 

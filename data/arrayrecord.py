@@ -28,7 +28,7 @@ import simplejpeg
 from tqdm import tqdm
 
 from nsneg_jax.errors import EXPLAINED, UsageError, escape_output, tell
-from nsneg_jax.files import data_root, expand, write_whole
+from nsneg_jax.files import data_root, expand, inside, write_whole
 from nsneg_jax.input.crops import resize_short
 from nsneg_jax.input.decode import decode_image
 from nsneg_jax.input.sources import storage
@@ -125,6 +125,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                 f"--{name} is {getattr(options, name)}, but must be from {least} to {most}."
             )
     options.splits = [name.strip() for name in options.splits.split(",") if name.strip()]
+    if not options.splits:
+        raise UsageError("--splits names no split. Give names separated by commas.")
+    for split in set(options.splits) - {"."}:  # that is OUT itself
+        inside(Path(options.out), split)
     return options
 
 

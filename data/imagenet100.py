@@ -23,7 +23,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from nsneg_jax.errors import EXPLAINED, UsageError, escape_output, printable, tell
-from nsneg_jax.files import data_root, expand
+from nsneg_jax.files import check_plain, data_root, expand, is_plain
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.lists.class_list import class_names
@@ -70,8 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ended_by_signals("finished files stay; run the same command again to go on"):
             options.out = storage.local_folder(options.out or f"{data_root()}/imagenet100", "--out")
             classes = tuple(sorted(set(class_names(options.classes))))
+            splits = [split.strip() for split in options.splits.split(",")]
+            check_plain("--classes", classes)
+            check_plain("--splits", splits)
             # Report what is missing before unpacking, which takes hours.
-            work = {split: plan(options, split, classes) for split in options.splits.split(",")}
+            work = {split: plan(options, split, classes) for split in splits}
             differences = []
             for split, make in work.items():
                 make()
@@ -232,9 +235,13 @@ def _from_archive(
     try:
         with tarfile.open(archive, "r:") as opened:
             for wnid, name, size, file in tqdm(members(opened, wanted), out.name, unit=" files"):
-                target = out / wnid / os.path.basename(name)
+                base = os.path.basename(name)
+                if not is_plain(base):
+                    raise tarfile.ReadError(f"{printable(name)!r} is no name of a file")
+                target = out / wnid / base
                 if not _whole(target, size):
-                    with open(_unfinished(target), "wb") as unfinished:
+                    _unfinished(target).unlink(missing_ok=True)  # it might be a link
+                    with open(_unfinished(target), "xb") as unfinished:
                         shutil.copyfileobj(file, unfinished)
                     if not _whole(_unfinished(target), size):
                         raise tarfile.ReadError(f"{name} ends early")

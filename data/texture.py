@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nsneg_jax.errors import EXPLAINED, UsageError, escape_output, tell
-from nsneg_jax.files import data_root, expand, read_json, write_whole
+from nsneg_jax.files import data_root, expand, inside, read_json, write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.lists.class_list import class_names
@@ -186,7 +186,7 @@ def list_jobs(source: FileSource, split: str, out: Path, form: str) -> list[Job]
     for index in range(len(source)):
         path = source.path(index)
         name = f"{split}/{path}"
-        target = out / f"{os.path.splitext(name)[0]}.{form}"
+        target = inside(out, f"{os.path.splitext(name)[0].removeprefix('./')}.{form}")
         if taken.setdefault(target, path) != path:
             raise UsageError(
                 f"{taken[target]} and {path} in {source.name} would both be made to {target}. "

@@ -1,7 +1,5 @@
 """The command line of a job: a config with a variant, overrides of its fields, a workdir."""
 
-import difflib
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +8,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from nsneg_jax.errors import UsageError, printable
-from nsneg_jax.files import expand, user_path
+from nsneg_jax.files import check_writable, expand, user_path
+from nsneg_jax.jobs.fields.config_files import load_config
+from nsneg_jax.jobs.fields.field import shown, wrong
+from nsneg_jax.jobs.fields.table import check_fields, field_of, nearest_of
 from nsneg_jax.parallel.launch import Launch
 from nsneg_jax.planning import PlanOptions
 from nsneg_jax.training.workdir import flatten
@@ -138,11 +139,12 @@ def parse(argv: list[str], command: str = "") -> Command:
         workdir = _workdir(values["workdir"].value)
     if workdir is None and plan is None:
         raise UsageError(f"--workdir is missing. {usage(command)}")
-    if command not in ("", "plan"):
+    if command not in ("", "plan") and isinstance(config.get("job"), str):
         is_set = "job" in config_flags.get_override_values(values["config"])
         _settle_job(config, command, is_set)
     if command == "evaluate" and _value(values, "csv"):
         config.csv = expand(_value(values, "csv"))
+    check_fields(config)
     launch = Launch()
     if command != "plan":
         launch = Launch(**{name: _value(values, name) for name in Launch._fields})
@@ -157,7 +159,9 @@ def _workdir(given: str) -> Path:
             f"--workdir is {printable(given)}, which is no UTF-8. Rename the folder, or give "
             "another."
         ) from error
-    return user_path(given)
+    path = user_path(given)
+    check_writable(path, "--workdir", is_folder=True)
+    return path
 
 
 def read_config(argv: list[str], command: str = "") -> ConfigDict | None:
@@ -168,25 +172,28 @@ def read_config(argv: list[str], command: str = "") -> ConfigDict | None:
 def _values(argv: list[str], command: str) -> flags.FlagValues:
     # --plan may have no value, which absl allows only for booleans.
     argv = [f"{word}={_CPU}" if re.fullmatch("--?plan", word) else word for word in argv]
-    argv = _with_path(argv)
+    given = given_config(argv)
+    config = None if given is None else load_config(given)
+    words = argv if config is None else _overrides(_without_config(argv), config)
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     for flag in flags_of(command):
         if isinstance(flag.kind, tuple):
             flags.DEFINE_enum(flag.name, flag.default, flag.kind, "", flag_values=values)
-        elif flag != CONFIG:
+        elif flag != CONFIG or config is None:
             define = getattr(flags, f"DEFINE_{flag.kind}")
             define(flag.name, flag.default, "", flag_values=values)
     try:
-        rest = values(argv)
-        config = values["config"].value
         if config is not None:
-            config.lock()  # raises the OSError of a missing file
-    except (AttributeError, KeyError) as error:  # ml_collections' errors for unknown fields
-        raise UsageError(_unknown_field(argv, command)) from error
+            config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
+        rest = values(words)
     except flags.UnrecognizedFlagError as error:
+        if config is None and "config." in str(error):
+            raise UsageError(f"--config is missing. {usage(command)}") from error
         raise UsageError(f"{_one_line(error)}. {usage(command)}") from error
-    except (flags.Error, OSError) as error:
+    except flags.IllegalFlagValueError as error:
+        text = _wrong_value(error, config)
+        raise UsageError(f"{text} {_where_fields_are(command)}") from error
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{_one_line(error)}. {_where_fields_are(command)}") from error
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag. {usage(command)}")
@@ -243,37 +250,6 @@ def _settle_job(config: ConfigDict, command: str, is_set: bool) -> None:
     config.job = command
 
 
-def configs_folder() -> Path:
-    """Returns the folder of the named configs: installed with the package, or in the checkout."""
-    installed = importlib.util.find_spec("nsneg_jax.configs")
-    if installed is not None and installed.submodule_search_locations:
-        return Path(next(iter(installed.submodule_search_locations)))
-    return Path(__file__).parents[1] / "configs"
-
-
-def config_names() -> list[str]:
-    """Returns the names of the configs in `configs_folder`, sorted."""
-    paths = configs_folder().glob("*.py")
-    return sorted(path.stem for path in paths if not path.stem.startswith("_"))
-
-
-def config_file(given: str) -> tuple[Path, str]:
-    """Returns file and variant, with its colon, of a config given by name or path.
-
-    Raises:
-        UsageError: there is no such config.
-    """
-    name, colon, variant = given.partition(":")
-    is_path = name.endswith(".py") or "/" in name
-    path = user_path(name) if is_path else configs_folder() / f"{name}.py"
-    if not name or not path.is_file():
-        raise UsageError(
-            f"--config is {given!r}, but there is no {'file' if is_path else 'config'} {name!r}. "
-            f"Give the path of a file that ends in .py, or one of {', '.join(config_names())}."
-        )
-    return path, colon + variant
-
-
 def given_config(argv: list[str]) -> str | None:
     """Returns the value of --config in a command line; None without one."""
     places = _places_of_config(argv)
@@ -291,13 +267,48 @@ def _places_of_config(argv: list[str]) -> list[int]:
     return places
 
 
-def _with_path(argv: list[str]) -> list[str]:
-    """Replaces the name of a config in `argv` by the path of its file."""
-    words = list(argv)
-    for place in _places_of_config(argv):
-        given = re.sub(r"\A--?config=", "", words[place])
-        words[place] = words[place].removesuffix(given) + "".join(map(str, config_file(given)))
-    return words
+def _without_config(argv: list[str]) -> list[str]:
+    """Returns a command line without --config."""
+    places = set(_places_of_config(argv))
+    taken = {place - 1 for place in places if re.fullmatch("--?config", argv[place - 1])} | places
+    return [word for place, word in enumerate(argv) if place not in taken]
+
+
+def _overrides(argv: list[str], config: ConfigDict) -> list[str]:
+    """Checks the names of the fields that a command line sets, and leaves the last of each.
+
+    A tuple given twice would be joined else.
+
+    Raises:
+        UsageError: the config has no such field.
+    """
+    fields = flatten(config.to_dict())
+    sections = {name[: match.start()] for name in fields for match in re.finditer(r"\.", name)}
+    last: dict[str, int] = {}
+    words: list[list[str]] = []
+    for word in argv:
+        match = re.match(r"--?(?:no)?config\.([^=]*)", word)
+        if match is None:
+            # a value apart from its flag
+            apart = words and re.match(r"--?config\.[^=]+\Z", words[-1][0]) and len(words[-1]) == 1
+            if apart and not word.startswith("-"):
+                words[-1].append(word)
+            else:
+                words.append([word])
+            continue
+        name = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", match[1])
+        if name not in fields and name not in sections:
+            nearest = nearest_of(name, fields)
+            raise UsageError(
+                f"The config has no field {printable(repr(name))}. The nearest is {nearest!r}, "
+                f"which is {shown(fields[nearest])} here. Correct the name; "
+                f"{_where_fields_are('')}"
+            )
+        if name in last:
+            words[last[name]] = []
+        last[name] = len(words)
+        words.append([word])
+    return [word for group in words for word in group]
 
 
 def _where_fields_are(command: str) -> str:
@@ -305,24 +316,13 @@ def _where_fields_are(command: str) -> str:
     return f"`{program} --config=... --help` lists the fields with their values and meanings."
 
 
-def _unknown_field(argv: list[str], command: str) -> str:
-    """Returns the message for the first override in `argv` that the config does not have."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=[])
-    values([word for word in argv if not re.match(r"--?config\.", word)], known_only=True)
-    fields = flatten(_value(values, "config").to_dict())
-    for argument in argv:
-        match = re.match(r"--?config\.([\w.]+)", argument)
-        if match and match[1] not in fields:
-            # The mistake is either in the letters or in the section.
-            leaf = match[1].rpartition(".")[2]
-            same_leaf = [field for field in fields if field.rpartition(".")[2] == leaf]
-            nearest = (same_leaf or difflib.get_close_matches(match[1], fields, 1, cutoff=0))[0]
-            return (
-                f"The config has no field {match[1]!r}. The nearest is {nearest!r}, "
-                f"which is {fields[nearest]!r} here. Correct the name; {_where_fields_are(command)}"
-            )
-    return f"A flag of the config names no field. {usage(command)}"
+def _wrong_value(error: flags.IllegalFlagValueError, config: ConfigDict | None) -> str:
+    """Returns the message for a value that is not of its flag's type."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    row = field_of(config.get("job", ""), match[1]) if match and config is not None else None
+    if match is None or row is None:
+        return f"{_one_line(error)}."
+    return str(wrong(match[1], match[2], row.kind.expected, repr(row.value)))
 
 
 def _one_line(error: Exception) -> str:

@@ -5,13 +5,16 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import UsageError, printable
+
+_LONGEST_NAME = 255  # bytes of a file name
 
 
 def expand(given: str) -> str:
@@ -74,6 +77,87 @@ def earlier_data(path: str) -> str:
     if elsewhere or os.path.isdir(path) or not os.path.isdir(earlier):
         return ""
     return f" Found {earlier} from an earlier version: move it to {path}, or set NSNEG_DATA=data."
+
+
+def check_writable(path: Path, flag: str, is_folder: bool = False) -> None:
+    """Checks that a file, or a folder, can be written; leaves nothing behind.
+
+    Args:
+        path: path that may not exist yet, nor folders above it.
+        flag: flag or field that gave it, for the message.
+        is_folder: whether it is to be a folder.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        if path.is_symlink() and not path.exists():
+            raise _because(f"it is a link to {os.readlink(path)}, which is missing")
+        if not is_folder and path.is_dir():
+            raise _because("it is a folder")
+        place = path if is_folder else path.parent
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise _because(f"{place} is no folder")
+        if len(os.fsencode(path.name)) > _LONGEST_NAME:
+            raise _because("its name is too long")
+        with tempfile.TemporaryDirectory(prefix=".nsneg-", dir=place):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        given = printable(str(path))
+        raise UsageError(
+            f"{flag} is {given if len(given) < 100 else given[:100] + '...'}, which cannot be "
+            f"written: {reason}. Give a {'folder' if is_folder else 'file'} elsewhere."
+        ) from error
+
+
+def _because(reason: str) -> OSError:
+    return OSError(errno.EINVAL, reason)
+
+
+def is_plain(name: str) -> bool:
+    """Returns whether a name is one file or folder, and so leads nowhere else."""
+    return name not in ("", ".", "..") and not any(c in name for c in ("/", "\\", "\0"))
+
+
+def check_plain(flag: str, names: Iterable[str]) -> None:
+    """Checks names that become folders.
+
+    Args:
+        flag: flag that gave them, for the message.
+        names: one or more.
+
+    Raises:
+        UsageError: one leads elsewhere, or there is none.
+    """
+    names = list(names)
+    wrong = [name for name in names if not is_plain(name)] or ([] if names else [""])
+    if wrong:
+        raise UsageError(
+            f"{flag} names {printable(wrong[0])!r}, which is not the name of a folder. Give names "
+            "without '/' that are not '..'."
+        )
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Returns the path of a file below a folder whose name comes from a data set.
+
+    Args:
+        folder: folder to write to.
+        name: path below it.
+
+    Raises:
+        UsageError: the name leads out of the folder.
+    """
+    if name.startswith("/") or not all(map(is_plain, name.split("/"))):
+        raise UsageError(
+            f"The name {printable(name)} is not of a file below {folder}, where it would be "
+            "written. Correct the data set: names have no '..', no empty part and no '/' at the "
+            "beginning."
+        )
+    return folder / name
 
 
 def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> None:

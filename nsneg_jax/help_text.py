@@ -1,16 +1,20 @@
 """The `--help` of a job or a plan: flags, named configs, the fields of one config."""
 
 import ast
-import importlib.util
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 from ml_collections import ConfigDict
 
 from nsneg_jax import command_line
-from nsneg_jax.jobs.fields import meanings, pattern_of
+from nsneg_jax.jobs.fields.config_files import (
+    config_file,
+    config_names,
+    configs_folder,
+    load_module,
+)
+from nsneg_jax.jobs.fields.table import meanings, pattern_of
 from nsneg_jax.training.workdir import flatten
 
 _WIDTH = 100
@@ -37,7 +41,7 @@ def of_job(argv: list[str], command: str) -> str:
         ]
     else:
         config = command_line.read_config(argv, command)
-        file, variant = command_line.config_file(given)
+        file, variant = config_file(given)
         parts = [
             command_line.usage(command),
             _titled(f"{file.stem}{variant}", [textwrap.indent(_docstring(file), "  ")]),
@@ -88,21 +92,12 @@ def _flags(command: str) -> Iterator[str]:
 
 
 def _configs(command: str) -> Iterator[str]:
-    for name in command_line.config_names():
-        module = _module(command_line.configs_folder() / f"{name}.py")
+    for name in config_names():
+        module = load_module(configs_folder() / f"{name}.py")
         if not command or command_line.is_for(command, module.get_config().job):
             variants = [f"{name}:{v}" if v else name for v in getattr(module, "VARIANTS", ())]
             yield from _row(name, (module.__doc__ or "").partition("\n")[0])
             yield from _row("", ", ".join(variants) or name)
-
-
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be loaded.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _docstring(path: Path) -> str:

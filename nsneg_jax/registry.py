@@ -28,3 +28,7 @@ class Registry(dict[str, Thing], Generic[Thing]):
         if name in self._own:
             raise ValueError(f"nsneg_jax has a {self._kind} named {name!r}. Choose another name.")
         self[name] = thing
+
+    def is_own(self, name: object) -> bool:
+        """Returns whether the package has a thing of this name; unknown names are nobody's."""
+        return name in self._own

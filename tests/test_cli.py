@@ -17,7 +17,8 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.files import expand
 from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.source import open_source
-from nsneg_jax.jobs.fields import meanings, pattern_of
+from nsneg_jax.jobs.fields import config_files
+from nsneg_jax.jobs.fields.table import meanings, pattern_of
 from nsneg_jax.planning import PlanOptions
 from nsneg_jax.training.checkpoints.checkpoint import find_checkpoint
 from nsneg_jax.training.workdir import CHECKPOINTS, flatten
@@ -32,8 +33,8 @@ def config_of(given: str):
 def every_config() -> list[str]:
     """Name and variant of each."""
     found = []
-    for name in command_line.config_names():
-        path = command_line.configs_folder() / f"{name}.py"
+    for name in config_files.config_names():
+        path = config_files.configs_folder() / f"{name}.py"
         found += [f"{name}:{variant}".rstrip(":") for variant in variants_of(path)]
     return found
 
@@ -50,7 +51,7 @@ def shown(capsys, *arguments: str) -> str:
 
 
 def test_configs_are_found_by_name():
-    assert command_line.config_names() == [
+    assert config_files.config_names() == [
         "claim", "evaluate", "linear", "moco", "patch", "texture",
     ]  # fmt: skip
     assert len(every_config()) == 24
@@ -84,11 +85,13 @@ def test_fields_stay_those_that_workdirs_were_made_with():
         )
 
 
-def test_meaning_is_the_comment_at_the_default():
+def test_a_meaning_says_what_is_valid():
     assert meanings("pretrain")["checkpoint.every_steps"] == (
-        "steps between checkpoints; greater than 0"  # beside it
+        "steps between checkpoints; a whole number from 1 to 2,147,483,647"
     )
-    assert meanings("pretrain")["moco.shard_queue"].endswith("number of devices")  # two lines above
+    assert meanings("pretrain")["pictures"] == (
+        "whether to draw views and negatives before the first step"
+    )
     assert meanings("knn") == meanings("linear")
     assert meanings("no such job") == {}
 

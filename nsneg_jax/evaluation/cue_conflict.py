@@ -12,7 +12,9 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import expand
 from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.source import Source
 
 CATEGORIES_FILE = Path(__file__).parent / "protocols" / "geirhos16.tsv"
 CATEGORIES = (
@@ -168,3 +170,38 @@ class CueFolder(Folder):
         super().__init__(root, split)
         self.labels = np.zeros(len(self), np.int32)
         self.cues = tuple(zip(*(cues_of(self.path(i)) for i in range(len(self))), strict=True))
+
+
+def open_cues(name: str, source: str, split: str, classes: Sequence[str]) -> CueFolder:
+    """Opens the released images of a set for a classifier.
+
+    Args:
+        name: name of the set, for messages.
+        source, split: see `evaluation.sets.EvaluationSet`.
+        classes: classes of the classifier.
+
+    Raises:
+        UsageError: the source is no folder, or the classifier cannot decide between its cues.
+    """
+    scheme, _, root = expand(source).partition(":")
+    if scheme != "folder":
+        raise UsageError(
+            f"The set {name} is {source}, but cue conflicts are read from folders, because file "
+            f"names hold the cues. Set --config.sets.{name}.source=folder:PATH."
+        )
+    if len({category for wnid, category in read_categories().items() if wnid in classes}) < 2:
+        raise UsageError(
+            f"The classifier's classes belong to fewer than two of the categories of {name}, so it "
+            f"cannot decide between them. Leave the set out with --config.only."
+        )
+    return CueFolder(root, split)
+
+
+def check_textures(name: str, source: Source) -> None:
+    """Raises UsageError if the built-in images of a set have no texture apart from their class."""
+    if getattr(source, "texture_labels", None) is None:
+        raise UsageError(
+            f"The set {name}, {source.name}, has no textures apart from the classes, so protocol "
+            f"'cue_conflict' has nothing to decide. Set --config.sets.{name}.source="
+            f"shapes/conflict:SIZE, or --config.sets.{name}.protocol=top1."
+        )

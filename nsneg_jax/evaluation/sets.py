@@ -10,7 +10,7 @@ import numpy as np
 
 from nsneg_jax.corruptions import registry, settings_of
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation.cue_conflict import CueFolder, read_categories
+from nsneg_jax.evaluation.cue_conflict import check_textures, open_cues
 from nsneg_jax.evaluation.protocols.accepted import Accepted
 from nsneg_jax.evaluation.protocols.benchmarks import IMAGENET_C, available
 from nsneg_jax.evaluation.protocols.imagenet import CLASS_LISTS, index_names, listed
@@ -310,7 +310,7 @@ def _tfds_corruptions(
 def _open(
     name: str, settings: EvaluationSet, classes: Sequence[str], image_size: int, tfds_dir: str
 ) -> Source:
-    scheme, _, root = expand(settings.source).partition(":")
+    scheme = settings.source.partition(":")[0]
     if not is_files(settings.source):
         source = open_source(settings.source, settings.split, image_size=image_size)
         if tuple(source.classes) != tuple(classes):
@@ -318,19 +318,11 @@ def _open(
                 f"The set {name}, {source.name}, has the classes {', '.join(source.classes)}, but "
                 f"the classifier has {len(classes)} others. Evaluate a probe of the same data."
             )
+        if settings.protocol == "cue_conflict":
+            check_textures(name, source)
         return source
-    if settings.protocol == "cue_conflict" and scheme != "folder":
-        raise UsageError(
-            f"The set {name} is {settings.source}, but cue conflicts are read from folders, "
-            f"because file names hold the cues. Set --config.sets.{name}.source=folder:PATH."
-        )
     if settings.protocol == "cue_conflict":
-        if len({category for wnid, category in read_categories().items() if wnid in classes}) < 2:
-            raise UsageError(
-                f"The classifier's classes belong to fewer than two of the categories of {name}, "
-                "so it cannot decide between them."
-            )
-        return CueFolder(root, settings.split)
+        return open_cues(name, settings.source, settings.split, classes)
     # In TFDS, wnids name the labels of all these sets.
     by_name = settings.names == "class" or scheme == "tfds"
     names = classes if by_name else index_names(name, classes)

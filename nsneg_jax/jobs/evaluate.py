@@ -132,6 +132,7 @@ def evaluate(
     for part in parts:
         with np.load(_path(workdir, part)) as outputs:
             by_set.setdefault(part.set_name, []).append((part, dict(outputs)))
+    missing |= _unreadable(by_set)
     results = {
         "job": "evaluate",
         "encoder": pretrained.encoder_origin,
@@ -152,6 +153,27 @@ def evaluate(
     _write_tables(settings, workdir, pretrained, classes, by_set, results)
     print(f"done: {path}; `nsneg report {workdir}` makes the table")
     return hosts.of_first(results)
+
+
+def _unreadable(by_set: dict[str, summary.Parts]) -> dict[str, str]:
+    """Takes away the sets without any image that could be read; says so by name.
+
+    Raises:
+        UsageError: there is no other set.
+    """
+    found = {}
+    for name, parts in list(by_set.items()):
+        if not any(outputs["valid"].any() for _, outputs in parts):
+            images = sum(len(part.source) for part, _ in parts)
+            found[name] = f"none of its {images:,} images in {parts[0][0].about} can be read"
+            del by_set[name]
+    if not by_set:
+        listed = "; ".join(f"{name}: {why}" for name, why in found.items())
+        raise UsageError(
+            f"There is nothing to report: {listed}. Give image files that can be read with "
+            "--config.sets.NAME.source=folder:PATH."
+        )
+    return found
 
 
 def _classes(

@@ -23,7 +23,7 @@ from nsneg_jax.input.sources.source import Source
 from nsneg_jax.input.splits import check_same_classes, open_labelled, open_partial
 from nsneg_jax.jobs.frozen import ProbeSettings, probe_settings
 from nsneg_jax.jobs.opening import Run, open_frozen
-from nsneg_jax.jobs.validation import validate_linear
+from nsneg_jax.jobs.validation import total_steps, validate_linear
 from nsneg_jax.methods import optimizer, probe
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh
@@ -71,7 +71,7 @@ def linear(
     training = open_labelled(settings.data, settings.data.split, _PURPOSE)
     check_same_classes(training, validation)
     steps_per_epoch = labelled.steps_per_pass(len(training), reading.batch_size)
-    total = settings.epochs * steps_per_epoch
+    total = total_steps(settings.epochs, steps_per_epoch)
 
     with run.resumable(keep=2) as resumption:
         checkpoints, signals, resumed = resumption.checkpoints, resumption.signals, resumption.step

@@ -16,6 +16,8 @@ from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.files import write_json
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.jobs.frozen import completed, difference
+from nsneg_jax.jobs.memory import check_memory
+from nsneg_jax.jobs.validation import check_reading
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.pretrained import trained_on
 from nsneg_jax.training import starts
@@ -28,6 +30,7 @@ from nsneg_jax.training.workdir import (
     check_workdir,
     claim_workdir,
     moved_fields,
+    refuse_links,
 )
 
 
@@ -159,6 +162,9 @@ def open_run(
     mesh.use_dtype(dtype)
     split = mesh.data_mesh(devices)
     validate(config, split.size)
+    check_reading(config)
+    refuse_links(workdir)
+    check_memory(config, split)
     return Run(to_json(config), workdir, split, dtype, precision)
 
 
@@ -190,6 +196,8 @@ def open_frozen(
             note = difference(config, record)
     record, note = hosts.of_first((record, note))
     config = completed(config, record)
+    check_reading(config)
+    check_memory(config, run.devices)
     return replace(run, config=to_json(config), note=note), config
 
 

@@ -19,7 +19,7 @@ from nsneg_jax.input.splits import open_split
 from nsneg_jax.jobs import build
 from nsneg_jax.jobs.knn import monitor, monitored
 from nsneg_jax.jobs.opening import Resumption, Run, about_import, check_same_model, open_run
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.validation import total_steps, validate_pretraining
 from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.method import Method
 from nsneg_jax.methods.shuffling import Batch
@@ -141,7 +141,7 @@ def _open_data(config: ConfigDict, workdir: Path) -> _Data:
         identities=identities,
         steps_per_epoch=steps_per_epoch,
         steps_per_kept=config.checkpoint.keep_every_epochs * steps_per_epoch,
-        total=config.total_steps or config.epochs * steps_per_epoch,
+        total=total_steps(config.epochs, steps_per_epoch, config.total_steps),
     )
 
 

@@ -2,7 +2,10 @@
 
 import glob
 import importlib.util
+import ipaddress
 import os
+import socket
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -119,8 +122,59 @@ def _by_flags(launch: Launch, given: list[str], environ: Mapping[str, str]) -> d
         "num_processes": size,
         "process_id": index,
         "cluster_detection_method": "deactivate",
+        **(_bind(host, port, environ) if index == 0 else {}),
         **_local_devices(environ),
     }
+
+
+def _bind(host: str, port: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Makes the coordinator listen where it was told to, where JAX would on every interface.
+
+    A host may know itself by a loopback address only (Debian's /etc/hosts), or be reached through
+    an address that is not its own. Nothing else is then known, so JAX's default stays, with a
+    note. JAX_COORDINATOR_BIND_ADDRESS, which JAX reads, decides instead if it is set.
+    """
+    if "JAX_COORDINATOR_BIND_ADDRESS" in environ:
+        return {}
+    address = own_address(host.strip("[]"))
+    if address is None:
+        print(
+            f"note: the coordinator listens on all interfaces of this host, because {host} is not "
+            "the address of one; JAX_COORDINATOR_BIND_ADDRESS=ADDRESS:PORT chooses it",
+            file=sys.stderr,
+        )
+        return {}
+    address = f"[{address}]" if ":" in address else address
+    return {"coordinator_bind_address": f"{address}:{port}"}
+
+
+def own_address(host: str) -> str | None:
+    """Returns the address of this host's interface that a name or an address stands for.
+
+    Args:
+        host: name or address of this host. A name that stands for a loopback address does not
+            count, unless it is 'localhost': other hosts may know it by another address.
+
+    Returns:
+        An IPv4 or IPv6 address; None if there is none.
+    """
+    try:
+        found = [info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    except (OSError, UnicodeError):
+        return None
+    is_given = host == "localhost" or str(host) in found
+    for each in dict.fromkeys(map(str, found)):
+        address = ipaddress.ip_address(each.partition("%")[0])
+        if address.is_loopback and not is_given:
+            continue
+        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind((each, 0))
+        except OSError:
+            continue
+        return each
+    return None
 
 
 _OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")

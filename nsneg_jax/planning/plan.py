@@ -41,9 +41,11 @@ def plan(config: ConfigDict, options: PlanOptions) -> str:
         )
     for name in ("devices", "images", "hosts", "step_seconds"):
         least = 1 if name == "devices" else 0
-        if getattr(options, name) < least:
+        value = getattr(options, name)
+        if not least <= value < math.inf:
             raise UsageError(
-                f"{options.flag(name)} is {getattr(options, name)}, but must be at least {least}."
+                f"{options.flag(name)} is {value}, but must be at least {least}, and finite. Give "
+                "another value, or leave it out."
             )
     target = read_target(options.target) if options.target else None
     if target and options.devices > 1:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.files import user_path, write_text
+from nsneg_jax.files import check_writable, user_path, write_text
 from nsneg_jax.report import plots as report_plots
 from nsneg_jax.report import similarities as report_similarities
 from nsneg_jax.report import table as report_table
@@ -46,7 +46,7 @@ def read_results(runs: Sequence[Path]) -> list[Result]:
                 f"There is no {path}. A linear, knn or evaluate job writes it into its workdir at "
                 "its end; give such workdirs."
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path} cannot be read: {error}. Run the job again.") from error
         if not isinstance(content, dict) or not isinstance(content.get("encoder"), str):
             raise UsageError(
@@ -171,6 +171,9 @@ def main(argv: Sequence[str], measures: Measures | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
+        for name in ("out", "csv", "corruptions", "similarities", "html"):
+            if getattr(arguments, name) is not None:
+                check_writable(getattr(arguments, name), f"--{name}")
         markdown = _report(arguments, None if arguments.no_measure else measures)
         if arguments.out is not None:
             write_text(arguments.out, markdown + "\n")

@@ -21,8 +21,8 @@ def save_views(views: Views, path: Path) -> None:
     columns = {"query": views.query, "key": views.key}
     for m in range(views.negatives.shape[1]):
         columns[f"negative {m + 1}"] = views.negatives[:, m]
-    picture = grid({title: to_uint8(images) for title, images in columns.items()})
-    write_whole(path, lambda partial: picture.save(partial, "png"))
+    sheet = grid({title: to_uint8(images) for title, images in columns.items()})
+    write_whole(path, lambda partial: sheet.save(partial, "png"))
 
 
 def to_uint8(images: jax.Array) -> np.ndarray:

@@ -1,10 +1,11 @@
 """The workdir of a run: the names of its files, and the check of its config."""
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import UsageError, printable
 from nsneg_jax.files import read_json, write_json
 from nsneg_jax.input.sources.source import is_files
 
@@ -61,6 +62,31 @@ _ADDED = {
     "precision": "float32",
     "views.round_down": False,
 }
+
+
+# Names that a run writes at the top of its workdir.
+_WRITTEN = (
+    CONFIG, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, RESULTS, PARTS, PER_CLASS,
+    VIEWS.partition("/")[0], TEXTURES, UNREADABLE, SIMILARITIES,
+)  # fmt: skip
+
+
+def refuse_links(workdir: Path) -> None:
+    """Checks that nothing which a run writes into its workdir is a link to another place.
+
+    The workdir itself may be one.
+
+    Raises:
+        UsageError: something is.
+    """
+    for name in _WRITTEN:
+        path = workdir / name
+        if path.is_symlink():
+            raise UsageError(
+                f"{path} is a link to {printable(os.readlink(path))}, but a run writes nothing "
+                "through links in its workdir. Remove the link, or give the folder it leads to "
+                "with --workdir."
+            )
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_the_files_of_another_job_are_not_written_over(pretrained, tmp_path):
     ("overrides", "message"),
     [
         ({"knn.k": (0, 5)}, "knn.k is"),
-        ({"knn.k": ()}, "one number of neighbours"),
+        ({"knn.k": ()}, "1 to 100 values"),
         ({"knn.temperature": 0.0}, "knn.temperature is 0.0"),
     ],
 )

@@ -1,7 +1,10 @@
 """Which processes a run has, from flags and from what launchers leave in the environment."""
 
 import os
+import socket
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "1",
 }
 TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "node1"}
+ROOT = Path(launch.__file__).parents[2]
 THERE = "node1:8476"
 
 
@@ -151,3 +155,77 @@ def test_the_sbatch_file_requeues_what_is_not_finished(tmp_path, said, status, r
     assert "main.py --workdir=runs/a b\n" in (tmp_path / "srun.txt").read_text()
     asked = tmp_path / "scontrol.txt"
     assert (asked.read_text() if asked.exists() else "") == ("requeue 5\n" if requeued else "")
+
+
+@pytest.mark.parametrize(
+    ("given", "bound"),
+    [
+        ("127.0.0.1:8476", "127.0.0.1:8476"),
+        ("localhost:8476", "127.0.0.1:8476"),
+        ("no-such-host.invalid:8476", None),
+        ("192.0.2.1:8476", None),  # of documentation, never an own one
+    ],
+)
+def test_the_coordinator_listens_where_it_was_told_to(given, bound, capsys):
+    found = initialize_arguments(Launch("auto", given, 2, 0), {})
+    assert found.get("coordinator_bind_address") == bound
+    assert ("all interfaces" in capsys.readouterr().err) == (bound is None)
+    assert "coordinator_bind_address" not in initialize_arguments(Launch("auto", given, 2, 1), {})
+    environ = {"JAX_COORDINATOR_BIND_ADDRESS": "127.0.0.1:1"}
+    assert "coordinator_bind_address" not in initialize_arguments(
+        Launch("auto", given, 2, 0), environ
+    )
+
+
+def test_a_name_of_a_loopback_address_alone_is_not_bound(monkeypatch):
+    """Debian's /etc/hosts has 127.0.1.1 for the host; others reach it by another address."""
+    answers = {"here": ["127.0.1.1"], "both": ["127.0.1.1", "127.0.0.1"], "::1": ["::1"]}
+
+    def resolve(host, *_, **__):
+        return [(None, None, None, "", (address, 0)) for address in answers[host]]
+
+    monkeypatch.setattr(launch.socket, "getaddrinfo", resolve)
+    assert launch.own_address("here") is None
+    assert launch.own_address("both") is None
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux")
+def test_nothing_else_listens():
+    """The kernel's list of listening sockets of a coordinator that waits for the others."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = (
+        "import jax, sys\n"
+        "from nsneg_jax.parallel.launch import Launch, initialize_arguments\n"
+        f"given = initialize_arguments(Launch('auto', '127.0.0.1:{port}', 2, 0), {{}})\n"
+        "jax.distributed.initialize(**given, initialization_timeout=60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.DEVNULL,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    try:
+        addresses = []
+        end = time.monotonic() + 60
+        while not addresses and time.monotonic() < end:
+            assert process.poll() is None
+            addresses = listening(port)
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
+    assert len(addresses) == 1
+    # 127.0.0.1, which gRPC writes as an address of IPv6
+    assert addresses[0] in ("0100007F", "0000000000000000FFFF00000100007F")
+
+
+def listening(port):
+    """Addresses in hexadecimal on which a port is listened to."""
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            address, state = line.split()[1], line.split()[3]
+            if state == "0A" and int(address.partition(":")[2], 16) == port:
+                found.append(address.partition(":")[0])
+    return found

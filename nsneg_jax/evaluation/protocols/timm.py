@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import check_writable
 from nsneg_jax.input.labelled import scaled_resize
 
 COLUMNS = (
@@ -50,8 +51,9 @@ def row(
 
 
 def check(path: Path, sets: Sequence[str]) -> None:
-    """Raises UsageError if a set's file exists and is no file of these columns."""
+    """Raises UsageError if a set's file cannot be written, or exists without these columns."""
     for name in sets:
+        check_writable(file_of(path, name), "--csv")
         _rows(file_of(path, name))
 
 

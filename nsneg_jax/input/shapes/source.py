@@ -33,6 +33,7 @@ CLASSES = (
 SPLITS = ("train", "val", "test")
 VERSIONS = ("clean", "sketch", "stylized", "rendition", "conflict")
 SMALLEST, LARGEST = 16, 512  # sides in pixels
+MOST = 100_000_000  # pictures
 
 # Square root of the area, as a fraction of the picture's side. The longest silhouette, L, spans
 # 1.76 times that, so that every one fits under every rotation.
@@ -142,10 +143,10 @@ class Shapes:
                 f"The image size is {image_size} pixels, but the shapes data set is drawn at "
                 f"{SMALLEST} to {LARGEST} pixels. Set the image size to a value in that range."
             )
-        if size < 1:
+        if not 1 <= size <= MOST:
             raise UsageError(
-                f"The size of the shapes data set is {size}, but must be at least 1. "
-                "Give a positive number, best a multiple of 10 for balanced classes."
+                f"The size of the shapes data set is {size}, but must lie between 1 and {MOST:,}. "
+                "Give a number in that range, best a multiple of 10 for balanced classes."
             )
         if not 0 <= seed < 2**64:
             raise UsageError(

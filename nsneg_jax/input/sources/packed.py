@@ -12,14 +12,15 @@ so that classes, labels and names are known without reading a record.
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from nsneg_jax.errors import UsageError
-from nsneg_jax.files import earlier_data
+from nsneg_jax.errors import UsageError, printable
+from nsneg_jax.files import earlier_data, is_plain
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import UNLABELLED, Choice
@@ -28,6 +29,8 @@ from nsneg_jax.input.sources.records import RecordSource
 
 INDEX, NAMES = "index.json", "names.txt"
 FORMAT = "nsneg_jax images, version 1"
+# Lines that lead out of the folder: they begin with '/', or have a part '..' or '.'.
+_OUTSIDE = re.compile(rb"^(?:/.*|(?:.*/)?\.\.?(?:/.*)?)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ def read_index(folder: str) -> Index | None:
             raise ValueError(f"its format is {fields.get('format')!r}, not {FORMAT!r}")
         fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
         fields["classes"] = tuple(fields["classes"])
+        outside = [shard.file for shard in fields["shards"] if not is_plain(shard.file)]
+        if outside:
+            raise ValueError(f"the shard {outside[0]!r} is not in its folder")
         return Index(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
         raise UsageError(
@@ -250,6 +256,13 @@ def _read_names(folder: str, index: Index) -> Names:
     if hashlib.sha256(data).hexdigest() != index.names_sha256:
         raise UsageError(
             f"{path} does not belong to {INDEX} beside it. Copy both again, or {_ANEW}."
+        )
+    outside = _OUTSIDE.search(data)
+    if outside:
+        line = outside[0].strip().decode("utf-8", "surrogateescape")
+        raise UsageError(
+            f"{path} has the name {printable(line)}, which is not of a file below its folder. Get "
+            f"the set from elsewhere, or {_ANEW}."
         )
     return Names.of_lines(data)
 
