@@ -19,7 +19,7 @@ from nsneg_jax.evaluation.protocols.finite import check_features
 from nsneg_jax.input.loading import report
 from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.input.sources.source import Source
-from nsneg_jax.input.splits import check_same_classes
+from nsneg_jax.input.splits import check_pair
 from nsneg_jax.methods.contrast import l2_normalize
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.parallel import mesh
@@ -58,7 +58,7 @@ class Monitor:
         devices: Mesh,
         on_unreadable: Callable[[Unreadable], None] = report,
     ) -> None:
-        check_same_classes(bank, queries)
+        check_pair(bank, queries)
         self._on_unreadable = on_unreadable
         self._sources = bank, queries
         encoder = dataclasses.replace(encoder, precision="float32")

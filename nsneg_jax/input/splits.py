@@ -3,10 +3,17 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import UsageError, printable
 from nsneg_jax.input.sources.classes import MEND_CLASSES
 from nsneg_jax.input.sources.identity import fingerprint
-from nsneg_jax.input.sources.source import Source, has_classes, open_files, open_source
+from nsneg_jax.input.sources.layout import HOLD_OUT
+from nsneg_jax.input.sources.source import (
+    Source,
+    has_classes,
+    has_files,
+    open_files,
+    open_source,
+)
 from nsneg_jax.parallel import hosts
 
 
@@ -106,12 +113,31 @@ def agree_on_files(source: Source) -> None:
         hosts.agree(f"files in {source.name}", fingerprint(source), hosts.SAME_DATA)
 
 
-def check_same_classes(training: Source, validation: Source) -> None:
-    """Raises UsageError if two splits would number their labels differently."""
+def check_pair(training: Source, validation: Source) -> None:
+    """Checks a training and a validation split.
+
+    Raises:
+        UsageError: they would number their labels differently, or have images in common.
+    """
     if training.classes != validation.classes:
         only = sorted(set(training.classes) ^ set(validation.classes))
         raise UsageError(
             f"{training.name} and {validation.name} have different classes: "
             f"{', '.join(only[:8])} {'...' if len(only) > 8 else ''} in one of them only. Complete "
             "the folders, or choose classes that both have with --config.data.classes."
+        )
+    _check_disjoint(training, validation)
+
+
+def _check_disjoint(training: Source, validation: Source) -> None:
+    if not has_files(training) or not has_files(validation):
+        return
+    places = {training.location(index) for index in range(len(training))}
+    images = [validation.location(index) for index in range(len(validation))]
+    shared = [place for place in images if place in places]
+    if shared:
+        raise UsageError(
+            f"{len(shared):,} of the {len(images):,} images of {validation.name} are also in "
+            f"{training.name}, such as {printable(shared[0])}, so the accuracy would be that on "
+            f"training images. {HOLD_OUT}"
         )

@@ -12,7 +12,7 @@ from nsneg_jax.evaluation.neighbours import Monitor, accuracies
 from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.input.sources.source import Source
 from nsneg_jax.input.splits import (
-    check_same_classes,
+    check_pair,
     open_labelled,
     open_split,
     tells_apart,
@@ -47,7 +47,7 @@ def knn(
     settings = knn_settings(config)
     data = settings.data
     sources = [open_labelled(data, split, "kNN") for split in (data.split, data.eval_split)]
-    check_same_classes(*sources)
+    check_pair(*sources)
     pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
     run.claim()
     print(f"encoder  {pretrained.origin}")
@@ -89,7 +89,7 @@ def monitored(config: ConfigDict, bank: Source) -> tuple[Source | None, str]:
     queries = open_split(config.data, config.data.eval_split) if tells_apart(bank) else bank
     if not tells_apart(queries):
         return None, f"kNN is left out, because {without_classes(queries)}."
-    check_same_classes(bank, queries)
+    check_pair(bank, queries)
     return queries, ""
 
 

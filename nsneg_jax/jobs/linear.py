@@ -20,7 +20,7 @@ from nsneg_jax.input import labelled
 from nsneg_jax.input.loading import Steps, prefetch_to_devices
 from nsneg_jax.input.sources.identity import check_same_data, identity
 from nsneg_jax.input.sources.source import Source
-from nsneg_jax.input.splits import check_same_classes, open_labelled, open_partial
+from nsneg_jax.input.splits import check_pair, open_labelled, open_partial
 from nsneg_jax.jobs.frozen import ProbeSettings, probe_settings
 from nsneg_jax.jobs.opening import Run, open_frozen
 from nsneg_jax.jobs.validation import total_steps, validate_linear
@@ -69,7 +69,7 @@ def linear(
         _evaluate(run, settings, validation)
         return None
     training = open_labelled(settings.data, settings.data.split, _PURPOSE)
-    check_same_classes(training, validation)
+    check_pair(training, validation)
     steps_per_epoch = labelled.steps_per_pass(len(training), reading.batch_size)
     total = total_steps(settings.epochs, steps_per_epoch)
 

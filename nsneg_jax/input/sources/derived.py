@@ -1,9 +1,11 @@
 """Some images of another source, as they are or without their border."""
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources.source import FileSource
 
@@ -81,3 +83,47 @@ class Derived:
 
     def _of(self, index: int) -> int:
         return int(self._records[index])
+
+
+def part_of(source: FileSource, low: int, high: int, name: str) -> Derived:
+    """Returns a part of the images of each class of a source.
+
+    Digests of the images' paths order each class, so that the part depends neither on the location
+    of the data nor on what names mean. Parts that meet, such as 0 to 80 and 80 to 100, share no
+    image and leave none out.
+
+    Args:
+        source: all images.
+        low, high: where the part of a class begins and ends, in percent.
+        name: name of the part, for messages.
+
+    Raises:
+        UsageError: it is no part, or an empty one.
+    """
+    if not 0 <= low < high <= 100:
+        raise UsageError(
+            f"The split {name!r} is no part of {source.name}: percentages must rise from 0 to 100, "
+            "as in 'train[:80%]' and 'train[80%:]'."
+        )
+    paths = [source.path(index) for index in range(len(source))]
+    order = np.array(
+        sorted(range(len(paths)), key=lambda index: hashlib.sha256(_bytes(paths[index])).digest()),
+        np.int64,
+    )
+    labels = np.asarray(source.labels)[order]
+    chosen = []
+    for label in np.unique(labels):
+        images = order[labels == label]
+        begin, end = ((len(images) * percent + 50) // 100 for percent in (low, high))
+        chosen.append(images[begin:end])
+    records = np.sort(np.concatenate(chosen))
+    if not len(records):
+        raise UsageError(
+            f"The split {name!r} has none of the {len(source)} images of {source.name}. Choose a "
+            "larger part."
+        )
+    return Derived(source, records, name=f"{source.name.partition(' [')[0]} [{name}]")
+
+
+def _bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")

@@ -11,6 +11,10 @@ from nsneg_jax.input.sources.names import Names
 
 # The split that a data folder without splits is.
 WHOLE = "train"
+HOLD_OUT = (
+    "To hold out a fifth of each class, set --config.data.split='train[:80%]' and "
+    "--config.data.eval_split='train[80%:]'."
+)
 # Folders of these names are splits, so a folder that holds one has no images of its own.
 SPLITS = frozenset(
     ("train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval")
@@ -68,10 +72,17 @@ def place_of(root: str, split: str) -> Place:
             f"the test set. To use all images in {root} set the split (data.split or "
             "data.eval_split) to '.'."
         )
+    here = f"The data folder {root} has no split {split!r}"
+    folders = f"Folders there: {some(there) or 'none'}."
+    put = f"put the images in {folder}/CLASS/"
+    if splits_there:
+        raise UsageError(
+            f"{here}. {folders} Set the field that names it (data.split or data.eval_split) to one "
+            f"of them, or to '.' for all of {root}, or {put}. {HOLD_OUT}"
+        )
     raise UsageError(
-        f"The data folder {root} has no split {split!r}. Folders there: {some(there) or 'none'}. "
-        "Set the field that names it (data.split or data.eval_split) to one of them, or to '.' "
-        f"for all of {root}, or put the images in {folder}/CLASS/."
+        f"{here}. {folders} None is a split, so all of it is the split {WHOLE!r}. {HOLD_OUT} Or "
+        f"{put}, or set the field that names it to one of these folders."
     )
 
 

@@ -14,6 +14,8 @@ from nsneg_jax.input.sources.classes import UNLABELLED
 from nsneg_jax.input.sources.lists.class_list import class_names
 
 _SHAPES_SIZE = 4000
+# a part of a split, in the notation of TFDS
+_PART = re.compile(r"(?P<split>.+)\[(?:(?P<low>[0-9]{1,3})%)?:(?:(?P<high>[0-9]{1,3})%)?\]")
 _SHAPES = re.compile(r"shapes(?:/(?P<version>\w+))?(?::(?P<size>[0-9]+))?(?:@(?P<seed>[0-9]+))?")
 
 
@@ -96,7 +98,8 @@ def open_source(
             'shapes[/VERSION][:SIZE][@SEED]', the built-in procedural images (see `Shapes`):
             'shapes' are 4000 of version 'clean' and seed 0, 'shapes/sketch:1000@7' are a thousand
             of version 'sketch' and seed 7.
-        split: 'train', 'val' or any other split of the data set.
+        split: 'train', 'val' or any other split of the data set; of image files also a part of
+            one, such as 'train[:80%]' or 'train[80%:]', see `derived.part_of`.
         image_size: side of the procedural images in pixels; files keep their size.
         classes: classes of files to use, see `class_names`; '' uses all.
         tfds_dir: folder of TFDS data sets; '' leaves the choice to TFDS.
@@ -160,6 +163,12 @@ def open_files(
     Raises:
         UsageError: the data set cannot be used.
     """
+    if part := _PART.fullmatch(split):
+        from nsneg_jax.input.sources.derived import part_of
+
+        name, low, high = part["split"], int(part["low"] or 0), int(part["high"] or 100)
+        whole = open_files(spec, name, classes, partial=partial, tfds_dir=tfds_dir, labels=labels)
+        return part_of(whole, low, high, split)
     scheme, _, rest = expand(spec).partition(":")
     if scheme == "folder":
         from nsneg_jax.input.sources.folder import Folder
