@@ -39,8 +39,9 @@ from nsneg_jax.input.crops import sample_crop
 from nsneg_jax.input.decode import FORMATS
 from nsneg_jax.input.loading import AUTOMATIC, Loaders, Steps, available_processors
 from nsneg_jax.input.pipeline import pretrain_batches
-from nsneg_jax.input.sources.folder import Folder
-from nsneg_jax.input.sources.source import Source, open_source
+from nsneg_jax.input.sources.folders.folder import Folder
+from nsneg_jax.input.sources.protocol import Source
+from nsneg_jax.input.sources.source import open_source
 from nsneg_jax.methods.views import IMAGENET_MEAN, IMAGENET_STD
 
 _TURNS = 5

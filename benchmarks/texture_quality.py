@@ -31,7 +31,7 @@ from skimage import data
 
 from benchmarks.texture_pieces import pieces
 from nsneg_jax.errors import UsageError, tell
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.textures.recipe import RECIPES, TextureRecipe
 from nsneg_jax.textures.synthesis import (
     cut_exemplars,

@@ -43,12 +43,8 @@ from nsneg_jax.input.sources.packed import (
     read_index,
     records_digest,
 )
-from nsneg_jax.input.sources.source import (
-    FileSource,
-    data_set_name,
-    of_files,
-    open_files,
-)
+from nsneg_jax.input.sources.protocol import FileSource
+from nsneg_jax.input.sources.source import data_set_name, of_files, open_files
 from nsneg_jax.training.signals import ended_by_signals
 
 # ImageNet gives 1024 shards of 1251 images, about 140 MB each.

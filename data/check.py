@@ -26,11 +26,13 @@ from tqdm import tqdm
 from nsneg_jax.errors import EXPLAINED, UsageError, escape_output, printable, tell
 from nsneg_jax.files import expand
 from nsneg_jax.input.decode import Header, UnreadableImage, decode_image, header_of
-from nsneg_jax.input.sources import layout, storage
-from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
+from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources.folders import layout
+from nsneg_jax.input.sources.folders.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.packed import INDEX
-from nsneg_jax.input.sources.source import FileSource, of_files, open_files
+from nsneg_jax.input.sources.protocol import FileSource
+from nsneg_jax.input.sources.source import of_files, open_files
 from nsneg_jax.training.signals import ended_by_signals
 
 # A file in a format without endings here has a wrong one.

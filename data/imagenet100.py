@@ -25,7 +25,7 @@ from tqdm import tqdm
 from nsneg_jax.errors import EXPLAINED, UsageError, escape_output, printable, tell
 from nsneg_jax.files import check_plain, data_root, expand, is_plain
 from nsneg_jax.input.sources import storage
-from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
+from nsneg_jax.input.sources.folders.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.lists.labels import DEVKIT, KAGGLE, Labels, found_labels
 from nsneg_jax.training.signals import ended_by_signals

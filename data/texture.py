@@ -31,12 +31,8 @@ from nsneg_jax.files import data_root, expand, inside, read_json, write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.lists.class_list import class_names
-from nsneg_jax.input.sources.source import (
-    FileSource,
-    data_set_name,
-    of_files,
-    open_files,
-)
+from nsneg_jax.input.sources.protocol import FileSource
+from nsneg_jax.input.sources.source import data_set_name, of_files, open_files
 from nsneg_jax.parallel.compilation_cache import keep_programs
 from nsneg_jax.parallel.mesh import data_mesh
 from nsneg_jax.textures.recipe import RECIPES, TextureRecipe

@@ -11,7 +11,7 @@ from photo_folder import write_photos
 import main
 from data import arrayrecord, check, imagenet100, texture
 from nsneg_jax.errors import STOPPED, RunError, Stopped, UsageError, exit_status
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.jobs import evaluate
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import STOP_SIGNALS, ended_by_signals

@@ -7,7 +7,7 @@ from data import arrayrecord, imagenet100, texture
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import sets
 from nsneg_jax.files import data_root, earlier_data
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.packed import ArrayRecord
 from nsneg_jax.jobs.frozen import completed
 from nsneg_jax.jobs.opening import to_json

@@ -16,7 +16,8 @@ from nsneg_jax.files import expand, read_json
 from nsneg_jax.input.crops import central_view
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.labelled import scaled_resize
-from nsneg_jax.input.sources.source import Source, is_files, open_source
+from nsneg_jax.input.sources.protocol import Source
+from nsneg_jax.input.sources.source import is_files, open_source
 from nsneg_jax.input.splits import open_split
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.report.page.conflicts import Example

@@ -13,8 +13,8 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import expand
-from nsneg_jax.input.sources.folder import Folder
-from nsneg_jax.input.sources.source import Source
+from nsneg_jax.input.sources.folders.folder import Folder
+from nsneg_jax.input.sources.protocol import Source
 
 CATEGORIES_FILE = Path(__file__).parent / "protocols" / "geirhos16.tsv"
 CATEGORIES = (

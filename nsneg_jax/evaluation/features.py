@@ -13,7 +13,7 @@ from nsneg_jax.evaluation.passes import Reading, central_batches, one_late
 from nsneg_jax.input.labelled import steps_per_pass
 from nsneg_jax.input.loading import report
 from nsneg_jax.input.samples import Unreadable
-from nsneg_jax.input.sources.source import Source
+from nsneg_jax.input.sources.protocol import Source
 from nsneg_jax.methods.probe import frozen_features
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.parallel import mesh

@@ -18,7 +18,7 @@ from nsneg_jax.evaluation.passes import Reading
 from nsneg_jax.evaluation.protocols.finite import check_features
 from nsneg_jax.input.loading import report
 from nsneg_jax.input.samples import Unreadable
-from nsneg_jax.input.sources.source import Source
+from nsneg_jax.input.sources.protocol import Source
 from nsneg_jax.input.splits import check_pair
 from nsneg_jax.methods.contrast import l2_normalize
 from nsneg_jax.models.encoder import Encoder, Tree

@@ -14,7 +14,7 @@ from nsneg_jax.input.crops import part_seen
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.loading import Loaders, prefetch_to_devices, report
 from nsneg_jax.input.samples import Unreadable
-from nsneg_jax.input.sources.source import Source
+from nsneg_jax.input.sources.protocol import Source
 from nsneg_jax.methods import probe
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh

@@ -19,7 +19,8 @@ from nsneg_jax.evaluation.protocols.real import WHERE, with_real_labels
 from nsneg_jax.evaluation.released import RELEASED
 from nsneg_jax.files import earlier_data, expand
 from nsneg_jax.input.sources import storage
-from nsneg_jax.input.sources.source import Source, is_files, open_files, open_source
+from nsneg_jax.input.sources.protocol import Source
+from nsneg_jax.input.sources.source import is_files, open_files, open_source
 from nsneg_jax.input.texture_pairs import TexturesInMemory
 
 

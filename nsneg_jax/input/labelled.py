@@ -14,7 +14,7 @@ import numpy as np
 from nsneg_jax.input.loading import Batch, Loaders, Steps, load_batches, report
 from nsneg_jax.input.pipeline import mixed_seed
 from nsneg_jax.input.samples import BLANK, CentralViews, LabelledCrops, Unreadable
-from nsneg_jax.input.sources.source import Source
+from nsneg_jax.input.sources.protocol import Source
 
 FIELDS = ("image", "label", "valid")
 

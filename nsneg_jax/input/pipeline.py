@@ -13,7 +13,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.input.loading import Batch, Loaders, Order, Steps, load_batches, report
 from nsneg_jax.input.samples import ArrangedCrops, Samples, TwoCrops, Unreadable
 from nsneg_jax.input.shuffle import ShuffleOrders
-from nsneg_jax.input.sources.source import Source
+from nsneg_jax.input.sources.protocol import Source
 
 
 def sample_order(num_images: int, batch_size: int, seed: int) -> grain.MapDataset:

@@ -22,7 +22,7 @@ from nsneg_jax.input.crops import (
 )
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.draws import PlaceGenerator
-from nsneg_jax.input.sources.source import Source
+from nsneg_jax.input.sources.protocol import Source
 
 BLANK = -1  # the index of a place without an image
 # An image is read anew this often, each time another one, before the run is given up.

@@ -5,15 +5,10 @@ from typing import Protocol
 
 from nsneg_jax.errors import UsageError, printable
 from nsneg_jax.input.sources.classes import MEND_CLASSES
+from nsneg_jax.input.sources.folders.layout import HOLD_OUT
 from nsneg_jax.input.sources.identity import fingerprint
-from nsneg_jax.input.sources.layout import HOLD_OUT
-from nsneg_jax.input.sources.source import (
-    Source,
-    has_classes,
-    has_files,
-    open_files,
-    open_source,
-)
+from nsneg_jax.input.sources.protocol import Source, has_classes, has_files
+from nsneg_jax.input.sources.source import open_files, open_source
 from nsneg_jax.parallel import hosts
 
 

@@ -17,7 +17,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.files import read_json, write_json, write_whole
 from nsneg_jax.input.sources.derived import Derived
 from nsneg_jax.input.sources.identity import difference, identity
-from nsneg_jax.input.sources.source import FileSource, Source
+from nsneg_jax.input.sources.protocol import FileSource, Source
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.textures.recipe import RECIPES, TextureRecipe
 from nsneg_jax.textures.synthesis import compiled_synthesis, cut_exemplars, mosaic, random_generator

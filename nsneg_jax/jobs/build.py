@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from nsneg_jax import models
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input.sources.source import Source, has_files, open_files
+from nsneg_jax.input.sources.protocol import Source, has_files
+from nsneg_jax.input.sources.source import open_files
 from nsneg_jax.input.splits import agree_on_files
 from nsneg_jax.input.texture_pairs import MadeTextures, pair_folders
 from nsneg_jax.methods import optimizer

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from nsneg_jax.evaluation.features import Extractor
 from nsneg_jax.evaluation.neighbours import Monitor, accuracies
 from nsneg_jax.input.samples import Unreadable
-from nsneg_jax.input.sources.source import Source
+from nsneg_jax.input.sources.protocol import Source
 from nsneg_jax.input.splits import (
     check_pair,
     open_labelled,

@@ -19,7 +19,7 @@ from nsneg_jax.evaluation.protocols.finite import FEATURES, LOGITS, not_finite
 from nsneg_jax.input import labelled
 from nsneg_jax.input.loading import Steps, prefetch_to_devices
 from nsneg_jax.input.sources.identity import check_same_data, identity
-from nsneg_jax.input.sources.source import Source
+from nsneg_jax.input.sources.protocol import Source
 from nsneg_jax.input.splits import check_pair, open_labelled, open_partial
 from nsneg_jax.jobs.frozen import ProbeSettings, probe_settings
 from nsneg_jax.jobs.opening import Run, open_frozen

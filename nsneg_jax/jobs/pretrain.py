@@ -14,7 +14,7 @@ from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.input.loading import Loaders, Steps, prefetch_to_devices
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources.identity import Identity, check_same_data, identity
-from nsneg_jax.input.sources.source import Source, has_classes, has_files
+from nsneg_jax.input.sources.protocol import Source, has_classes, has_files
 from nsneg_jax.input.splits import open_split
 from nsneg_jax.jobs import build
 from nsneg_jax.jobs.knn import monitor, monitored

@@ -11,7 +11,7 @@ from devkits import WNIDS, devkit, meta
 from PIL import Image
 
 from data import imagenet100
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.lists.class_list import class_names
 
 CLASSES = WNIDS[:3]

@@ -20,7 +20,7 @@ from nsneg_jax.evaluation.protocols.benchmarks import (
 from nsneg_jax.evaluation.protocols.imagenet import listed, wnids
 from nsneg_jax.evaluation.protocols.objectnet import open_objectnet, read_mapping
 from nsneg_jax.evaluation.protocols.real import with_real_labels
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.methods.probe import UNRANKED
 
 # Top-1 of torchvision's first ResNet-50 on ImageNet-C and its corruption errors in %, which the

@@ -23,7 +23,7 @@ from PIL import Image
 
 from nsneg_jax.input.crops import central_view, resized_crop, sample_crop
 from nsneg_jax.input.decode import UnreadableImage, decode_image
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 
 # Not lossless WebP: its header may be damaged to any size, which nothing contradicts until the
 # decoder has taken 17 bytes per pixel.

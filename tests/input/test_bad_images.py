@@ -17,7 +17,7 @@ from PIL import Image
 from nsneg_jax.input import decode
 from nsneg_jax.input.decode import UnreadableImage, decode_image, header_of, read_image
 from nsneg_jax.input.sources import storage
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 
 APART = Path(__file__).parents[1] / "helpers" / "decode_apart.py"
 MOST_SECONDS, MOST_MEGABYTES = 1, 300

@@ -20,7 +20,7 @@ from nsneg_jax.input.pipeline import (
     pretrain_batches,
     sample_order,
 )
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 
 IMAGES, BATCH, STEPS = 27, 8, 8  # 3 steps an epoch, 3 images left out
 CROPS = ("query", "key")
@@ -340,7 +340,8 @@ def test_prefetch_passes_errors_on(tmp_path):
 def test_workers_import_little():
     """A worker per processor: neither time nor memory for what only the training needs."""
     program = (
-        "import sys; import nsneg_jax.input.loaders.worker, nsneg_jax.input.sources.folder\n"
+        "import sys; import nsneg_jax.input.loaders.worker\n"
+        "import nsneg_jax.input.sources.folders.folder\n"
         "print([name for name in ('jax', 'grain', 'scipy', 'pyarrow') if name in sys.modules])"
     )
     printed = subprocess.run(

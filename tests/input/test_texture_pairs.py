@@ -18,7 +18,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.input.crops import resized_crop, sample_crop, sample_texture_crop
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.shapes.source import Shapes
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.source import open_files
 from nsneg_jax.input.texture_pairs import (
     MadeTextures,

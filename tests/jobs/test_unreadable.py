@@ -23,7 +23,7 @@ from nsneg_jax.input import loading
 from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches, sample_order
 from nsneg_jax.input.samples import Unreadable
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.jobs.features import write_features
 from nsneg_jax.jobs.knn import knn
 from nsneg_jax.jobs.linear import linear as train_probe

@@ -13,7 +13,7 @@ from nsneg_jax.evaluation.protocols.accepted import Accepted, accepted_of
 from nsneg_jax.evaluation.protocols.imagenet import wnids
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.derived import Derived
-from nsneg_jax.input.sources.source import FileSource
+from nsneg_jax.input.sources.protocol import FileSource
 
 WHERE = "real.json of github.com/google-research/reassessed-imagenet"
 

@@ -1,13 +1,14 @@
 """Some images of another source, as they are or without their border."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.sources.source import FileSource
+from nsneg_jax.input.sources.protocol import FileSource
 
 
 class Derived:
@@ -88,9 +89,9 @@ class Derived:
 def part_of(source: FileSource, low: int, high: int, name: str) -> Derived:
     """Returns a part of the images of each class of a source.
 
-    Digests of the images' paths order each class, so that the part depends neither on the location
-    of the data nor on what names mean. Parts that meet, such as 0 to 80 and 80 to 100, share no
-    image and leave none out.
+    Digests of the images' paths without ending order each class, so that the part depends neither
+    on the location of the data nor on other classes, and a set and its textures have the same.
+    Parts that meet, such as 0 to 80 and 80 to 100, share no image and leave none out.
 
     Args:
         source: all images.
@@ -107,7 +108,7 @@ def part_of(source: FileSource, low: int, high: int, name: str) -> Derived:
         )
     paths = [source.path(index) for index in range(len(source))]
     order = np.array(
-        sorted(range(len(paths)), key=lambda index: hashlib.sha256(_bytes(paths[index])).digest()),
+        sorted(range(len(paths)), key=lambda index: (_digest(paths[index]), paths[index])),
         np.int64,
     )
     labels = np.asarray(source.labels)[order]
@@ -125,5 +126,6 @@ def part_of(source: FileSource, low: int, high: int, name: str) -> Derived:
     return Derived(source, records, name=f"{source.name.partition(' [')[0]} [{name}]")
 
 
-def _bytes(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
+def _digest(path: str) -> bytes:
+    stem = os.path.splitext(path)[0]
+    return hashlib.sha256(stem.encode("utf-8", "surrogateescape")).digest()

@@ -18,7 +18,7 @@ import numpy as np
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
-from nsneg_jax.input.sources.source import FileSource, Source, has_files
+from nsneg_jax.input.sources.protocol import FileSource, Source, has_files
 
 Identity = Mapping[str, Any]
 _Of = TypeVar("_Of")

@@ -24,7 +24,7 @@ from nsneg_jax.files import earlier_data, is_plain
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import UNLABELLED, Choice
-from nsneg_jax.input.sources.names import Names
+from nsneg_jax.input.sources.folders.names import Names
 from nsneg_jax.input.sources.records import RecordSource
 
 INDEX, NAMES = "index.json", "names.txt"

@@ -22,7 +22,7 @@ from nsneg_jax.files import expand, user_cache, write_npz
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import Choice
-from nsneg_jax.input.sources.names import Names
+from nsneg_jax.input.sources.folders.names import Names
 from nsneg_jax.input.sources.records import RecordSource
 
 _SPEC = re.compile(r"(?P<name>\w+)(?:/(?P<config>[^:/\s]+))?(?::(?P<version>\d+\.\d+\.\d+))?")

@@ -16,7 +16,7 @@ from nsneg_jax.errors import UsageError, escape_output, paragraph, printable
 from nsneg_jax.evaluation.features import Features
 from nsneg_jax.files import write_json
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.identity import fingerprint
 from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.packed import ArrayRecord

@@ -9,8 +9,9 @@ import pytest
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.sources.folder import Folder
-from nsneg_jax.input.sources.source import has_classes, open_source
+from nsneg_jax.input.sources.folders.folder import Folder
+from nsneg_jax.input.sources.protocol import has_classes
+from nsneg_jax.input.sources.source import open_source
 
 pa = pytest.importorskip("pyarrow", reason='needs pyarrow: pip install "nsneg_jax[hf]"')
 

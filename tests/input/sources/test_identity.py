@@ -8,7 +8,7 @@ from photo_folder import write_photos
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources import identity as identities
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.identity import check_same_data, difference, identity
 from nsneg_jax.input.sources.source import open_source
 

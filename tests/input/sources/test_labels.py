@@ -8,7 +8,7 @@ from devkits import WNIDS, devkit, meta
 from photo_folder import write_photos
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.lists.labels import Labels, validation_wnids
 
 

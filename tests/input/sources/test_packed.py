@@ -15,7 +15,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.identity import file_state
 from nsneg_jax.input.sources.packed import ArrayRecord
 from nsneg_jax.input.sources.source import open_source

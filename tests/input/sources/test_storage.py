@@ -15,7 +15,7 @@ from tfds_sets import jpeg, prepare
 from data import arrayrecord as tool
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.packed import ArrayRecord
 from nsneg_jax.input.sources.tfds import Tfds
 

@@ -17,7 +17,7 @@ from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources import tfds
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.source import open_source
 from nsneg_jax.input.sources.tfds import NotPrepared, Tfds
 

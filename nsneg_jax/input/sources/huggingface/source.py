@@ -13,9 +13,9 @@ from nsneg_jax.extras import needed
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import UNLABELLED, Choice
+from nsneg_jax.input.sources.folders.names import Names
 from nsneg_jax.input.sources.huggingface.records import ArrowRecords, ParquetRecords
 from nsneg_jax.input.sources.huggingface.splits import find_files
-from nsneg_jax.input.sources.names import Names
 from nsneg_jax.input.sources.records import RecordSource
 
 _LABELS = ("label", "labels")

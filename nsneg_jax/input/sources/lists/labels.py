@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import expand
-from nsneg_jax.input.sources import layout, storage
+from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources.folders import layout
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 KAGGLE = "LOC_val_solution.csv"

@@ -9,11 +9,12 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError, printable
 from nsneg_jax.input.decode import read_encoded, read_image
-from nsneg_jax.input.sources import layout, storage
+from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import MEND_CLASSES, UNLABELLED, Choice, some, wanted
+from nsneg_jax.input.sources.folders import layout
+from nsneg_jax.input.sources.folders.names import Names
 from nsneg_jax.input.sources.lists.class_list import readings
 from nsneg_jax.input.sources.lists.labels import Labels, found_labels
-from nsneg_jax.input.sources.names import Names
 
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),

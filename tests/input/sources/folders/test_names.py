@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from nsneg_jax.input.sources.names import Names
+from nsneg_jax.input.sources.folders.names import Names
 
 LISTS = [
     [],

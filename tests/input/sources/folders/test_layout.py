@@ -8,9 +8,9 @@ from photo_folder import write_photos
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.classes import UNLABELLED
-from nsneg_jax.input.sources.folder import Folder
-from nsneg_jax.input.sources.layout import place_of
-from nsneg_jax.input.sources.source import has_classes
+from nsneg_jax.input.sources.folders.folder import Folder
+from nsneg_jax.input.sources.folders.layout import place_of
+from nsneg_jax.input.sources.protocol import has_classes
 
 
 def write(root, *names):

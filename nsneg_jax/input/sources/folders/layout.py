@@ -7,7 +7,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.files import earlier_data
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.classes import some
-from nsneg_jax.input.sources.names import Names
+from nsneg_jax.input.sources.folders.names import Names
 
 # The split that a data folder without splits is.
 WHOLE = "train"

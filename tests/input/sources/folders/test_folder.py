@@ -10,7 +10,7 @@ from PIL import Image
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.sources.folder import Folder
+from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.source import open_source
 
 
