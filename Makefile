@@ -4,17 +4,17 @@ BIN := .venv/bin
 RUNS ?= runs
 DEMO := $(RUNS)/demo
 
-.PHONY: demo evaluation claim test quick slow accelerators accelerators-h100 accelerators-tpu lint \
+.PHONY: demo evaluation claim test quick slow flaky soak accelerators accelerators-h100 accelerators-tpu lint \
   format wheel clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
 	@$(MAKE) --no-print-directory evaluation ENCODER=patch PRETRAINED=$(DEMO)/patch
 	@$(MAKE) --no-print-directory evaluation ENCODER=untrained PRETRAINED=untrained:$(DEMO)/patch
-	$(BIN)/python -m nsneg_jax report $(DEMO)/*-knn $(DEMO)/*-linear $(DEMO)/*-eval \
-	  --out $(DEMO)/table.md --corruptions $(DEMO)/corruptions.png
+	$(BIN)/python -m nsneg_jax report $(DEMO)/patch $(DEMO)/*-knn $(DEMO)/*-linear $(DEMO)/*-eval \
+	  --out $(DEMO)/table.md --corruptions $(DEMO)/corruptions.png --html $(DEMO)/report.html
 	@echo "This table is in $(DEMO)/table.md, accuracy per corruption in $(DEMO)/corruptions.png,"
-	@echo "and the encoder's training views are in $(DEMO)/patch/pictures/views.png."
+	@echo "and a page with curves, training views and neighbours is $(DEMO)/report.html."
 
 # kNN, linear probe and robustness of one encoder, for `demo`.
 evaluation:
@@ -48,9 +48,23 @@ quick: lint
 	  $(addprefix --ignore=tests/,$(QUICK_NOT)) $(addprefix --deselect=tests/,$(QUICK_BUT))
 
 # With programs as users have them, also the jobs, which `test` compiles without optimisations.
+# NSNEG_DRILLS=0.1 makes a tenth of the random stops of tests/jobs/test_stops.py.
 slow: .venv/installed-dev
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m slow
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m "not slow" tests/jobs
+
+# Runs every test of several processes and of signals N times, beside LOAD busy processes, and says
+# which ever fail; K selects others.
+N ?= 20
+LOAD ?= 0
+flaky: .venv/installed-dev
+	$(BIN)/python tests/helpers/repeat.py --runs $(N) --load $(LOAD) -- \
+	  -k "$(or $(K),process or signal or kill or stop)"
+
+# A pre-training of MINUTES with a save every 20 steps; prints how memory and open files grow.
+MINUTES ?= 30
+soak: .venv/installed-dev
+	SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -m slow tests/jobs/test_soak.py
 
 # Compiles every program for absent accelerators, with the compilers of jax[cuda13] and jax[tpu],
 # each in its own environment (5 GB and 1 GB). H100_PYTHON and TPU_PYTHON name the interpreters of

@@ -6,6 +6,8 @@ With --plan instead of --workdir it only reports what a pre-training will need (
 import sys
 
 from nsneg_jax.cli import run_main as main
+from nsneg_jax.training import signals
 
 if __name__ == "__main__":
+    signals.begin()
     sys.exit(main(sys.argv))

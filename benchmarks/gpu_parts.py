@@ -185,12 +185,10 @@ def _repeat(setting: Setting) -> list[Command]:
         "--config.optimizer.learning_rate=0.03",
         "--config.pictures=False",
         "--config.total_steps=5",
+        "--config.deterministic=True",
     ]
-    environ = {
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true",
-        # The second run must compile for itself.
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
-    }
+    # The second run must compile for itself.
+    environ = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     runs = [setting.work / "repeat" / name for name in ("first", "second")]
     return [
         *(_main(run.name, "patch.py", run, *flags, **environ) for run in runs),

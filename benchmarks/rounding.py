@@ -7,8 +7,8 @@ and 64 virtual CPU devices. Errors are relative: of the loss; of the gradient as
 (`gradient`, the norm of the difference over the norm); and of the worst parameter array
 (`worst_array`). There are as many batch-norm groups as the most devices, so that all compute the
 same. Each virtual device has its own copy of the state, so that 64 need a narrow network or much
-memory. `sum` is the part of the gradient's error due to the number of devices: its distance from the
-gradient on one device.
+memory. `sum` is the part of the gradient's error due to the number of devices: its distance from
+the gradient on one device.
 """
 
 import argparse

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from nsneg_jax.errors import RunError, UsageError, tell
-from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import find_checkpoint, read_checkpoint
 
 
 def compare(one: object, other: object) -> dict[str, float]:

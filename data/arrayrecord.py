@@ -27,7 +27,7 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from nsneg_jax.errors import RunError, Stopped, UsageError, ended_by_signals, escape_output, tell
+from nsneg_jax.errors import EXPLAINED, UsageError, escape_output, tell
 from nsneg_jax.files import data_root, expand, inside, write_whole
 from nsneg_jax.input.crops import resize_short
 from nsneg_jax.input.decode import decode_image
@@ -49,6 +49,7 @@ from nsneg_jax.input.sources.source import (
     of_files,
     open_files,
 )
+from nsneg_jax.training.signals import ended_by_signals
 
 # ImageNet gives 1024 shards of 1251 images, about 140 MB each.
 _IMAGES_A_SHARD, _MOST_SHARDS = 1000, 1024
@@ -70,11 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for split, source in sources.items():
                 pack(source, storage.join(options.out, split), options)
             return 0
-    except (UsageError, Stopped) as error:
+    except EXPLAINED as error:
         return tell(error)
-    except OSError as error:
-        text = f"{error}. Finished files stay; fix the cause and run the same command again."
-        return tell(RunError(text))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

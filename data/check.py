@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from nsneg_jax.errors import Stopped, UsageError, ended_by_signals, escape_output, printable, tell
+from nsneg_jax.errors import EXPLAINED, UsageError, escape_output, printable, tell
 from nsneg_jax.files import expand
 from nsneg_jax.input.decode import Header, UnreadableImage, decode_image, header_of
 from nsneg_jax.input.sources import layout, storage
@@ -31,6 +31,7 @@ from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.packed import INDEX
 from nsneg_jax.input.sources.source import FileSource, of_files, open_files
+from nsneg_jax.training.signals import ended_by_signals
 
 # A file in a format without endings here has a wrong one.
 _ENDINGS = {
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 warnings.simplefilter("ignore")  # Pillow's name no file
                 good = [check(split, options) for split in splits(options)]
             return 0 if all(good) else 2
-    except (UsageError, Stopped) as error:
+    except EXPLAINED as error:
         return tell(error)
 
 

@@ -22,12 +22,13 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from nsneg_jax.errors import Stopped, UsageError, ended_by_signals, escape_output, printable, tell
+from nsneg_jax.errors import EXPLAINED, UsageError, escape_output, printable, tell
 from nsneg_jax.files import check_plain, data_root, expand, is_plain
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.folder import IMAGE_ENDINGS
 from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.lists.labels import DEVKIT, KAGGLE, Labels, found_labels
+from nsneg_jax.training.signals import ended_by_signals
 
 CLASS_LIST = Path(__file__).parent / "imagenet100.tsv"
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{split}: {sum(counts.values())} images of {len(classes)} classes")
                 whole = options.classes == str(CLASS_LIST)
                 differences += check(split, counts, classes, TRAIN_IMAGES if whole else None)
-    except (UsageError, Stopped) as error:
+    except EXPLAINED as error:
         return tell(error)
     for difference in differences:
         print(difference, file=sys.stderr)

@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nsneg_jax.errors import RunError, Stopped, UsageError, ended_by_signals, escape_output, tell
-from nsneg_jax.files import data_root, expand, inside, write_whole
+from nsneg_jax.errors import EXPLAINED, UsageError, escape_output, tell
+from nsneg_jax.files import data_root, expand, inside, read_json, write_whole
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.lists.class_list import class_names
@@ -48,6 +48,7 @@ from nsneg_jax.textures.synthesis import (
     random_generator,
     validate,
 )
+from nsneg_jax.training.signals import ended_by_signals
 
 # Options of Pillow's encoders.
 FORMATS = {
@@ -81,11 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 keep_programs(options.compilation_cache)
             return run(options)
-    except (UsageError, Stopped) as error:
+    except EXPLAINED as error:
         return tell(error)
-    except OSError as error:
-        text = f"{error}. Finished files stay; fix the cause and run the same command again."
-        return tell(RunError(text))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -236,7 +234,8 @@ def claim(out: Path, ours: dict[str, object]) -> None:
     text = json.dumps(ours, indent=2) + "\n"
     try:
         if path.exists():
-            if path.read_bytes() != text.encode():
+            begun = read_json(path, f"Remove it if the options are still those of {out}.")
+            if begun != json.loads(text):
                 raise UsageError(
                     f"{out} was begun with other settings, which are in {path}; now they are "
                     f"{json.dumps(ours)}. Use the same options, or another folder for --out."
@@ -254,7 +253,7 @@ def claim(out: Path, ours: dict[str, object]) -> None:
 def is_whole(path: Path) -> bool:
     """Returns whether the file was finished; a power cut may leave an empty one."""
     try:
-        return path.stat().st_size > 0
+        return path.is_file() and path.stat().st_size > 0
     except OSError:
         return False
 

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import nsneg_jax
 from nsneg_jax.errors import (
+    EXPLAINED,
     STOPPED,
-    RunError,
-    Stopped,
     UsageError,
-    ended_by_signals,
     escape_output,
     tell,
 )
+from nsneg_jax.training import signals
 
 if TYPE_CHECKING:
     from nsneg_jax.command_line import Command
@@ -36,11 +35,11 @@ JOBS = {
     "features": "nsneg_jax.jobs.features:write_features",
     "evaluate": "nsneg_jax.jobs.evaluate:evaluate",
 }
-_STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on SIGTERM
+_STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on a signal
 PROGRAMS = {
     "report": "nsneg_jax.report.command:main",
     "convert": "nsneg_jax.pytorch.command:program",
-    "verify": "nsneg_jax.training.verify:main",
+    "verify": "nsneg_jax.training.checkpoints.verify:main",
 }
 # One line per command, in the order of use.
 ABOUT = {
@@ -51,7 +50,7 @@ ABOUT = {
     "knn": "classify images by their nearest neighbours in an encoder's features",
     "features": "write an encoder's features and the labels to one file",
     "evaluate": "fill a row of the robustness table: a trained probe on many test sets",
-    "report": "make tables and pictures from what these jobs left",
+    "report": "make tables, pictures and a page from what these jobs left",
     "convert": "import and export PyTorch checkpoints",
     "verify": "check that the values in checkpoints are those that were saved",
 }
@@ -62,6 +61,7 @@ _HELP = ("--help", "-h", "-help")
 
 def entry() -> int | str:
     """Runs the program `nsneg`; returns the exit status."""
+    signals.begin()
     arguments = sys.argv[1:]
     if arguments[:1] == ["report"] or set(arguments) & set(_HELP):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends a command that only prints
@@ -85,8 +85,9 @@ def run_main(argv: Sequence[str]) -> int | str:
 def _status(function: Callable[..., int | str], *arguments: Any) -> int | str:
     escape_output()
     try:
-        return function(*arguments)
-    except (UsageError, RunError, Stopped) as error:
+        with signals.ended_by_signals("run the same command again"):
+            return function(*arguments)
+    except EXPLAINED as error:
         return tell(error)
 
 
@@ -104,14 +105,24 @@ def _dispatch(arguments: list[str]) -> int | str:
     if name == "prepare":
         return _prepare(rest)
     if name == "report":
-        return _function(PROGRAMS[name])(rest, _measured)
+        return _function(PROGRAMS[name])(rest, _measures())
     if name in PROGRAMS:
         return _function(PROGRAMS[name])(rest)
     return _run_job(rest, name)
 
 
-def _measured(workdir: Path) -> dict[str, Any]:
-    return _function("nsneg_jax.analysis.similarities:measure")(workdir)
+def _measures() -> Any:
+    """Returns what measures runs for a report, imported when it is called."""
+
+    def late(name: str) -> Callable:
+        return lambda *arguments: _function(f"nsneg_jax.analysis.{name}")(*arguments)
+
+    return _function("nsneg_jax.report.page.build:Measures")(
+        similarities=late("similarities:measure"),
+        gallery=late("gallery:of_encoder"),
+        features=late("gallery:of_features"),
+        conflicts=late("gallery:conflicts"),
+    )
 
 
 def _run_job(arguments: list[str], command: str) -> int:
@@ -133,6 +144,8 @@ def _run_job(arguments: list[str], command: str) -> int:
     if parsed.config.get("job") not in JOBS:
         jobs = ", ".join(JOBS)
         raise UsageError(f"job is {parsed.config.get('job')!r}, but must be one of {jobs}.")
+    if parsed.config.get("deterministic", False):
+        _function("nsneg_jax.parallel.determinism:use_deterministic_operations")()
     if parsed.plan is not None:
         _function("nsneg_jax.parallel.compilation_cache:keep_programs")(parsed.compilation_cache)
         _function("nsneg_jax.planning.plan:show")(parsed.config, parsed.plan)
@@ -149,27 +162,25 @@ def _run(parsed: "Command") -> int:
         print(text, flush=True)
         stops.append(text)
 
-    with _function("nsneg_jax.parallel.hosts:joined")(
-        parsed.launch,
-        _function("nsneg_jax.training.workdir:flatten")(parsed.config.to_dict()),
-        parsed.workdir,
-        parsed.compilation_cache,
-        stoppable=job in _STOPPABLE,
+    minutes = parsed.config.get("watchdog_minutes", 0)
+    stacks = import_module("nsneg_jax.training.workdir").STACKS
+    watching = _function("nsneg_jax.parallel.watchdog:watching")
+    with (
+        watching(minutes, parsed.workdir, stacks),
+        _function("nsneg_jax.parallel.hosts:joined")(
+            parsed.launch,
+            _function("nsneg_jax.training.workdir:flatten")(parsed.config.to_dict()),
+            parsed.workdir,
+            parsed.compilation_cache,
+            stoppable=job in _STOPPABLE,
+        ),
     ):
         function = _function(JOBS[job])
         if job in _STOPPABLE:
             function = functools.partial(function, on_stop=on_stop)
-        with ended_by_signals("run the same command again", *_signals(job)):
+        with _function("nsneg_jax.parallel.owner:owned_by_first")(parsed.workdir):
             function(parsed.config, parsed.workdir)
     return STOPPED if stops else 0
-
-
-def _signals(job: str) -> tuple[int, ...]:
-    """Returns the signals that stop a job, in which one that can save has its own handlers."""
-    several = _function("nsneg_jax.parallel.hosts:are_several")()
-    # Of several processes that can stop together JAX handles SIGTERM.
-    only_interrupt = several and job in _STOPPABLE
-    return (signal.SIGINT,) if only_interrupt else (signal.SIGINT, signal.SIGTERM)
 
 
 def _show(text: str) -> None:

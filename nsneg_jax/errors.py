@@ -1,14 +1,9 @@
 """Errors that end a run with one clear paragraph instead of a traceback."""
 
+import errno
 import io
-import signal
 import sys
 import textwrap
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
 
 STOPPED = 75  # exit status of a run that can go on: EX_TEMPFAIL of sysexits.h, "try again later"
 
@@ -35,37 +30,39 @@ class Stopped(BaseException):
     """
 
 
-@contextmanager
-def ended_by_signals(advice: str, *numbers: int) -> Iterator[None]:
-    """Ends the enclosed work by `Stopped` on a signal, instead of ending the process.
+# What to do about an error of the system, and whether the command itself must change.
+_REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): ("Make room", False),
+    (errno.EACCES, errno.EPERM, errno.EROFS): (
+        "Allow this user to read and write there, or give another place",
+        True,
+    ),
+    (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY): (
+        "Something else has this name: move it away, or give another place",
+        True,
+    ),
+    (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.ENOENT): ("Give another place", True),
+}
 
-    Work that saves its own state has `nsneg_jax.training.signals.StopSignals` inside. Another
-    signal during the clean-up ends the process. Only the main thread can receive signals, so this
-    does nothing in others.
 
-    Args:
-        advice: what is kept and how to go on, for the message.
-        numbers: signals; SIGTERM and SIGINT if none are given.
+def of_system(error: OSError) -> UsageError | RunError:
+    """Returns an error with one paragraph for what the system refused, such as a full disk.
+
+    It is a UsageError where the command must change, such as for a folder that is a file.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[int, Any] = {}
+    remedy, is_usage = next(
+        (each for numbers, each in _REMEDIES.items() if error.errno in numbers),
+        ("Look whether its storage can be reached", False),
+    )
+    place = error.filename2 or error.filename
+    reason = error.strerror or str(error).strip() or type(error).__name__
+    said = f"{printable(str(place))}: {reason}" if place else reason
+    text = f"{said.rstrip('.')}. {remedy}, and run the same command again."
+    return UsageError(text) if is_usage else RunError(text)
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        restore()
-        raise Stopped(f"stopped by {signal.Signals(number).name}; {advice}")
-
-    for number in numbers or (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        restore()
+# What ends a command with a message in place of a traceback.
+EXPLAINED = (UsageError, RunError, OSError, Stopped)
 
 
 def printable(name: str) -> str:
@@ -105,11 +102,18 @@ def exit_status(error: BaseException) -> int:
     """
     if isinstance(error, Stopped):
         return STOPPED
+    if isinstance(error, OSError):
+        error = of_system(error)
     return 2 if isinstance(error, UsageError) else 1
 
 
 def tell(error: Exception | Stopped) -> int:
-    """Prints the message, of an error to standard error; returns the exit status."""
+    """Prints the message of one of `EXPLAINED` and returns the exit status.
+
+    A Stopped is printed to standard output, an error to standard error.
+    """
+    if isinstance(error, OSError):
+        error = of_system(error)
     if isinstance(error, Stopped):
         print(error, flush=True)
         return STOPPED

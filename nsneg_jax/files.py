@@ -175,14 +175,14 @@ def write_whole(path: Path, write: Callable[[Path], Any], mark: str = "") -> Non
     partial = path.with_name(f".{path.name}{mark}.partial")
     try:
         write(partial)
-        _sync(partial)
+        sync(partial)
         os.replace(partial, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Waits until the disk has a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -233,17 +233,26 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, mend: str) -> Any:
-    """Reads a JSON file.
+def read_json(path: Path, mend: str) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
 
     Args:
         path: path of the file.
         mend: sentence for the message: what to do if the file is damaged.
 
     Raises:
-        UsageError: it is not JSON, as after a power cut.
+        UsageError: it is no such file, as after a power cut.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{path} is damaged: {error}. {mend}") from error
+        value = json.loads(path.read_text("utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds no object, but {_shortened(value)}")
+        return value
+    except (ValueError, OSError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"{path} is damaged: {reason}. {mend}") from error
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]} ..."

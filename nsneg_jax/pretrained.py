@@ -14,7 +14,7 @@ from nsneg_jax.embedding import Pretrained, check_whole
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.encoder import HEAD, PRECISIONS, Encoder, Tree
 from nsneg_jax.parallel.mesh import DTYPES
-from nsneg_jax.training import checkpoint
+from nsneg_jax.training.checkpoints import checkpoint
 from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG
 
 UNTRAINED = "untrained:"

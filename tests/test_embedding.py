@@ -23,7 +23,7 @@ from nsneg_jax.jobs.features import write_features
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.pretrained import trained_on
-from nsneg_jax.training.checkpoint import read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import read_checkpoint
 
 ONE = jax.devices()[:1]
 pytestmark = pytest.mark.usefixtures("quick_code")

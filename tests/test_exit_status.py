@@ -10,10 +10,11 @@ from photo_folder import write_photos
 
 import main
 from data import arrayrecord, check, imagenet100, texture
-from nsneg_jax.errors import STOPPED, RunError, Stopped, UsageError, ended_by_signals, exit_status
+from nsneg_jax.errors import STOPPED, RunError, Stopped, UsageError, exit_status
 from nsneg_jax.input.sources.folder import Folder
 from nsneg_jax.jobs import evaluate
 from nsneg_jax.training.progress import Progress
+from nsneg_jax.training.signals import STOP_SIGNALS, ended_by_signals
 
 
 def sending(function, number=signal.SIGTERM):
@@ -31,7 +32,7 @@ def test_statuses():
     assert STOPPED == os.EX_TEMPFAIL
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_work_that_saves_nothing_ends_where_it_is(number):
     before = signal.getsignal(number)
     said = rf"{signal.Signals(number).name}.*once more"

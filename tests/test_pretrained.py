@@ -12,7 +12,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs.build import build
 from nsneg_jax.parallel.mesh import data_mesh, replicated
 from nsneg_jax.pretrained import load_pretrained
-from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
 

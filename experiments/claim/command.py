@@ -18,8 +18,9 @@ from experiments.claim import chains
 from experiments.claim import report as claim_report
 from experiments.claim.progress import ClaimProgress
 from experiments.claim.runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, runs_of, stages_of
-from nsneg_jax.errors import RunError, Stopped, UsageError, tell
+from nsneg_jax.errors import EXPLAINED, RunError, Stopped, UsageError, tell
 from nsneg_jax.files import user_path
+from nsneg_jax.training.signals import ended_by_signals
 
 # XLA on CPU allocates its temporary arrays per step. By default glibc returns them to the system
 # each time, which takes a tenth of these runs (docs/benchmarks.md).
@@ -150,7 +151,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     jax.config.update("jax_platforms", "cpu")  # the accelerator is for the runs
     try:
-        claim(arguments)
-    except (UsageError, RunError, Stopped) as error:
+        with ended_by_signals("finished runs stay; run the same command again to go on"):
+            claim(arguments)
+    except EXPLAINED as error:
         return tell(error)
     return 0

@@ -5,7 +5,6 @@ less similar to a picture of its own textures.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import read_json
 from nsneg_jax.input.loading import Loaders, Steps, prefetch_to_devices
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.splits import open_split
@@ -27,7 +27,11 @@ from nsneg_jax.methods.contrast import histogram
 from nsneg_jax.methods.moco import MoCo, TrainState
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.parallel import mesh
-from nsneg_jax.training.checkpoint import find_checkpoint, first_difference, read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import (
+    find_checkpoint,
+    first_difference,
+    read_checkpoint,
+)
 from nsneg_jax.training.step import crop_fields, state_sharding
 from nsneg_jax.training.workdir import CONFIG
 
@@ -55,7 +59,7 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
             or its data do not fit.
     """
     folder = find_checkpoint(run)
-    config = _config(folder)
+    config = config_of(folder)
     mesh.use_dtype(config.model.dtype)
     # As many devices as share a batch evenly.
     count = math.gcd(config.batch_size, jax.device_count())
@@ -91,16 +95,15 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
     }
 
 
-def _config(folder: Path) -> ConfigDict:
+def config_of(folder: Path) -> ConfigDict:
     """Returns the config of the run that wrote a checkpoint."""
     path = folder.parent.parent / CONFIG
-    try:
-        stored = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         raise UsageError(
             f"There is no {path}, which says what data {folder} was trained on. Give the workdir "
             "of a pre-training, or a checkpoint folder in it."
-        ) from None
+        )
+    stored = read_json(path, "Start the run again, which writes it anew.")
     config = defaults.pretraining().unlock()  # fields that earlier versions had not
     config.update(_with_tuples(stored))
     return config.lock()

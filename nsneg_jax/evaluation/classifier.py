@@ -20,6 +20,8 @@ from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import Pretrained
 from nsneg_jax.training.progress import Progress
 
+ANSWERS = ("top1", "top5", "confidence", "valid")  # arrays [n] of every part
+
 
 class Classifier:
     """Classifies the images of a part with a probe's classifier, in a program compiled once.

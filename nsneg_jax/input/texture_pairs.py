@@ -1,10 +1,9 @@
 """Texture negatives on the host: pairs each image with its texture."""
 
 import hashlib
-import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -15,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import write_json, write_whole
+from nsneg_jax.files import read_json, write_json, write_whole
 from nsneg_jax.input.sources.derived import Derived
 from nsneg_jax.input.sources.identity import difference, identity
 from nsneg_jax.input.sources.source import FileSource, Source
@@ -84,7 +83,8 @@ class MadeTextures:
         images: images to make the textures from.
         image_size: side of the textures in pixels; exemplars have 96/224 of it.
         path: file with uint8 [n, S, S, 3] as npy; process 0 makes it if it is missing, and a file
-            of the same name that ends in .json, which has its digest and what it was made from.
+            of the same name that ends in .json, which has its digest and what it was made from. If
+            that is damaged, both are made again.
         seed: seed of the synthesis.
 
     Raises:
@@ -96,13 +96,14 @@ class MadeTextures:
         self.classes, self.labels = images.classes, images.labels
         origin = path.with_suffix(".json")
         about: dict[str, Any] = {"seed": seed, "images": identity(images)}
-        if jax.process_index() == 0 and not path.exists():
+        again = f"Remove {path} and {origin}, and they will be made again, to the bit."
+        if jax.process_index() == 0 and not (path.exists() and _is_whole(origin, about)):
             made = make_textures(images, image_size, seed)
             write_json(origin, about)  # first, so that textures without it are an earlier version's
             write_whole(path, lambda partial: _save(partial, made))
             write_json(origin, about | {"sha256": _digest(path)})
         hosts.wait_for_file(path)
-        before = json.loads(origin.read_text()) if origin.exists() else about
+        before = read_json(origin, again) if origin.exists() else about
         digest = before.pop("sha256", None)  # earlier versions kept none
         if before != about:
             changed = difference(images, about["images"], before["images"])
@@ -120,7 +121,10 @@ class MadeTextures:
                 f"The textures in {path} are not those that were made for this run: the file has "
                 "changed since. Remove it, and they will be made again, to the bit."
             )
-        self._textures = np.load(path, mmap_mode="r")
+        try:
+            self._textures = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:  # of earlier versions, without a digest
+            raise UsageError(f"The textures in {path} are damaged: {error}. {again}") from error
         shape = (len(images), image_size, image_size, 3)
         if self._textures.shape != shape:
             raise UsageError(
@@ -133,6 +137,14 @@ class MadeTextures:
 
     def image(self, index: int) -> np.ndarray:
         return self._textures[index]
+
+
+def _is_whole(origin: Path, about: Mapping[str, Any]) -> bool:
+    """Returns whether a file says what textures were made from; earlier versions wrote none."""
+    try:
+        return not origin.exists() or read_json(origin, "").keys() >= about.keys()
+    except UsageError:
+        return False
 
 
 class TexturesInMemory:

@@ -54,6 +54,7 @@ def pretraining(variant: str = "") -> ConfigDict:
             {
                 "batch_size": 96,
                 "epochs": 30,
+                "collapse_steps": 400,
                 "data": {
                     "source": "shapes:4000",
                     "image_size": 32,

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 from nsneg_jax.corruptions import TABLE, definition, registry
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import self_test, summary
-from nsneg_jax.evaluation.classifier import Classifier
+from nsneg_jax.evaluation.classifier import ANSWERS, Classifier
 from nsneg_jax.evaluation.outputs import Listed, check_finite, classes_of_sets, name_outputs
 from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.evaluation.protocols import per_class, timm
@@ -107,7 +106,7 @@ def evaluate(
     print(f"parts       {len(parts)} of {sets} sets, {done} done before{since}", flush=True)
     if waiting and jax.process_index() == 0:
         run.remove_results()  # they would be of other parts
-    with StopSignals() as signals, Progress(len(parts), done, unit="part") as display:
+    with StopSignals("part") as signals, Progress(len(parts), done, unit="part") as display:
         for part in waiting:
             about = {"key": keys[part.title], "data": data[part.title]}
             if jax.process_index() == 0:
@@ -292,13 +291,14 @@ class _States:
 def _made(path: Path, key: str, data: str, part: Part, states: _States) -> str:
     """Returns when a part was made that holds as it is; '' if it is missing or outdated."""
     try:
-        kept = dict(np.load(path)) if path.exists() else {}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        kept = {}  # what a power cut leaves
-    # Repeat a part with an unreadable image, which may have been replaced by now.
-    if not kept or not kept["valid"].all() or str(kept["key"]) != key:
-        return ""
-    if not np.isfinite(kept["confidence"]).all():
+        kept = dict(np.load(path))
+        names = ANSWERS + ("probabilities",) * (part.protocol == "cue_conflict")
+        whole = all(len(kept[name]) == len(part.source) for name in names)
+        # Repeat a part with an unreadable image, which may have been replaced by now.
+        good = whole and kept["valid"].all() and np.isfinite(kept["confidence"]).all()
+        if not good or str(kept["key"]) != key:
+            return ""
+    except Exception:  # missing, or whatever damage raises: the part is made again
         return ""
     # Earlier versions kept no data, and no state of the files.
     if str(kept.get("data", data)) != data:

@@ -134,9 +134,9 @@ def linear(
         count = jax.jit(jnp.sum, out_shardings=mesh.replicated(run.devices))
         replaced: Any = progress.get("replaced_samples", 0)
 
-        def save() -> None:
+        def save(last: bool) -> None:
             progress["replaced_samples"] = int(replaced)
-            checkpoints.save(done, state, progress)
+            checkpoints.save(done, state, progress, last=last, before=writer.sync)
 
         train_step, end_epoch = compile_steps(method, run.devices)
         evaluate = Evaluation(method, reading, validation, run.devices, unreadable)
@@ -146,7 +146,7 @@ def linear(
             while done < total:
                 batch = next(batches, None)
                 if batch is None:  # stopped while waiting
-                    save()
+                    save(last=True)
                     break
                 replaced = replaced + count(batch.pop("replaced"))
                 state = train_step(state, batch)
@@ -174,8 +174,8 @@ def linear(
                 elif display.is_due():
                     losses = _losses(means(state.sums))
                     display.show(done, f"epoch {epoch + 1}/{settings.epochs}  loss {losses}")
-                if rest == 0 or stop:
-                    save()
+                if rest == 0 or stop or checkpoints.failed():
+                    save(last=stop or done == total)
                 if stop:
                     break
     if done < total:

@@ -20,11 +20,13 @@ from nsneg_jax.jobs.memory import check_memory
 from nsneg_jax.jobs.validation import check_reading
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.pretrained import trained_on
-from nsneg_jax.training.checkpoint import Checkpoints, all_checkpoints
+from nsneg_jax.training import starts
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints, all_checkpoints
 from nsneg_jax.training.signals import StopSignals
 from nsneg_jax.training.workdir import (
     CHECKPOINTS,
     RESULTS,
+    STARTS,
     check_workdir,
     claim_workdir,
     moved_fields,
@@ -81,6 +83,7 @@ class Run:
             StopSignals() as signals,
             Checkpoints(self.workdir, keep, keep_every) as checkpoints,
         ):
+            signals.unfinished = checkpoints.unfinished
             found = checkpoints.newest_whole()
             step, progress = found or (None, None)
             if progress is not None:
@@ -102,6 +105,9 @@ class Run:
         resuming, known = progress is not None, progress or {}
         moved, kept = moved_fields(known), known.get("config")
         claim_workdir(self.config, self.workdir, resuming, moved, kept, write=write)
+        if write:
+            step = 0 if resumption is None else resumption.step or 0
+            starts.record(self.workdir / STARTS, step, self.devices.devices.flat)
 
     def print_views(self, source: Source) -> None:
         """Prints how the images of a source are resized and cropped, and the note."""
@@ -212,3 +218,43 @@ def _has_checkpoint(workdir: Path) -> bool:
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """Converts a config to nested dicts and lists of JSON values."""
     return json.loads(config.to_json())
+
+
+def check_same_model(model: Mapping[str, Any], progress: Mapping[str, Any], workdir: Path) -> None:
+    """Checks the network of an imported checkpoint, which has no config.json to compare with.
+
+    Args:
+        model: section `model` of this run's config.
+        progress: progress of the checkpoint.
+        workdir: workdir with the checkpoint, for the message.
+
+    Raises:
+        UsageError: it is another network.
+    """
+    before = progress.get("model", {})
+    differences = [
+        f"model.{name} is {before[name]!r} there and {model[name]!r} in this run"
+        for name in ("arch", "dim", "mlp", "width", "stem")
+        if name in before and before[name] != model[name]
+    ]
+    if differences:
+        raise UsageError(
+            f"The checkpoint in {workdir} holds another network: "
+            + "; ".join(differences)
+            + ". Set these fields with --config.model.FIELD=VALUE to resume it, or give "
+            "another --workdir for a new run."
+        )
+
+
+def about_import(progress: Mapping[str, Any], batch_size: int, steps_per_epoch: int) -> str:
+    """Returns the first message of a run that resumes an imported checkpoint."""
+    origin = progress["official"]
+    text = f"resumes from {origin['file']}, epoch {origin['epoch']}"
+    before = origin["images"] // progress["batch_size"]
+    if (before, progress["batch_size"]) != (steps_per_epoch, batch_size):
+        text += (
+            f"\nnote: it was imported with {before:,} steps per epoch in batches of "
+            f"{progress['batch_size']}, but this run has {steps_per_epoch:,} in batches of "
+            f"{batch_size}; import it with --images and --batch_size to keep its epoch"
+        )
+    return text

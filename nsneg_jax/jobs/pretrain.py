@@ -18,15 +18,16 @@ from nsneg_jax.input.sources.source import Source, has_classes, has_files
 from nsneg_jax.input.splits import open_split
 from nsneg_jax.jobs import build
 from nsneg_jax.jobs.knn import monitor, monitored
-from nsneg_jax.jobs.opening import Resumption, Run, open_run
+from nsneg_jax.jobs.opening import Resumption, Run, about_import, check_same_model, open_run
 from nsneg_jax.jobs.validation import total_steps, validate_pretraining
 from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.method import Method
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.parallel import mesh
+from nsneg_jax.parallel.watchdog import alive
 from nsneg_jax.pretrained import DATASET
 from nsneg_jax.report.pictures import save_views
-from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.training.health import CollapseWatch, collapse, divergence
 from nsneg_jax.training.metrics import MetricWriter, Window
 from nsneg_jax.training.progress import Progress, Stopwatch
 from nsneg_jax.training.signals import stopped
@@ -73,6 +74,7 @@ class _Training:
     window: Window
     start: int
     replaced: float  # samples of another image than the order's, until the window
+    watch: CollapseWatch
 
 
 def pretrain(
@@ -94,7 +96,8 @@ def pretrain(
 
     Raises:
         UsageError: the config, the data or the earlier run in `workdir` does not fit.
-        RunError: the loss is not finite, or a checkpoint cannot be read.
+        RunError: the loss is not finite, a checkpoint cannot be read, or the embeddings have
+            collapsed and `on_collapse` is 'stop'.
     """
     computed = {"dtype": config.model.dtype, "precision": config.model.precision}
     run = open_run(config, workdir, devices, validate_pretraining, **computed)
@@ -103,11 +106,14 @@ def pretrain(
         training = _build_or_restore(config, run, data, resumption)
         # Only now: a refused run must not leave its config behind.
         run.claim(resumption)
+        _stop_if_collapsed(config, run, training, training.start)
+        run.remove_results()  # of a collapse, after which the run now goes on
         print(_summary(config, run, data, training), flush=True)
         images = len(data.source) * (1 if data.textures is None else 2)
         fraction = config.data.max_bad_fraction
         unreadable = UnreadableImages(workdir, images, fraction, resumption.signals)
         done = _train(config, run, data, training, resumption, unreadable)
+        _stop_if_collapsed(config, run, training, done)
     if len(unreadable):
         print(unreadable.summary(round(training.replaced)))
     if done < data.total:
@@ -144,12 +150,17 @@ def _build_or_restore(
 ) -> _Training:
     checkpoints, resumed = resumption.checkpoints, resumption.step
     if resumption.progress is not None:
-        _check_same_model(config, resumption.progress, run.workdir)
+        check_same_model(config.model, resumption.progress, run.workdir)
     method, state = build.build(config, data.steps_per_epoch)
     placement = build.placement(config)
     state = mesh.put(state, state_sharding(method, run.devices, placement))
+    negatives = method.views.num_negatives
+    # Their weights let a query's own negatives win for long; five of them fill its top 5.
+    choices = 1 + config.moco.queue_size + negatives if negatives < 5 else 0
     if resumed is None:
-        return _Training(method, placement, state, Window(), 0, 0)
+        watch = CollapseWatch(config.collapse_steps, choices)
+        return _Training(method, placement, state, Window(), 0, 0, watch)
+    alive(f"restoring the checkpoint of step {resumed}")
     state, progress = checkpoints.restore(resumed, state)
     for name, source in (("data", data.source), ("textures", data.textures)):
         if source is not None and name in data.identities:
@@ -157,9 +168,11 @@ def _build_or_restore(
             now, before = data.identities[name], progress.get(name)
             check_same_data(source, now, before, images, run.workdir, listed(run.workdir))
     if "official" in progress:
-        print(_about_import(progress, config.batch_size, data.steps_per_epoch))
+        print(about_import(progress, config.batch_size, data.steps_per_epoch))
     window, replaced = Window(**progress["window"]), progress.get("replaced_samples", 0)
-    return _Training(method, placement, state, window, resumed, replaced)
+    watched = progress.get("collapse", {"at": resumed})
+    watch = CollapseWatch(config.collapse_steps, choices, **watched)
+    return _Training(method, placement, state, window, resumed, replaced, watch)
 
 
 def _train(
@@ -185,11 +198,13 @@ def _train(
         batches = _with_pictures(run.workdir, training, batches, read)
     done = start
 
-    def save(done: int) -> None:
+    def save(done: int, last: bool = False) -> None:
         if not finite(training.state):  # a finite loss may have an infinite gradient
             raise FloatingPointError(f"Parameters after step {done} are not finite")
+        alive(f"saving the checkpoint of step {done}")
         progress = _progress(run.config, training, data)
-        resumption.checkpoints.save(done, training.state, progress)
+        saves = resumption.checkpoints
+        saves.save(done, training.state, progress, last=last, before=writer.sync)
 
     try:
         with MetricWriter(run.workdir, start) as writer, Progress(total, start) as display:
@@ -197,16 +212,18 @@ def _train(
             if done < total:
                 display.compiling("the step")
             while done < total:
+                alive(f"waiting for the batch of step {done + 1}")
                 try:
                     with stopwatch.waiting():
                         batch = next(batches, None)
                 except Exception:
                     if done > start and jax.process_count() == 1:  # the others cannot save now
-                        save(done)
+                        save(done, last=True)
                     raise
                 if batch is None:  # stopped while waiting
-                    save(done)
+                    save(done, last=True)
                     break
+                alive(f"step {done + 1}{', with its compilation' if done == start else ''}")
                 replaced = count(batch.pop("replaced"))
                 training.state, metrics = train_step(training.state, batch)
                 done += 1
@@ -225,23 +242,42 @@ def _train(
                     training.replaced += figures["replaced_samples"]
                     writer.write(done, "train", figures)
                     display.show(done, _status(done, data, config.epochs, figures))
+                    if found := training.watch.add(done, figures):
+                        display.note(f"warning: {collapse(found)}")
+                        stop |= config.on_collapse == "stop"
                 elif display.is_due():
                     figures = window.means() | stopwatch.figures()
                     display.show(done, _status(done, data, config.epochs, figures))
                 if data.queries is not None and done % steps_per_knn == 0:
                     with stopwatch.paused():
+                        alive(f"kNN after step {done}")
                         figures = knn(training.state.params_q, training.state.stats_q)
                     writer.write(done, "val", figures)
                     display.show(done, f"kNN {figures['knn_20']:.2f} %")
                 kept = data.steps_per_kept and done % data.steps_per_kept == 0
-                if last or stop or kept or done % config.checkpoint.every_steps == 0:
-                    save(done)
+                due = kept or done % config.checkpoint.every_steps == 0
+                if last or stop or due or resumption.checkpoints.failed():
+                    save(done, last or stop)
                 if stop:
                     break
     except FloatingPointError as error:
-        resumption.checkpoints.wait()
-        raise RunError(_divergence(error, resumption.checkpoints)) from error
+        resumption.checkpoints.failed(wait=True)
+        raise RunError(divergence(error, resumption.checkpoints)) from error
     return done
+
+
+def _stop_if_collapsed(config: ConfigDict, run: Run, training: _Training, done: int) -> None:
+    """Ends a run that found a collapse and has `on_collapse` 'stop'; everything is saved."""
+    found = training.watch.found
+    if found is None or config.on_collapse != "stop":
+        return
+    path = run.write_results(
+        {"job": "pretrain", "stopped": "collapse", "step": done, "collapse": found}
+    )
+    raise RunError(
+        f"{collapse(found)} The run stopped after step {done}, with everything saved, because "
+        f"on_collapse is 'stop'; {path} has the figures. --config.on_collapse=warn goes on."
+    )
 
 
 def _batches(
@@ -303,6 +339,7 @@ def _progress(fields: Mapping[str, Any], training: _Training, data: _Data) -> di
         "config": fields,
         "window": training.window.totals(),
         "replaced_samples": training.replaced,
+        "collapse": training.watch.totals(),
         "images": len(data.source),
         **data.identities,
         "dataset": {name: fields["data"][name] for name in DATASET},
@@ -316,37 +353,6 @@ def _progress(fields: Mapping[str, Any], training: _Training, data: _Data) -> di
     }
 
 
-def _check_same_model(config: ConfigDict, progress: Mapping[str, Any], workdir: Path) -> None:
-    """Checks the network of an imported checkpoint, which has no config.json to compare with."""
-    before = progress.get("model", {})
-    differences = [
-        f"model.{name} is {before[name]!r} there and {config.model[name]!r} in this run"
-        for name in ("arch", "dim", "mlp", "width", "stem")
-        if name in before and before[name] != config.model[name]
-    ]
-    if differences:
-        raise UsageError(
-            f"The checkpoint in {workdir} holds another network: "
-            + "; ".join(differences)
-            + ". Set these fields with --config.model.FIELD=VALUE to resume it, or give "
-            "another --workdir for a new run."
-        )
-
-
-def _about_import(progress: dict[str, Any], batch_size: int, steps_per_epoch: int) -> str:
-    """Returns the first message of a run that resumes an imported checkpoint."""
-    origin = progress["official"]
-    text = f"resumes from {origin['file']}, epoch {origin['epoch']}"
-    before = origin["images"] // progress["batch_size"]
-    if (before, progress["batch_size"]) != (steps_per_epoch, batch_size):
-        text += (
-            f"\nnote: it was imported with {before:,} steps per epoch in batches of "
-            f"{progress['batch_size']}, but this run has {steps_per_epoch:,} in batches of "
-            f"{batch_size}; import it with --images and --batch_size to keep its epoch"
-        )
-    return text
-
-
 def _save_first_views(make_views: ViewMaker, batch: Batch, workdir: Path) -> None:
     if jax.process_index() != 0:
         return
@@ -357,17 +363,6 @@ def _save_first_views(make_views: ViewMaker, batch: Batch, workdir: Path) -> Non
     }
     views = jax.jit(make_views)(0, first)
     save_views(jax.device_get(views), workdir / VIEWS)
-
-
-def _divergence(error: FloatingPointError, checkpoints: Checkpoints) -> str:
-    good, last = "There is no checkpoint yet", checkpoints.latest_step()
-    if last is not None:
-        good = f"The last good checkpoint is {checkpoints.folder / str(last)}"
-    return (
-        f"{error}, so the run stopped without saving it. {good}. Usual causes are a learning rate "
-        "that is too high (--config.optimizer.learning_rate) and bfloat16 "
-        "(--config.model.dtype=float32); a changed config needs a new --workdir."
-    )
 
 
 def _summary(config: ConfigDict, run: Run, data: _Data, training: _Training) -> str:

@@ -90,6 +90,19 @@ def l2_normalize(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
 
 
+def spread(embeddings: jax.Array) -> jax.Array:
+    """Measures how widely unit vectors are spread over the sphere, float [].
+
+    It is the standard deviation per dimension, averaged over the dimensions, times sqrt(dim): near
+    1 for directions drawn evenly, 0 for equal vectors (Chen & He 2021, section 4.1, without the
+    factor).
+
+    Args:
+        embeddings: unit vectors [N, dim].
+    """
+    return embeddings.std(axis=0).mean() * embeddings.shape[-1] ** 0.5
+
+
 def similarities(q: jax.Array, k: jax.Array, queue: jax.Array, t: jax.Array) -> Similarities:
     """Computes cosine similarities of unit vectors, in full float32 on every device.
 

@@ -27,6 +27,7 @@ from nsneg_jax.methods.contrast import (
     Similarities,
     l2_normalize,
     similarities,
+    spread,
 )
 from nsneg_jax.methods.method import Metrics
 from nsneg_jax.methods.shuffling import Batch
@@ -112,15 +113,18 @@ class TrainState:
 
 
 class Outputs(NamedTuple):
-    """Results of a step, per sample.
+    """Results of a step.
 
-    Holds `loss` [N], `rank` [N] (how many of the K + M negatives score higher than the key), and
-    the similarities behind both.
+    Holds `loss` [N], `rank` [N] (how many of the K + M negatives score higher than the key), the
+    similarities behind both, `embedding_std` [] (`contrast.spread` of the keys) and `gradient_norm`
+    [] (L2 norm over all parameters of the query encoder).
     """
 
     loss: jax.Array
     rank: jax.Array
     similarities: Similarities
+    embedding_std: jax.Array
+    gradient_norm: jax.Array
 
 
 def init_state(moco: MoCo, params: Tree, stats: Tree) -> TrainState:
@@ -152,7 +156,8 @@ def train_step(
 
     Returns:
         The state after the step and scalar metrics: loss, accuracy_top1 and accuracy_top5 of the
-        (1 + K + M)-way contrast task in percent, the mean cosine similarities, learning_rate.
+        (1 + K + M)-way contrast task in percent, the mean cosine similarities, embedding_std,
+        gradient_norm, learning_rate.
     """
     learning_rate = moco.learning_rate(state.step)
     state, outputs = _next_step(moco, state, batch, arranged)
@@ -182,26 +187,29 @@ def update(
             orders[0, i], place i of negative m holds sample orders[1 + m, i].
 
     Returns:
-        The state after the step, and per-sample results.
+        The state after the step, and its results.
     """
     params_k = momentum_update(state.params_k, state.params_q, moco.momentum)
     k, t, stats_k = encode_keys(moco, params_k, state.stats_k, views, orders)
 
-    def loss_fn(params_q: Tree) -> tuple[jax.Array, tuple[Tree, Outputs]]:
+    def loss_fn(params_q: Tree) -> tuple[jax.Array, tuple[Tree, jax.Array, Similarities]]:
         q, stats_q = moco.encoder(params_q, state.stats_q, views.query, moco.groups)
         s = similarities(l2_normalize(q), k, state.queue, t)
         loss = moco.loss(s)
-        return loss.mean(), (stats_q, Outputs(loss, moco.loss.ranks(s), s))
+        return loss.mean(), (stats_q, loss, s)
 
-    gradients, (stats_q, outputs) = jax.grad(loss_fn, has_aux=True)(state.params_q)
+    gradients, (stats_q, loss, s) = jax.grad(loss_fn, has_aux=True)(state.params_q)
     updates, opt_state = moco.optimizer.update(gradients, state.opt_state, state.params_q)
+    whole = shuffling.replicate(k)  # the queue needs all keys, and their spread nothing else
+    norm = optax.tree.norm(gradients)
+    outputs = Outputs(loss, moco.loss.ranks(s), s, spread(whole), norm)
     state = TrainState(
         step=state.step + 1,
         params_q=optax.apply_updates(state.params_q, updates),
         stats_q=stats_q,
         params_k=params_k,
         stats_k=stats_k,
-        queue=enqueue(state.queue, shuffling.replicate(k), state.step),
+        queue=enqueue(state.queue, whole, state.step),
         opt_state=opt_state,
     )
     return state, outputs
@@ -253,7 +261,7 @@ def enqueue(queue: jax.Array, keys: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def metrics_of(outputs: Outputs) -> Metrics:
-    """Averages the results of a step over its samples; accuracies in percent."""
+    """Returns the results of a step as scalars, means over its samples; accuracies in percent."""
     s = outputs.similarities
     metrics = {
         "loss": outputs.loss.mean(),
@@ -261,6 +269,8 @@ def metrics_of(outputs: Outputs) -> Metrics:
         "accuracy_top5": 100.0 * (outputs.rank < 5).mean(),
         "positive_similarity": s.positive.mean(),
         "negative_similarity": s.queue.mean(axis=1).mean(),
+        "embedding_std": outputs.embedding_std,
+        "gradient_norm": outputs.gradient_norm,
     }
     if s.nonsemantic.shape[1]:
         metrics["nonsemantic_similarity"] = s.nonsemantic.mean()

@@ -74,14 +74,16 @@ def initialize_arguments(
             "Open MPI started several processes, but this version of it does not say where. Add "
             "--coordinator=HOST:PORT, with the host of rank 0 and a free port of it."
         )
+    _check_no_other_launcher(environ)
     on_cpu = launch.cpu_devices or environ.get("JAX_PLATFORMS") == "cpu"
     return {} if _is_tpu_host() and not on_cpu else None
 
 
 def _by_flags(launch: Launch, given: list[str], environ: Mapping[str, str]) -> dict | None:
     size, index = launch.num_processes, launch.process_id
-    # srun and mpirun number the processes, so that all can run the same command.
-    for prefix in (("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), _OPEN_MPI):
+    # Launchers number the processes, so that all can run the same command.
+    numbers = (launcher[1:] for launcher in _OTHERS)
+    for prefix in (("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), _OPEN_MPI, *numbers):
         if all(name in environ for name in prefix):
             size = int(environ[prefix[0]]) if size is None else size
             index = int(environ[prefix[1]]) if index is None else index
@@ -176,6 +178,33 @@ def own_address(host: str) -> str | None:
 
 
 _OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+# Launchers that say how many processes they started, but not where the first one can be reached by
+# JAX: name, and variables with the number of processes and the number of this one.
+_OTHERS = (
+    ("torchrun", "WORLD_SIZE", "RANK"),
+    ("MPICH (or another launcher with PMI)", "PMI_SIZE", "PMI_RANK"),
+    ("MVAPICH", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+)
+_PMIX = "PMIX_RANK"  # has no variable with the number of processes
+
+
+def _check_no_other_launcher(environ: Mapping[str, str]) -> None:
+    """Raises UsageError if each of several processes would take itself for the whole run."""
+    flags = "Add --coordinator=HOST:PORT, with the host of process 0 and a free port of it"
+    alone = "--distributed=off runs each process alone; give each its own --workdir then."
+    for launcher, size, rank in _OTHERS:
+        if _number(environ, size) > 1 and rank in environ:
+            raise UsageError(
+                f"{launcher} started {environ[size]} processes ({size}={environ[size]}, {rank}="
+                f"{environ[rank]}), but does not say where. {flags}. {alone}"
+            )
+    known = {"SLURM_STEP_NUM_TASKS", _OPEN_MPI[0], *(size for _, size, _ in _OTHERS)}
+    if _number(environ, _PMIX) > 0 and not known & environ.keys():
+        raise UsageError(
+            f"A launcher with PMIx started several processes, of which this is number "
+            f"{environ[_PMIX]} ({_PMIX}). {flags}, --num_processes=P and --process_id=${_PMIX}. "
+            f"{alone}"
+        )
 
 
 def _local_devices(environ: Mapping[str, str]) -> dict[str, list[int]]:

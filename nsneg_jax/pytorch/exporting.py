@@ -15,7 +15,7 @@ from nsneg_jax.pytorch.layouts import KEY, MODULE, QUERY
 from nsneg_jax.pytorch.momentum import write_momentum
 from nsneg_jax.pytorch.names import counter_names, to_state_dict, to_torch_layout
 from nsneg_jax.pytorch.states import RECORD
-from nsneg_jax.training import checkpoint
+from nsneg_jax.training.checkpoints import checkpoint
 
 _OFFICIAL_SETTINGS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
 _UNKNOWN_TO_TORCHVISION = (

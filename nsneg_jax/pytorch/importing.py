@@ -17,7 +17,7 @@ from nsneg_jax.pytorch.layouts import KEY, QUERY, find_state_dict
 from nsneg_jax.pytorch.momentum import read_momentum
 from nsneg_jax.pytorch.names import from_state_dict, from_torch_layout
 from nsneg_jax.pytorch.states import RECORD, Found
-from nsneg_jax.training import checkpoint
+from nsneg_jax.training.checkpoints import checkpoint
 from nsneg_jax.training.metrics import Window
 from nsneg_jax.training.workdir import CHECKPOINTS
 

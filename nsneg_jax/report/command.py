@@ -4,15 +4,16 @@ A run is the workdir of a job that left a results.json, or such a file. The tabl
 files. It has a row per label, or per encoder without a label; runs of one row are pooled to mean
 and standard deviation. docs/robustness.md explains how to read it.
 
-A run may also be the workdir of a pre-training, or a checkpoint folder in it. Its report is the
-similarities of its queries to keys, queue and non-semantic negatives, measured on its own data.
+A run may also be the workdir of a pre-training, or a checkpoint folder in it. Its report is its
+last figures, and the similarities of its queries to keys, queue and non-semantic negatives,
+measured on its own data. --html and --png add curves and pictures, and take the workdirs of
+features jobs too; docs/report.md describes the page.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from nsneg_jax.errors import UsageError, tell
 from nsneg_jax.files import check_writable, user_path, write_text
@@ -20,6 +21,9 @@ from nsneg_jax.report import plots as report_plots
 from nsneg_jax.report import similarities as report_similarities
 from nsneg_jax.report import table as report_table
 from nsneg_jax.report.consistency import Answers, decisions_of, read_decisions
+from nsneg_jax.report.page import runs as page_runs
+from nsneg_jax.report.page.about import last_figures
+from nsneg_jax.report.page.build import Found, Measures, measure, page, save_pngs
 from nsneg_jax.report.rows import Result, Row, is_imagenet100, pool, published_rows
 from nsneg_jax.training.workdir import RESULTS
 
@@ -109,12 +113,12 @@ def _consistency(rows: Sequence[Row], observers: Sequence[Path]) -> list[str]:
     ]
 
 
-def main(argv: Sequence[str], measure: Callable[[Path], dict[str, Any]] | None = None) -> int:
+def main(argv: Sequence[str], measures: Measures | None = None) -> int:
     """`nsneg report`; returns the exit status, as `nsneg_jax.cli.main`.
 
     Args:
         argv: arguments of the command.
-        measure: measures the similarities of a pre-training, see `report.similarities.read`.
+        measures: measures what the files of runs do not hold; None takes only what they hold.
     """
     parser = argparse.ArgumentParser(prog="nsneg report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN")
@@ -154,41 +158,78 @@ def main(argv: Sequence[str], measure: Callable[[Path], dict[str, Any]] | None =
         metavar="CSV",
         help="decisions on cue conflicts, such as model-vs-human's of humans: files or folders",
     )
+    parser.add_argument(
+        "--html", type=user_path, metavar="FILE", help="one page with curves, tables and pictures"
+    )
+    parser.add_argument(
+        "--png", type=user_path, metavar="FOLDER", help="the plots and pictures of the page as PNGs"
+    )
+    parser.add_argument(
+        "--no_measure",
+        action="store_true",
+        help="use only what files hold: compute no similarities, features or answers",
+    )
     arguments = parser.parse_args(argv)
     try:
-        trained = [run for run in arguments.runs if report_similarities.is_pretraining(run)]
-        others = [run for run in arguments.runs if run not in trained]
-        _check_pictures(arguments, trained, others)
-        for name in ("out", "csv", "corruptions", "similarities"):
+        for name in ("out", "csv", "corruptions", "similarities", "html"):
             if getattr(arguments, name) is not None:
                 check_writable(getattr(arguments, name), f"--{name}")
-        parts = []
-        if others:
-            results = read_results(others)
-            tables, csv = report(
-                results,
-                arguments.published,
-                arguments.baseline,
-                arguments.observers,
-                arguments.by_class,
-            )
-            parts.append(tables)
-            if arguments.csv is not None:
-                write_text(arguments.csv, csv)
-            if arguments.corruptions is not None:
-                report_plots.save_corruptions(pool(results), arguments.corruptions)
-        if trained:
-            measured = {str(run): report_similarities.read(run, measure) for run in trained}
-            parts.append(report_similarities.table(measured))
-            if arguments.similarities is not None:
-                report_similarities.save(measured, arguments.similarities)
-        markdown = "\n\n".join(parts)
+        markdown = _report(arguments, None if arguments.no_measure else measures)
         if arguments.out is not None:
             write_text(arguments.out, markdown + "\n")
     except UsageError as error:
         return tell(error)
     print(markdown)
     return 0
+
+
+def _report(arguments: argparse.Namespace, measures: Measures | None) -> str:
+    """Writes the files that were asked for; returns the tables."""
+    paged = arguments.html is not None or arguments.png is not None
+    jobs = {run: page_runs.job_of(run) for run in arguments.runs}
+    trained = [run for run, job in jobs.items() if job == "pretrain"]
+    drawn = [run for run, job in jobs.items() if job == "features"]
+    if drawn and not paged:
+        raise UsageError(
+            f"{drawn[0]} holds features, which give no table. Add --html FILE for their neighbours "
+            "and a map, or leave it out."
+        )
+    others = [run for run in jobs if run not in trained and run not in drawn]
+    _check_pictures(arguments, trained, others)
+    rows: Sequence[Row] = ()
+    parts, tables = [], ""
+    if others:
+        results = read_results(others)
+        rows = pool(results)
+        tables, csv = report(
+            results,
+            arguments.published,
+            arguments.baseline,
+            arguments.observers,
+            arguments.by_class,
+        )
+        parts.append(tables)
+        if arguments.csv is not None:
+            write_text(arguments.csv, csv)
+        if arguments.corruptions is not None:
+            report_plots.save_corruptions(rows, arguments.corruptions)
+    found = Found(page_runs.read(arguments.runs), rows, tables)
+    measure(found, measures, pictures=paged)
+    figures = last_figures([run for run in found.runs if run.job == "pretrain"])
+    if figures[1]:
+        table = report_table.markdown_table([figures[0], *figures[1]])
+        parts.append(f"Last figures of pre-training:\n\n{table}")
+    if found.similarities:
+        parts.append(report_similarities.table(found.similarities))
+    if found.reasons:
+        parts.append("\n".join(f"* {reason}" for reason in found.reasons))
+    if arguments.similarities is not None:
+        report_similarities.save(found.similarities, arguments.similarities)
+    if arguments.html is not None:
+        write_text(arguments.html, page(found))
+    if arguments.png is not None:
+        save_pngs(found, arguments.png)
+    return "\n\n".join(parts)
 
 
 def _check_pictures(

@@ -9,7 +9,7 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.extras import needed
-from nsneg_jax.files import write_json, write_whole
+from nsneg_jax.files import read_json, write_json, write_whole
 from nsneg_jax.report.plots import COLOURS
 from nsneg_jax.report.table import markdown_table
 from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG, SIMILARITIES
@@ -46,8 +46,7 @@ def read(run: Path, measure: Callable[[Path], dict[str, Any]] | None = None) -> 
         if measure is None:
             raise UsageError(f"There is no {path}. `nsneg report {run}` measures it.")
         write_json(path, measure(run))
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    return read_json(path, f"Remove it, and `nsneg report {run}` will measure it again.")
 
 
 def table(measured: Mapping[str, Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from nsneg_jax.files import without_nan, write_text
+from nsneg_jax.files import sync, without_nan, write_text
 from nsneg_jax.training.workdir import METRICS, TENSORBOARD
 
 # Counts are added up instead of averaged.
@@ -68,6 +68,8 @@ class Window:
         if not math.isfinite(figures["loss"]):
             raise FloatingPointError(f"The loss of step {step} is {figures['loss']}")
         for name, value in figures.items():
+            if self._steps and name not in self._sums:
+                continue  # an earlier version began this window, without this metric
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
 
@@ -92,7 +94,7 @@ class MetricWriter:
             self._drop_after(step)
             self._waiting: list[str] = []
             self._written = self._path.stat().st_size if self._path.exists() else 0
-            self._failed = False
+            self._failed: OSError | None = None
             self._board = _Board(workdir / TENSORBOARD, step)
 
     def __enter__(self) -> "MetricWriter":
@@ -114,7 +116,22 @@ class MetricWriter:
         self._write_waiting()
         self._board.write(step, {f"{split}/{name}": value for name, value in figures.items()})
 
+    def sync(self) -> None:
+        """Waits until the disk has all lines, so that a checkpoint is never ahead of them.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if self._writes:
+            self._write_waiting()
+            if self._failed is not None:
+                raise self._failed
+            if self._written:
+                sync(self._path)
+
     def _write_waiting(self) -> None:
+        if not self._waiting:
+            return
         lines = "".join(self._waiting).encode()
         try:
             with self._path.open("ab") as file:
@@ -122,12 +139,12 @@ class MetricWriter:
         except OSError as error:
             with suppress(OSError):
                 os.truncate(self._path, self._written)  # leaves no part of a line
-            if not self._failed:
+            if self._failed is None:
                 _warn(f"{self._path} cannot be written now: {error}. The run goes on")
-            self._failed = True
+            self._failed = error
             return
         self._written += len(lines)
-        self._waiting, self._failed = [], False
+        self._waiting, self._failed = [], None
 
     def _drop_after(self, step: int) -> None:
         if not self._path.exists():

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import jax
 from tqdm import tqdm
 
+from nsneg_jax.parallel.watchdog import alive
+
 _SILENCE = 60.0  # seconds at most without a line
 
 
@@ -88,6 +90,7 @@ class Progress:
 
     def advance(self, step: int) -> None:
         """Reports that step `step` is done."""
+        alive(f"what follows {self._unit} {step} of {self._total}")
         # The first step is mostly compilation, so it does not count towards the time left.
         self._first = self._first or (step, time.monotonic())
         if self._bar is not None:
@@ -96,6 +99,7 @@ class Progress:
     def compiling(self, what: str) -> None:
         """Reports a compilation, during which nothing else is shown; `first` ends it."""
         self.note(f"compiling {what} ...")
+        alive(f"compiling {what}")
         self._begun = time.monotonic()
 
     def first(self, what: str, figures: str = "") -> None:

@@ -22,7 +22,7 @@ def listed(workdir: Path) -> list[str]:
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
     """Yields path and reason of each line."""
-    for line in file.read_text("utf-8").splitlines():
+    for line in file.read_text("utf-8", "replace").splitlines():
         path, _, reason = line.partition("\t")
         yield path, reason
 

@@ -10,6 +10,7 @@ from nsneg_jax.files import read_json, write_json
 from nsneg_jax.input.sources.source import is_files
 
 CONFIG = "config.json"
+STARTS = "starts.jsonl"  # when, where and with which versions the run was started
 CHECKPOINTS = "checkpoints"  # a folder per step
 DAMAGED = "damaged-checkpoints"  # checkpoints that could not be read
 METRICS = "metrics.jsonl"
@@ -20,7 +21,9 @@ PER_CLASS = "per_class.tsv"  # accuracies of an evaluation by set and class
 VIEWS = "pictures/views.png"
 TEXTURES = "textures.npy"  # made of built-in images
 UNREADABLE = "unreadable.tsv"  # images that could not be read
+STACKS = "stacks-*.txt"  # where a run stood that did not get on, per host and process
 SIMILARITIES = "similarities"  # a folder of JSON files, one per step
+GALLERY = "gallery"  # a folder of npz files, one per step: features and pictures of some images
 FEATURES = "features"  # the ending depends on the format
 
 # Fields that may change on resume: they alter how the work is done or when it ends, but not what a
@@ -32,6 +35,10 @@ _FREE_TO_CHANGE = (
     "data.threads",
     "data.workers",
     "log_every_steps",
+    "on_collapse",
+    "collapse_steps",
+    "watchdog_minutes",
+    "deterministic",
     "pictures",
     "checkpoint.every_steps",
     "checkpoint.keep",

@@ -63,7 +63,9 @@ def test_the_report_measures_once_and_draws(run, tmp_path, capsys):
     assert cli.main(arguments) == 0
     stored = json.loads((run / "similarities" / "8.json").read_text())
     assert stored["step"] == 8 and stored["images"] == 8 * 16
-    rows = [line.split("|") for line in table.read_text().splitlines() if line.startswith("|")]
+    last, similar = table.read_text().split("Similarities in training:")
+    assert f"{metrics_lines(run)[-1]['loss']:.3f}" in last
+    rows = [line.split("|") for line in similar.splitlines() if line.startswith("|")]
     cells = {row[3].strip(): [cell.strip() for cell in row[4:-1]] for row in rows[2:]}
     assert list(cells) == ["key", "queue", "patch", "patch 2"]
     for kind, figures in stored["kinds"].items():

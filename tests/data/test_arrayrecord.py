@@ -2,10 +2,8 @@
 
 import io
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -56,23 +54,28 @@ def test_a_killed_run_is_completed(source, tmp_path):
     """After a kill while writing a shard, the files equal those of an uninterrupted run."""
     assert run(source, tmp_path / "alone", "--shards", "6") == 0
     out = tmp_path / "killed"
-    slowed = (
+    stuck = (
         "import sys, time; from data import arrayrecord as tool\n"
-        "add = tool.add_record\n"
-        "tool.add_record = lambda *given: (time.sleep(0.05), add(*given))\n"
+        "add, added = tool.add_record, []\n"
+        "def add_some(*given):\n"
+        "    if len(added) == 14:\n"  # six per shard, because each is read back: in the third
+        "        print('stuck', flush=True)\n"
+        "        time.sleep(600)\n"
+        "    added.append(add(*given))\n"
+        "tool.add_record = add_some\n"
         "tool.main(sys.argv[1:])"
     )
     arguments = ["--source", str(source), "--out", str(out), "--splits", "train", "--shards", "6"]
     path = {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", slowed, *arguments], env=os.environ | path, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 60
-    while not (out / "train" / "00001-of-00006.array_record").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(
+        [sys.executable, "-c", stuck, *arguments],
+        env=os.environ | path,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert any(line == "stuck\n" for line in process.stdout)
+        process.kill()
+    assert (out / "train" / "00001-of-00006.array_record").exists()
     assert not (out / "train" / "00005-of-00006.array_record").exists()
     before = (out / "train" / "00000-of-00006.array_record").stat().st_mtime_ns
     assert run(source, out, "--shards", "6") == 0

@@ -22,8 +22,8 @@ def test_it_passes_once_per_process(capsys):
     first = self_test.passed(ONE)
     assert first["passed"] and first["checks"] > 40
     assert time.process_time() - start < 20  # a second or two; the machine may be busy
-    start = time.monotonic()
-    assert self_test.passed(ONE) == first and time.monotonic() - start < 0.1
+    start = time.process_time()
+    assert self_test.passed(ONE) == first and time.process_time() - start < 0.1
     assert main(["evaluate", "--self-test", "--config=evaluate"]) == 2
     assert "--self-test" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ from tiny import checkpoint_of_untrained
 from configs import evaluate as evaluate_config
 from nsneg_jax.jobs import evaluate as job
 from nsneg_jax.pretrained import load_pretrained
-from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints
 
 # ten wnids, of which ImageNet-R has some and others not, in no order on disk
 CLASSES = tuple(sorted(f"n0{i}44{i}76{9 - i}" for i in range(10)))

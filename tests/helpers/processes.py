@@ -1,11 +1,15 @@
 """Runs several real processes over loopback, each with its own CPU devices."""
 
+import fcntl
+import itertools
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import gettempdir
+from typing import IO
 
 from ml_collections import ConfigDict
 
@@ -15,10 +19,24 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".pytest_cache" / "jax"
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
+def free_port() -> tuple[int, IO[str]]:
+    """A free port, which stays this process's while the returned file is open.
+
+    It lies below those that systems give to outgoing connections, and a lock keeps other tests that
+    run now from taking it before the run listens.
+    """
+    for port in itertools.count(20_000 + os.getpid() % 10_000):
+        lock = open(Path(gettempdir()) / f"nsneg-test-port-{port}", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as listening:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listening.bind(("127.0.0.1", port))
+        except OSError:
+            lock.close()
+            continue
+        return port, lock
+    raise AssertionError
 
 
 def flags(config: ConfigDict, method: str) -> list[str]:
@@ -42,7 +60,7 @@ class Processes:
         program: Path = ROOT / "main.py",
         folders: Sequence[Path] | None = None,
     ) -> None:
-        port = free_port()
+        port, self._lock = free_port()
         self.running = []
         for index in range(count):
             command = [sys.executable, str(program), *argv, f"--cpu_devices={devices}"]
@@ -59,8 +77,9 @@ class Processes:
         for process in self.running:
             process.kill()
             process.wait()
+        self._lock.close()
 
-    def wait(self, timeout: float = 240) -> list[tuple[int, str, str]]:
+    def wait(self, timeout: float = 600) -> list[tuple[int, str, str]]:
         """Exit status, standard output and standard error of each, without what gloo says."""
         ended = []
         for process in self.running:
@@ -70,21 +89,24 @@ class Processes:
         return ended
 
 
-def start(command: Sequence[str], folder: Path | None) -> subprocess.Popen:
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for (a zombie) has."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
+
+
+def start(command: Sequence[str], folder: Path | None = None, **options) -> subprocess.Popen:
     environ = {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/helpers"))),
         "JAX_COMPILATION_CACHE_DIR": str(CACHE),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
-    return subprocess.Popen(
-        list(command),
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | environ,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(list(command), cwd=folder, env=os.environ | environ, **pipes | options)
 
 
 def run(count: int, devices: int, argv: Sequence[str], **others: Path) -> str:

@@ -13,7 +13,7 @@ from nsneg_jax.jobs.build import build
 from nsneg_jax.jobs.opening import to_json
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.pretrained import load_pretrained
-from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints
 
 
 def tiny_config(recipe=patch, **overrides) -> ConfigDict:

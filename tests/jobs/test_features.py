@@ -33,7 +33,7 @@ def test_features_of_every_image_in_order(pretrained, tmp_path, devices):
     np.testing.assert_allclose(tensors["features"], features, atol=1e-5)
     np.testing.assert_array_equal(tensors["labels"], labels)
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("config.json", "features.npz", "features.safetensors")
+        *("config.json", "starts.jsonl", "features.npz", "features.safetensors")
     }
 
 

@@ -16,7 +16,7 @@ from nsneg_jax.jobs.knn import knn
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.methods.probe import UNRANKED, count, ranks
 from nsneg_jax.models.encoder import Encoder
-from nsneg_jax.training.checkpoint import Checkpoints
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints
 from nsneg_jax.training.metrics import MetricWriter
 
 

@@ -19,7 +19,7 @@ from nsneg_jax.jobs.evaluate import evaluate
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.pytorch.importing import import_file
-from nsneg_jax.training.checkpoint import Checkpoints, find_checkpoint, read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints, find_checkpoint, read_checkpoint
 
 torch = pytest.importorskip("torch")
 from official_states import fill  # noqa: E402, needs torch

@@ -17,7 +17,7 @@ from tiny import metrics_lines, tiny_config
 import main
 from nsneg_jax.errors import UsageError
 from nsneg_jax.parallel.compilation_cache import keep_programs, limit
-from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import find_checkpoint, read_checkpoint
 
 ROOT = Path(main.__file__).parent
 SETTINGS = (

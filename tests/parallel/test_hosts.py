@@ -23,7 +23,8 @@ from nsneg_jax.jobs.knn import knn
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.parallel import hosts, mesh
-from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import find_checkpoint, read_checkpoint
+from nsneg_jax.training.signals import STOP_SIGNALS
 
 FLOAT64 = {"model.dtype": "float64"}
 GOLDEN = ROOT / "tests" / "golden"
@@ -59,10 +60,10 @@ def assert_same_run(a: Path, b: Path):
     assert_close(*states)
 
 
-def wait_for_checkpoint(processes, workdir, seconds=120):
-    """Returns soon after the first one appears."""
+def wait_for_checkpoint(processes, workdir, seconds=600):
+    """Returns soon after the first one appears; by then later ones may have replaced it."""
     end = time.monotonic() + seconds
-    while not list((workdir / "checkpoints").glob("[0-9]")):
+    while not any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*")):
         assert time.monotonic() < end and processes.running[0].poll() is None
         time.sleep(0.02)
 
@@ -105,7 +106,9 @@ def test_processes_evaluate_as_one_does(tmp_path, float64, processes, devices):
             np.load(tmp_path / "several" / "parts" / name) as several,
         ):
             assert one["key"] == several["key"]
-            assert_close(dict(one), dict(several))
+            of_one, of_several = dict(one), dict(several)
+            assert of_one.pop("made") and of_several.pop("made")  # when it was
+            assert_close(of_one, of_several)
 
 
 def test_another_config_is_told_before_data_is_read(tmp_path):
@@ -126,8 +129,8 @@ def test_death_of_a_process_is_told_and_the_run_goes_on(tmp_path, float64):
         wait_for_checkpoint(processes, tmp_path / "two")
         processes.running[1].kill()
         start = time.monotonic()
-        (status, _, message), _ = processes.wait(60)
-        assert time.monotonic() - start < 60
+        (status, _, message), _ = processes.wait()
+        assert time.monotonic() - start < 100  # when JAX itself would notice
     assert status == 1
     assert "process 1 on" in message and "has died" in message and "Traceback" not in message
     total = int(find_checkpoint(tmp_path / "two").name) + 3
@@ -228,19 +231,20 @@ def test_death_of_the_first_process(tmp_path):
     with Processes(2, 1, pretrain_argv(config, tmp_path)) as processes:
         wait_for_checkpoint(processes, tmp_path)
         processes.running[0].kill()
-        _, (status, _, message) = processes.wait(60)
+        _, (status, _, message) = processes.wait()
     assert status == 1 and "process 0 on" in message and "has died" in message
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_signal_to_one_process_stops_all(alone, tmp_path, number):
     config = tiny_config(total_steps=10_000, **FLOAT64)
     with Processes(2, 1, pretrain_argv(config, tmp_path)) as processes:
         wait_for_checkpoint(processes, tmp_path)
         processes.running[1].send_signal(number)
-        (first, out, _), (second, _, _) = processes.wait(60)
+        (first, out, _), (second, _, said) = processes.wait()
     assert (first, second) == (75, 75)
+    assert f"{signal.Signals(number).name}: stopping after this step" in said
     step = find_checkpoint(tmp_path).name
     assert f"after step {step} of 10000, with everything saved" in out
 
@@ -255,7 +259,7 @@ def test_signal_stops_an_evaluation_between_parts(tmp_path, float64):
             assert processes.running[0].poll() is None
             time.sleep(0.05)
         processes.running[1].send_signal(signal.SIGTERM)
-        ended = processes.wait(120)
+        ended = processes.wait()
     assert [status for status, *_ in ended] == [75, 75]
     assert "with everything saved" in ended[0][1]
     assert "done before" in run(2, 1, argv)

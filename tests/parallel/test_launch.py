@@ -25,6 +25,7 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
     "OMPI_COMM_WORLD_LOCAL_RANK": "1",
 }
+TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "node1"}
 ROOT = Path(launch.__file__).parents[2]
 THERE = "node1:8476"
 
@@ -45,6 +46,12 @@ def no_tpu(monkeypatch):
         (Launch(), {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}),
         (Launch(), SLURM | {"SLURM_STEP_NUM_TASKS": "1"}),
         (Launch(), OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"}),
+        (Launch(), TORCHRUN | {"WORLD_SIZE": "1"}),
+        (Launch(), {"WORLD_SIZE": "4"}),  # of some cluster, that says nothing of this process
+        (Launch(), {"PMI_SIZE": "1", "PMI_RANK": "0"}),
+        (Launch(), {"PMIX_RANK": "0"}),
+        (Launch(), SLURM | {"SLURM_STEP_NUM_TASKS": "1", "PMIX_RANK": "1"}),
+        (Launch("off"), TORCHRUN),
     ],
 )
 def test_alone(given, environ):
@@ -63,7 +70,12 @@ def test_flags_say_all():
 
 @pytest.mark.parametrize(
     ("environ", "size", "index", "local"),
-    [(OPEN_MPI, 4, 3, [1]), (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, 4, 3, None)],
+    [
+        (OPEN_MPI, 4, 3, [1]),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, 4, 3, None),
+        (TORCHRUN, 4, 3, None),
+        ({"PMI_SIZE": "2", "PMI_RANK": "0"}, 2, 0, None),
+    ],
 )
 def test_launchers_number_the_processes(environ, size, index, local):
     found = initialize_arguments(Launch(coordinator=THERE), environ)
@@ -102,6 +114,9 @@ def test_tpu_hosts(monkeypatch):
         (Launch("off", THERE, 2, 0), {}, "--distributed=off and --coordinator=node1:8476"),
         (Launch(cpu_devices=-1), {}, "--cpu_devices is -1"),
         (Launch(), OPEN_MPI, "Add --coordinator=HOST:PORT"),
+        (Launch(), TORCHRUN, "WORLD_SIZE=4, RANK=3.*Add --coordinator=HOST:PORT"),
+        (Launch(), {"PMI_SIZE": "2", "PMI_RANK": "0"}, "PMI_SIZE=2.*Add --coordinator"),
+        (Launch(), {"PMIX_RANK": "1"}, "PMIX_RANK.*--process_id"),
     ],
 )
 def test_mistakes(given, environ, expected):

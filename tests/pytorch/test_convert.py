@@ -18,7 +18,7 @@ from nsneg_jax.pytorch.command import main
 from nsneg_jax.pytorch.exporting import export
 from nsneg_jax.pytorch.importing import import_file
 from nsneg_jax.pytorch.names import from_torch_layout, to_state_dict
-from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import find_checkpoint, read_checkpoint
 
 torch = pytest.importorskip("torch")
 from official_states import (  # noqa: E402, needs torch

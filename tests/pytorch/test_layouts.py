@@ -13,7 +13,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.pytorch.importing import import_file, recognise_file
 from nsneg_jax.pytorch.momentum import read_momentum
 from nsneg_jax.pytorch.states import PRETRAINING, PROBE, TORCHVISION, parameter_names, recognise
-from nsneg_jax.training.checkpoint import find_checkpoint, read_checkpoint
+from nsneg_jax.training.checkpoints.checkpoint import find_checkpoint, read_checkpoint
 
 torch = pytest.importorskip("torch")
 from official_states import fill, official_content  # noqa: E402, needs torch

@@ -101,10 +101,9 @@ def read_index(folder: str) -> Index | None:
         if outside:
             raise ValueError(f"the shard {outside[0]!r} is not in its folder")
         return Index(**fields)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
         raise UsageError(
-            f"{path} is no index of packed images: {error}. Make the set again with "
-            "`nsneg prepare arrayrecord`."
+            f"{path} is no index of packed images: {error}. Copy it again, or {_ANEW}."
         ) from error
 
 

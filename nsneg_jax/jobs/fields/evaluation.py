@@ -74,6 +74,7 @@ EVALUATION = (
         shared.SEED_REASON,
     ),
     *shared.computation(),
+    *shared.running("batch"),
     Field(
         "data.image_size",
         0,

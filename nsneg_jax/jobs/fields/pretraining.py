@@ -87,6 +87,20 @@ PRETRAINING = (
     ),
     switch("pictures", True, "whether to draw views and negatives before the first step"),
     Field(
+        "on_collapse",
+        "warn",
+        Choice(("warn", "stop")),
+        "if the embeddings collapse: 'warn', or save and 'stop'",
+        is_wordy=True,
+    ),
+    Field(
+        "collapse_steps",
+        2000,
+        shared.STEPS,
+        "steps whose mean shows a collapse, not counting as many first ones",
+    ),
+    *shared.running("step"),
+    Field(
         "data.source",
         lambda: f"folder:{data_root()}/imagenet100",
         Text("'folder:PATH', for example", needed=True),

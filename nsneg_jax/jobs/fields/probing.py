@@ -57,6 +57,7 @@ PROBING = (
     ),
     shared.FLIP,
     *shared.computation(),
+    *shared.running("step"),
     Field(
         "data.source",
         "",

@@ -123,3 +123,21 @@ def loaders(work: str) -> tuple[Field, ...]:
 def switch(name: str, default: bool, meaning: str) -> Field:
     """Returns the row of a field that is True or False."""
     return Field(name, default, Switch(), meaning)
+
+
+def running(work: str) -> tuple[Field, ...]:
+    """Returns the rows of how a job runs, which counts its progress in `work`."""
+    return (
+        Field(
+            "watchdog_minutes",
+            30.0,
+            Number(0, 1e5),
+            f"minutes without a {work} after which the stacks of all threads are written; "
+            "0 = never",
+        ),
+        switch(
+            "deterministic",
+            False,
+            "GPUs: whether to use only operations that repeat to the bit, which takes longer",
+        ),
+    )

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nsneg_jax.errors import UsageError, printable
-from nsneg_jax.training.checkpoint import (
+from nsneg_jax.training.checkpoints.checkpoint import (
     DamagedError,
     all_checkpoints,
     check_checkpoint,

@@ -15,8 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from nsneg_jax import cli
 from nsneg_jax.errors import UsageError
 from nsneg_jax.parallel import mesh
-from nsneg_jax.training.checkpoint import Checkpoints, DamagedError, read_checkpoint
-from nsneg_jax.training.digests import state_digests, values_digest
+from nsneg_jax.training.checkpoints.checkpoint import Checkpoints, DamagedError, read_checkpoint
+from nsneg_jax.training.checkpoints.digests import state_digests, values_digest
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -132,7 +132,7 @@ def drill(saved, workdir, damage, seed: int) -> str:
         if step == 4:
             assert (workdir / "damaged-checkpoints" / "8").is_dir()
             checkpoints.save(8, state_of(8), progress_of(8))
-            checkpoints.wait()
+            checkpoints.failed(wait=True)
             assert checkpoints.newest_whole() == (8, progress_of(8))
     shutil.rmtree(workdir)
     return "harmless" if step == 8 else "found"
