@@ -162,6 +162,7 @@ def _run(parsed: "Command") -> int:
         print(text, flush=True)
         stops.append(text)
 
+    _function("nsneg_jax.training.workdir:refuse_links")(parsed.workdir)
     minutes = parsed.config.get("watchdog_minutes", 0)
     stacks = import_module("nsneg_jax.training.workdir").STACKS
     watching = _function("nsneg_jax.parallel.watchdog:watching")

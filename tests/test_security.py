@@ -26,7 +26,7 @@ from nsneg_jax.input.sources.packed import ArrayRecord
 from nsneg_jax.jobs.opening import open_run
 from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.report.pictures import save_views
-from nsneg_jax.training.workdir import refuse_links
+from nsneg_jax.training.workdir import WRITTEN, refuse_links
 
 ROOT = Path(main.__file__).parent
 CODE = [
@@ -188,10 +188,7 @@ def test_members_of_archives(odd, tmp_path):
     assert not (tmp_path / "x.JPEG").exists() and not Path("/x.JPEG").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["pictures", "metrics.jsonl", "config.json", "checkpoints", "parts", "results.json",
-             "textures.npy", "tensorboard"],
-)  # fmt: skip
+@pytest.mark.parametrize("name", [pattern.replace("*", "x") for pattern in WRITTEN])
 def test_links_in_a_workdir(name, tmp_path):
     workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     workdir.mkdir()
@@ -203,6 +200,16 @@ def test_links_in_a_workdir(name, tmp_path):
     (tmp_path / "link").symlink_to(elsewhere)
     elsewhere.mkdir()
     refuse_links(tmp_path / "link")  # the workdir itself may be one
+
+
+@pytest.mark.parametrize("name", ["run.lock", "stacks-host-0.txt", "metrics.jsonl"])
+def test_a_command_makes_nothing_through_a_link(name, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    argv = ["main.py", f"--config={ROOT / 'configs' / 'patch.py'}:tiny"]
+    assert main.main([*argv, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert f"{name}isalink" in "".join(capsys.readouterr().err.split())
+    assert everything_below(tmp_path) == ["run", f"run/{name}"]
 
 
 def test_a_picture_replaces_a_link(tmp_path):

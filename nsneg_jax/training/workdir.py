@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,11 @@ _ADDED = {
 }
 
 
-# Names that a run writes at the top of its workdir.
-_WRITTEN = (
-    CONFIG, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, RESULTS, PARTS, PER_CLASS,
-    VIEWS.partition("/")[0], TEXTURES, UNREADABLE, SIMILARITIES,
+# Patterns of the names at the top of a workdir that are written.
+WRITTEN = (
+    CONFIG, STARTS, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, RESULTS, PARTS, PER_CLASS,
+    VIEWS.partition("/")[0], TEXTURES, UNREADABLE.replace(".", "*."), STACKS, SIMILARITIES, GALLERY,
+    f"{FEATURES}.*", "*.lock",
 )  # fmt: skip
 
 
@@ -79,9 +81,8 @@ def refuse_links(workdir: Path) -> None:
     Raises:
         UsageError: something is.
     """
-    for name in _WRITTEN:
-        path = workdir / name
-        if path.is_symlink():
+    for path in sorted(workdir.glob("*")):
+        if path.is_symlink() and any(fnmatchcase(path.name, each) for each in WRITTEN):
             raise UsageError(
                 f"{path} is a link to {printable(os.readlink(path))}, but a run writes nothing "
                 "through links in its workdir. Remove the link, or give the folder it leads to "

@@ -343,7 +343,7 @@ def test_eight_devices_agree(of_shapes, tmp_path):
     ("overrides", "message"),
     [
         ({"pretrained": ""}, "pretrained is ''"),
-        ({"only": "sketches"}, "only names 'sketches'"),
+        ({"only": "sketches"}, "only is 'sketches'"),
         ({"only": "sketch"}, "None of the sets is there"),
         ({"sets.a.protocol": "top2"}, "sets.a.protocol is 'top2'"),
         ({"sets.a.answers": "some"}, "sets.a.answers is 'some'"),

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nsneg_jax.files import write_whole
 from nsneg_jax.report import sheets
 from nsneg_jax.report.page import conflicts, html
 from nsneg_jax.report.page.gallery import Gallery, agreement, chosen, encoded, neighbours
 from nsneg_jax.report.page.runs import Run
 from nsneg_jax.training.workdir import VIEWS
 
+_FORMATS = ("PNG", "JPEG")  # of what this package writes and reads back
 _SHOWN = 88  # side of a picture in pixels of the page
 _SMALL = 64  # pixels; pictures of fewer are enlarged without smoothing
 _QUERIES, _NEIGHBOURS = 8, 6
@@ -30,7 +32,7 @@ def views(run: Run) -> list[tuple[str, list[bytes]]]:
     """
     path, side = run.path / VIEWS, _number(run.config, "data", "image_size")
     try:
-        sheet = Image.open(path).convert("RGB")
+        sheet = Image.open(path, formats=_FORMATS).convert("RGB")
     except OSError:
         return []
     columns = sheets.tiles(sheet, side) if side else []
@@ -128,12 +130,11 @@ def _save(columns: Mapping[str, Sequence[bytes]], path: Path) -> None:
         for place, tile in enumerate(shown):
             array[place, : tile.shape[0], : tile.shape[1]] = tile
         arrays[title] = array
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheets.grid(arrays).save(path)
+    write_whole(path, lambda partial: sheets.grid(arrays).save(partial, "png"))
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(data), formats=_FORMATS).convert("RGB"))
 
 
 def _shrunk(tile: Image.Image, side: int) -> np.ndarray:
@@ -165,7 +166,7 @@ def _cell(gallery: Gallery, place: int, kind: str, alt: str) -> str:
 
 
 def _picture(data: bytes, alt: str) -> str:
-    small = max(Image.open(io.BytesIO(data)).size) <= _SMALL
+    small = max(Image.open(io.BytesIO(data), formats=_FORMATS).size) <= _SMALL
     return html.picture(data, alt, _SHOWN, "pixels" if small else "")
 
 
