@@ -182,8 +182,7 @@ def test_a_folder_keeps_its_recipe(source, tmp_path, capsys):
         (earlier / "texture.json").write_text(damaged, "latin-1")
         capsys.readouterr()
         assert run(source, earlier) == 2
-        said = " ".join(capsys.readouterr().err.split())
-        assert "texture.json is damaged" in said or "begun with other settings" in said
+        assert str(earlier / "texture.json") in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_settings_of_the_first_recipe_are_those_of_earlier_folders(tmp_path, monkeypatch):

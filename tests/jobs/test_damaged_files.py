@@ -114,7 +114,7 @@ def drill(name, count, tmp_path, monkeypatch, capsys):
         )
 
 
-QUICK = ("knn", "evaluate", "arrayrecord")
+QUICK = ("evaluate", "arrayrecord")
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -123,6 +123,6 @@ def test_a_damaged_file_is_no_traceback(name, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", (*QUICK, "pretrain", "linear", "features", "texture"))
+@pytest.mark.parametrize("name", (*QUICK, "pretrain", "linear", "knn", "features", "texture"))
 def test_no_damaged_file_is_a_traceback(name, tmp_path, monkeypatch, capsys):
     drill(name, None, tmp_path, monkeypatch, capsys)

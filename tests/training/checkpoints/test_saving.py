@@ -88,6 +88,7 @@ def test_a_lost_folder_is_not_made_anew(tmp_path):
     assert (tmp_path / "checkpoints").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_code")
 def test_a_training_tries_again_after_the_next_step(disk, monkeypatch, capfd):
     """The disk is full at the save of step 4, and has room again once the run has said so."""
