@@ -189,7 +189,9 @@ def _values(argv: list[str], command: str) -> flags.FlagValues:
     except flags.UnrecognizedFlagError as error:
         if config is None and "config." in str(error):
             raise UsageError(f"--config is missing. {usage(command)}") from error
-        raise UsageError(f"{_one_line(error)}. {usage(command)}") from error
+        meant = nearest_of(error.flagname, flatten(config.to_dict())) if config else ""
+        such = f" Fields have the prefix config: --config.{meant}=VALUE." if meant else ""
+        raise UsageError(f"{_one_line(error)}.{such} {usage(command)}") from error
     except flags.IllegalFlagValueError as error:
         text = _wrong_value(error, config)
         raise UsageError(f"{text} {_where_fields_are(command)}") from error
@@ -299,9 +301,9 @@ def _overrides(argv: list[str], config: ConfigDict) -> list[str]:
         name = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", match[1])
         if name not in fields and name not in sections:
             nearest = nearest_of(name, fields)
+            such = f" {nearest!r} is {shown(fields[nearest])} here." if nearest else ""
             raise UsageError(
-                f"The config has no field {printable(repr(name))}. The nearest is {nearest!r}, "
-                f"which is {shown(fields[nearest])} here. Correct the name; "
+                f"The config has no field {printable(repr(name))}.{such} Correct the name; "
                 f"{_where_fields_are('')}"
             )
         if name in last:

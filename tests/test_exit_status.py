@@ -71,7 +71,7 @@ def test_a_job_that_is_stopped_and_goes_on(command, tmp_path, monkeypatch, capsy
         assert main.main(command) == 75
     assert "stopped by SIGTERM" in capsys.readouterr().out
     assert main.main(command) == 0
-    assert "2 sets, 1 done before" in capsys.readouterr().out
+    assert "2 sets; 1 done before" in capsys.readouterr().out
 
 
 def of_photos(tmp_path):

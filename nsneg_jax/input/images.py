@@ -29,6 +29,11 @@ def as_list(images: Images) -> list[Any]:
     Raises:
         UsageError: there are none, or one is not uint8, not RGB or not an image.
     """
+    if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+        raise UsageError(
+            f"The images are the folder {os.fspath(images)!r}. Give the paths of its images, such "
+            "as sorted(pathlib.Path(folder).rglob('*.jpg')); `nsneg features` takes folders."
+        )
     if isinstance(images, str | os.PathLike | Image.Image):
         raise UsageError(f"The images are a single {_named(images)}. Put it in a list: [image].")
     if hasattr(images, "ndim"):

@@ -103,7 +103,7 @@ def evaluate(
     done = len(kept)
     sets = len({part.set_name for part in parts})
     since = f" (the first on {min(kept.values())})" if kept else ""
-    print(f"parts       {len(parts)} of {sets} sets, {done} done before{since}", flush=True)
+    print(f"parts       {len(parts)}, of {sets} sets; {done} done before{since}", flush=True)
     if waiting and jax.process_index() == 0:
         run.remove_results()  # they would be of other parts
     with StopSignals("part") as signals, Progress(len(parts), done, unit="part") as display:
@@ -182,8 +182,8 @@ def _classes(
     """Returns the classes of the first outputs, how they were found ('' if recorded), and C."""
     if pretrained.classifier is None:
         raise UsageError(
-            f"{pretrained.origin} has no classifier to evaluate. Train one with "
-            "--config=configs/linear.py and give its workdir with --config.pretrained=DIR."
+            f"{pretrained.origin} has no classifier to evaluate. Train one by the job linear "
+            "(--config=linear), and give its workdir with --config.pretrained=DIR."
         )
     check_finite(pretrained.classifier, pretrained.origin)
     outputs = len(pretrained.classifier["bias"])

@@ -68,7 +68,8 @@ def knn(
     }
     path = run.write_results(about | figures | {"validation_images": len(queries.labels)})
     for k in settings.k:
-        print(f"{k} nearest: {figures[f'knn_{k}']:.2f} %")
+        few = f" (all {len(sources[0])} of the bank)" if k > len(sources[0]) else ""
+        print(f"{k} nearest{few}: {figures[f'knn_{k}']:.2f} %")
     print(f"done: {len(queries.labels):,} images counted; {path}")
     return figures
 

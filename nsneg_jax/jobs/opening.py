@@ -33,6 +33,8 @@ from nsneg_jax.training.workdir import (
     refuse_links,
 )
 
+_LITTLE = 20  # percent of a picture that a view shows
+
 
 class Resumption(NamedTuple):
     """What a resumable run needs.
@@ -114,6 +116,8 @@ class Run:
         data = self.config["data"]
         view = view_of(source, data["resize"], data["image_size"])
         print(f"views    {described(view)}", flush=True)
+        if data["resize"] == 0 and (view["seen_percent"] or 100) < _LITTLE:
+            print("note     --config.data.resize=256 would show more of a picture", flush=True)
         self.print_note()
 
     def print_note(self) -> None:
@@ -258,3 +262,13 @@ def about_import(progress: Mapping[str, Any], batch_size: int, steps_per_epoch: 
             f"{batch_size}; import it with --images and --batch_size to keep its epoch"
         )
     return text
+
+
+def about_queue(size: int, images: int) -> str:
+    """Returns what to know about a queue that is longer than an epoch; '' otherwise."""
+    if size <= images:
+        return ""
+    return (
+        f"the queue of {size:,} keys holds several of each of the {images:,} images, so that a "
+        "query is pushed from its own image: set --config.moco.queue_size below their number"
+    )

@@ -16,9 +16,9 @@ from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.sources.identity import Identity, check_same_data, identity
 from nsneg_jax.input.sources.protocol import Source, has_classes, has_files
 from nsneg_jax.input.splits import open_split
-from nsneg_jax.jobs import build
+from nsneg_jax.jobs import build, opening
 from nsneg_jax.jobs.knn import monitor, monitored
-from nsneg_jax.jobs.opening import Resumption, Run, about_import, check_same_model, open_run
+from nsneg_jax.jobs.opening import Resumption, Run, open_run
 from nsneg_jax.jobs.validation import total_steps, validate_pretraining
 from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.method import Method
@@ -120,7 +120,7 @@ def pretrain(
         on_stop(stopped(resumption.signals.received, done, data.total))
         unreadable.check()
     else:
-        print(f"done: {data.total} steps; checkpoints, metrics.jsonl and pictures are in {workdir}")
+        print(f"done: {done} steps; checkpoints, metrics.jsonl and pictures are in {workdir}")
     return training.state
 
 
@@ -130,6 +130,7 @@ def _open_data(config: ConfigDict, workdir: Path) -> _Data:
         source, textures = build.open_textures(config, source, workdir)
     steps_per_epoch = _steps_per_epoch(source, config.batch_size)
     queries, note = monitored(config, source) if config.knn_every_epochs else (None, "")
+    longer = opening.about_queue(config.moco.queue_size, len(source))
     identities = {"data": identity(source)}
     if textures is not None and has_files(textures):
         identities["textures"] = identity(textures)
@@ -137,7 +138,7 @@ def _open_data(config: ConfigDict, workdir: Path) -> _Data:
         source=source,
         textures=textures,
         queries=queries,
-        notes=(note,) if note else (),
+        notes=tuple(text for text in (note, longer) if text),
         identities=identities,
         steps_per_epoch=steps_per_epoch,
         steps_per_kept=config.checkpoint.keep_every_epochs * steps_per_epoch,
@@ -150,7 +151,7 @@ def _build_or_restore(
 ) -> _Training:
     checkpoints, resumed = resumption.checkpoints, resumption.step
     if resumption.progress is not None:
-        check_same_model(config.model, resumption.progress, run.workdir)
+        opening.check_same_model(config.model, resumption.progress, run.workdir)
     method, state = build.build(config, data.steps_per_epoch)
     placement = build.placement(config)
     state = mesh.put(state, state_sharding(method, run.devices, placement))
@@ -168,7 +169,7 @@ def _build_or_restore(
             now, before = data.identities[name], progress.get(name)
             check_same_data(source, now, before, images, run.workdir, listed(run.workdir))
     if "official" in progress:
-        print(about_import(progress, config.batch_size, data.steps_per_epoch))
+        print(opening.about_import(progress, config.batch_size, data.steps_per_epoch))
     window, replaced = Window(**progress["window"]), progress.get("replaced_samples", 0)
     watched = progress.get("collapse", {"at": resumed})
     watch = CollapseWatch(config.collapse_steps, choices, **watched)

@@ -19,7 +19,7 @@ from nsneg_jax.training.checkpoints import checkpoint
 
 _OFFICIAL_SETTINGS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
 _UNKNOWN_TO_TORCHVISION = (
-    "note       torchvision has no such network (arch, width and stem): the names follow its own"
+    "note       torchvision has no such network (arch, width and stem): its names are continued"
 )
 
 

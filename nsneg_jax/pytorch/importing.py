@@ -75,7 +75,7 @@ def import_file(
             f"momentum   {said_of_momentum}",
             f"step       {step:,} = {said}",
             # The learning rate of each recipe belongs to its own batch size.
-            f"go on      python main.py --config=configs/patch.py{':paper' * (batch_size == 128)} "
+            f"go on      nsneg pretrain --config=patch{':paper' * (batch_size == 128)} "
             + " ".join(_flags(found, workdir, batch_size)),
         ]
     else:

@@ -82,3 +82,16 @@ def test_mistakes_are_named(pretrained, tmp_path, overrides, message):
     config.update_from_flattened_dict(overrides)
     with pytest.raises(UsageError, match=message):
         knn(config, tmp_path)
+
+
+def test_images_in_both_splits_are_refused(pretrained, tmp_path):
+    write_photos(tmp_path / "data", [f"{name}/{i}.png" for name in "ab" for i in range(3)])
+    source = f"folder:{tmp_path / 'data'}"
+    same = {"data.source": source, "data.eval_split": "train"}
+    for job in (knn, linear):
+        config = tiny_linear_config(pretrained, **same)
+        with pytest.raises(UsageError, match="6 of the 6 images"):
+            job(config, tmp_path / "out")
+    apart = {"data.split": "train[:60%]", "data.eval_split": "train[60%:]", "knn.k": (1, 20)}
+    knn(tiny_linear_config(pretrained, **same | apart), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["validation_images"] == 2

@@ -124,9 +124,10 @@ def _check_names(values: Mapping[str, Any], job: str) -> None:
     if job == "pretrain" and _has_additions(values):
         return
     nearest = nearest_of(unknown[0], values.keys() - set(unknown))
+    such = f" It reads {nearest!r}." if nearest else ""
     raise UsageError(
-        f"The config has the field {unknown[0]!r}, which the job {job!r} does not read. The "
-        f"nearest that it reads is {nearest!r}. Correct the name, or leave the field out."
+        f"The config has the field {unknown[0]!r}, which the job {job!r} does not read.{such} "
+        "Correct the name, or leave the field out."
     )
 
 
@@ -148,9 +149,42 @@ def _has_additions(values: Mapping[str, Any]) -> bool:
     return not (METHODS.is_own(values["method"]) and NETWORKS.is_own(values["model.arch"]))
 
 
+# Names in the original's scripts, solo-learn and timm of what is called otherwise here.
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "dataset": "source",
+    "data_dir": "source",
+    "backbone": "arch",
+    "max_epochs": "epochs",
+    "num_workers": "workers",
+    "batch": "batch_size",
+    "queue": "queue_size",
+    "moco_k": "queue_size",
+    "moco_m": "momentum",
+    "moco_t": "temperature",
+    "moco_dim": "dim",
+    "checkpoint": "pretrained",
+}
+
+
 def nearest_of(name: str, names: Any) -> str:
-    """Returns the field whose name is nearest to a wrong one, of at least one in `names`."""
-    # The mistake is either in the letters or in the section.
+    """Returns the field that a wrong name means; '' if none is like it.
+
+    Args:
+        name: the wrong name.
+        names: names of fields.
+    """
+    # The mistake is in the section, in the letters, or the name is that of other programs.
     leaf = name.rpartition(".")[2]
-    same_leaf = [each for each in sorted(names) if each.rpartition(".")[2] == leaf]
-    return (same_leaf or difflib.get_close_matches(name, sorted(names), 1, cutoff=0))[0]
+    leaves: dict[str, str] = {}
+    for each in sorted(names):
+        leaves.setdefault(each.rpartition(".")[2], each)
+    known = _ELSEWHERE.get(leaf.replace("-", "_"), leaf)
+    if known in leaves:
+        return leaves[known]
+    close = difflib.get_close_matches(name, sorted(names), 1)
+    if close:
+        return close[0]
+    close = difflib.get_close_matches(leaf, sorted(leaves), 1)
+    return leaves[close[0]] if close else ""

@@ -104,7 +104,12 @@ def test_missing_and_unknown_fields():
     del config.moco["momentum"]
     with pytest.raises(UsageError, match=r"lacks the field 'moco\.momentum'"):
         check_fields(config)
-    for name, nearest in (("moco.momentom", "moco.momentum"), ("epoch", "epochs")):
+    for name, nearest in (
+        ("moco.momentom", "moco.momentum"),
+        ("epoch", "epochs"),
+        ("lr", "optimizer.learning_rate"),
+        ("source", "data.source"),
+    ):
         with pytest.raises(UsageError, match=f"'{name}'.*'{nearest}'"):
             check_fields(config_of("pretrain", {name: 1}))
     # a method of a user's may have fields of its own
