@@ -227,8 +227,9 @@ class _Hook:
 
 def _is_for_users(record: logging.LogRecord) -> bool:
     """Returns whether a line is to be logged: a save that fails logs a traceback per thread."""
-    about = record.pathname if record.name == "absl" else str(record.exc_info and record.msg)
-    return not (record.exc_info and "orbax" in about)
+    # Only orbax uses asyncio here.
+    of_save = "orbax" in record.pathname or "exception was never retrieved" in record.getMessage()
+    return not (record.exc_info and of_save)
 
 
 def _reason(error: Exception) -> str:
