@@ -110,8 +110,9 @@ def _demo(setting: Setting) -> list[Command]:
             _main(evaluated.name, "evaluate.py:tiny", evaluated, *labelled, *small["evaluate"]),
         ]
     jobs = ("knn", "linear", "eval")
-    runs = [folder / f"{encoder}-{job}" for job in jobs for encoder in DEMO_ENCODERS]
+    runs = [trained] + [folder / f"{encoder}-{job}" for job in jobs for encoder in DEMO_ENCODERS]
     pictures = ("--out", folder / "table.md", "--corruptions", folder / "corruptions.png")
+    pictures += ("--html", folder / "report.html")
     return [*commands, _module("report", "nsneg_jax", "report", *runs, *pictures)]
 
 
