@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.files import check_writable, inside, is_plain
 from nsneg_jax.input.decode import FORMATS, UnreadableImage, decode_image
 from nsneg_jax.input.sources.packed import ArrayRecord
+from nsneg_jax.jobs.kept_parts import read_whole
 from nsneg_jax.jobs.opening import open_run
 from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.report.pictures import save_views
@@ -309,15 +311,14 @@ class Runs:
 
 
 def test_a_kept_part_with_a_pickle_is_made_again(tmp_path):
-    from nsneg_jax.jobs.evaluate import _made
-
+    part = SimpleNamespace(protocol="top1", source=[0])
     array = np.array([Runs(tmp_path / "ran")], object)
     np.savez(tmp_path / "part.npz", valid=array)
     with np.load(tmp_path / "part.npz", allow_pickle=True) as file:
         file["valid"]
     assert (tmp_path / "ran").exists()  # it would run
     (tmp_path / "ran").unlink()
-    assert _made(tmp_path / "part.npz", "", "", None, None) == ""
+    assert read_whole(tmp_path / "part.npz", part) is None
     (tmp_path / "part.npz").write_bytes(pickle.dumps(Runs(tmp_path / "ran")))
-    assert _made(tmp_path / "part.npz", "", "", None, None) == ""
+    assert read_whole(tmp_path / "part.npz", part) is None
     assert not (tmp_path / "ran").exists()

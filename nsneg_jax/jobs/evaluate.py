@@ -1,10 +1,7 @@
 """The robustness job: evaluates a trained probe on many test sets, one row of the paper's table."""
 
-import hashlib
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +9,24 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from nsneg_jax.corruptions import TABLE, definition, registry
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import self_test, summary
-from nsneg_jax.evaluation.classifier import ANSWERS, Classifier
+from nsneg_jax.evaluation.classifier import Classifier
 from nsneg_jax.evaluation.outputs import Listed, check_finite, classes_of_sets, name_outputs
 from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.evaluation.protocols import per_class, timm
 from nsneg_jax.evaluation.sets import Part, plan
-from nsneg_jax.files import user_path, write_npz, write_text
-from nsneg_jax.input.sources.identity import FileState, file_state, identity
+from nsneg_jax.files import user_path, write_text
 from nsneg_jax.input.sources.lists.class_list import advice, by_themselves, class_names, resolved
 from nsneg_jax.jobs.frozen import EvaluationSettings, evaluation_settings
-from nsneg_jax.jobs.opening import open_frozen
+from nsneg_jax.jobs.kept_parts import KeptParts
+from nsneg_jax.jobs.opening import Run, open_frozen
 from nsneg_jax.jobs.validation import validate_evaluate
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.pretrained import Pretrained, load_pretrained
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import StopSignals, stopped
-from nsneg_jax.training.workdir import PARTS, PER_CLASS
+from nsneg_jax.training.workdir import PER_CLASS
 
 
 def evaluate(
@@ -62,6 +58,43 @@ def evaluate(
     """
     run, config = open_frozen(config, workdir, devices, validate_evaluate)
     settings = evaluation_settings(config)
+    evaluated = _open(run, settings)
+    kept = KeptParts(workdir, settings, evaluated.pretrained, evaluated.classes, evaluated.parts)
+    before = kept.made()
+    if not _evaluate_others(run, settings, evaluated, kept, before, on_stop):
+        return None
+    results = None
+    if jax.process_index() == 0:
+        by_set = kept.by_set()
+        evaluated.missing.update(_unreadable(by_set))
+        results = _results(run, settings, evaluated, by_set, before)
+        path = run.write_results(results)
+        _write_tables(settings, workdir, evaluated, by_set, results)
+        print(f"done: {path}; `nsneg report {workdir}` makes the table")
+    return hosts.of_first(results)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """What is evaluated.
+
+    `rule` says how the classes of the first outputs were found ('' if recorded), of `outputs` in
+    all. `missing` says where to get the sets that are not there, `views` describes those that are,
+    and `checked` is what the self-test found.
+    """
+
+    pretrained: Pretrained
+    classes: tuple[str, ...]
+    rule: str
+    outputs: int
+    parts: Sequence[Part]
+    missing: dict[str, str]
+    views: dict[str, dict[str, Any]]
+    checked: Any
+
+
+def _open(run: Run, settings: EvaluationSettings) -> _Evaluated:
+    """Opens classifier and sets, tests the evaluation itself, and reports all of it."""
     pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
     classes, rule, count = _classes(settings, pretrained)
     parts, missing = plan(
@@ -87,35 +120,40 @@ def evaluate(
     views = _views(parts, settings)
     for name, view in views.items():
         print(f"views       {name}: {described(view)}")
+    return _Evaluated(pretrained, classes, rule, count, parts, missing, views, checked)
+
+
+def _evaluate_others(
+    run: Run,
+    settings: EvaluationSettings,
+    evaluated: _Evaluated,
+    kept: KeptParts,
+    before: Mapping[str, str],
+    on_stop: Callable[[str], None],
+) -> bool:
+    """Evaluates the parts that no earlier start made; returns whether it came to the end.
+
+    Args:
+        run, settings, evaluated, kept: of this evaluation.
+        before: when the others were made, by title.
+        on_stop: called with a message if a signal stopped the run.
+    """
+    pretrained, parts = evaluated.pretrained, evaluated.parts
     classify = Classifier(pretrained, settings.reading, run.dtype, settings.seed, run.devices)
-    network = _fingerprint(pretrained, classes)
-    keys = {part.title: _key(settings, network, part) for part in parts}
-    hosts.agree("classifier and files", keys, hosts.SAME_DATA)
-    data = _data(parts)
-    states = _States()
-    made = hosts.of_first(
-        [_made(_path(workdir, p), keys[p.title], data[p.title], p, states) for p in parts]
-        if jax.process_index() == 0
-        else None
-    )
-    kept = {part.title: when for part, when in zip(parts, made, strict=True) if when}
-    waiting = [part for part in parts if part.title not in kept]
-    done = len(kept)
+    waiting = [part for part in parts if part.title not in before]
+    done = len(before)
     sets = len({part.set_name for part in parts})
-    since = f" (the first on {min(kept.values())})" if kept else ""
+    since = f" (the first on {min(before.values())})" if before else ""
     print(f"parts       {len(parts)}, of {sets} sets; {done} done before{since}", flush=True)
     if waiting and jax.process_index() == 0:
         run.remove_results()  # they would be of other parts
     with StopSignals("part") as signals, Progress(len(parts), done, unit="part") as display:
         for part in waiting:
-            about = {"key": keys[part.title], "data": data[part.title]}
-            if jax.process_index() == 0:
-                about["files"] = states.of(part).digest  # before they are read
+            # Looked at before they are read.
+            files = kept.state(part).digest if jax.process_index() == 0 else ""
             outputs = classify(part, display)
             if jax.process_index() == 0:
-                about["made"] = _now()
-                arrays = {name: np.array(text) for name, text in about.items()}
-                write_npz(_path(workdir, part), outputs | arrays)
+                kept.write(part, outputs, files)
             done += 1
             display.advance(done)
             valid = outputs["valid"]
@@ -125,34 +163,33 @@ def evaluate(
             display.show(done, f"{part.title}  {valid.sum():,} images{top1}")
             if signals.stop_after(done) and done < len(parts):
                 on_stop(stopped(signals.received, done, len(parts), unit="part"))
-                return None
-    if jax.process_index() != 0:
-        return hosts.of_first(None)
-    by_set: dict[str, summary.Parts] = {}
-    for part in parts:
-        with np.load(_path(workdir, part)) as outputs:
-            by_set.setdefault(part.set_name, []).append((part, dict(outputs)))
-    missing |= _unreadable(by_set)
-    results = {
+                return False
+    return True
+
+
+def _results(
+    run: Run,
+    settings: EvaluationSettings,
+    evaluated: _Evaluated,
+    by_set: Mapping[str, summary.Parts],
+    before: Mapping[str, str],
+) -> dict[str, Any]:
+    """Returns the contents of results.json."""
+    pretrained, rule = evaluated.pretrained, evaluated.rule
+    figures = summary.summarise(by_set, evaluated.classes, settings.seed)
+    return {
         "job": "evaluate",
         "encoder": pretrained.encoder_origin,
         "encoder_seed": pretrained.encoder_seed,
         "classifier": pretrained.origin,
         "label": settings.label,
-        **({"outputs": count, "output_rule": rule} if rule else {}),
+        **({"outputs": evaluated.outputs, "output_rule": rule} if rule else {}),
         **run.computation,
-        "self_test": checked,
-        "sets": {
-            name: figures | views[name]
-            for name, figures in summary.summarise(by_set, classes, settings.seed).items()
-        },
-        "missing": missing,
-        "kept": _kept_by_set(parts, kept),
+        "self_test": evaluated.checked,
+        "sets": {name: found | evaluated.views[name] for name, found in figures.items()},
+        "missing": evaluated.missing,
+        "kept": _kept_by_set(evaluated.parts, before),
     }
-    path = run.write_results(results)
-    _write_tables(settings, workdir, pretrained, classes, by_set, results)
-    print(f"done: {path}; `nsneg report {workdir}` makes the table")
-    return hosts.of_first(results)
 
 
 def _unreadable(by_set: dict[str, summary.Parts]) -> dict[str, str]:
@@ -210,12 +247,12 @@ def _classes(
 def _write_tables(
     settings: EvaluationSettings,
     workdir: Path,
-    pretrained: Pretrained,
-    classes: Sequence[str],
+    evaluated: _Evaluated,
     by_set: dict[str, summary.Parts],
     results: dict,
 ) -> None:
     """Writes the results beside results.json: per class, per image, and as timm does."""
+    pretrained, classes = evaluated.pretrained, evaluated.classes
     name = settings.label or pretrained.encoder_origin
     write_text(workdir / PER_CLASS, per_class.per_class(by_set, classes))
     for set_name, parts in by_set.items():
@@ -237,76 +274,12 @@ def test_itself() -> None:
     print(f"self-test  passed: {self_test.run(mesh.data_mesh(None))} known figures", flush=True)
 
 
-def _fingerprint(pretrained: Pretrained, classes: tuple[str, ...]) -> str:
-    """Hashes every value of the network and the names of its classes."""
-    digest = hashlib.sha256("\n".join(classes).encode("utf-8", "surrogateescape"))
-    for leaf in jax.tree.leaves((pretrained.params, pretrained.stats, pretrained.classifier)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def _key(settings: EvaluationSettings, network: str, part: Part) -> str:
-    """Returns all that the outputs of a part depend on, except the contents of its files.
-
-    This includes the location of the set as given.
-    """
-    listed = "\n".join(part.names()).encode("utf-8", "surrogateescape")
-    names = hashlib.sha256(listed).hexdigest()
-    size = settings.reading.image_size
-    others = [size, settings.seed, settings.dtype, settings.precision]
-    if part.corruption is not None and TABLE[part.corruption[0]].kind == registry.OWN:
-        others.append(definition(*part.corruption, size))
-    return json.dumps([network, part.settings, names, *others])
-
-
 def _views(parts: Sequence[Part], settings: EvaluationSettings) -> dict[str, dict[str, Any]]:
     """Describes the views by set, see `view_of`."""
     first = {part.set_name: part for part in reversed(parts)}
     size = settings.reading.image_size
     order = dict.fromkeys(part.set_name for part in parts)
     return {name: view_of(first[name].source, first[name].resize, size) for name in order}
-
-
-def _data(parts: Sequence[Part]) -> dict[str, str]:
-    """Returns the identity of the images of each part by its title, as JSON."""
-    # Generated corruptions share a source.
-    sources = {id(part.source): part.source for part in parts}
-    texts = {number: json.dumps(identity(source)) for number, source in sources.items()}
-    return {part.title: texts[id(part.source)] for part in parts}
-
-
-class _States:
-    """States of the files of sources, each looked at once."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, FileState] = {}
-
-    def of(self, part: Part) -> FileState:
-        number = id(part.source)
-        if number not in self._found:
-            self._found[number] = file_state(part.source)
-        return self._found[number]
-
-
-def _made(path: Path, key: str, data: str, part: Part, states: _States) -> str:
-    """Returns when a part was made that holds as it is; '' if it is missing or outdated."""
-    try:
-        kept = dict(np.load(path))
-        names = ANSWERS + ("probabilities",) * (part.protocol == "cue_conflict")
-        whole = all(len(kept[name]) == len(part.source) for name in names)
-        # Repeat a part with an unreadable image, which may have been replaced by now.
-        good = whole and kept["valid"].all() and np.isfinite(kept["confidence"]).all()
-        if not good or str(kept["key"]) != key:
-            return ""
-    except Exception:  # missing, or whatever damage raises: the part is made again
-        return ""
-    # Earlier versions kept no data, and no state of the files.
-    if str(kept.get("data", data)) != data:
-        return ""
-    state, changed = states.of(part), path.stat().st_mtime_ns
-    same = str(kept["files"]) == state.digest if "files" in kept else state.newest < changed
-    when = str(kept["made"]) if "made" in kept else _time(changed / 1e9)
-    return when if same else ""
 
 
 def _kept_by_set(parts: Sequence[Part], kept: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -316,16 +289,3 @@ def _kept_by_set(parts: Sequence[Part], kept: Mapping[str, str]) -> dict[str, di
         if part.title in kept:
             found.setdefault(part.set_name, []).append(kept[part.title])
     return {name: {"parts": len(times), "since": min(times)} for name, times in found.items()}
-
-
-def _now() -> str:
-    return _time(time.time())
-
-
-def _time(seconds: float) -> str:
-    """Formats seconds since 1970, e.g. '2026-11-28 09:30 UTC'."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _path(workdir: Path, part: Part) -> Path:
-    return workdir / PARTS / f"{part.title.replace(' ', '-')}.npz"

@@ -15,8 +15,8 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.files import write_json
 from nsneg_jax.input.sources.protocol import Source
+from nsneg_jax.jobs.fields.memory import check_memory
 from nsneg_jax.jobs.frozen import completed, difference
-from nsneg_jax.jobs.memory import check_memory
 from nsneg_jax.jobs.validation import check_reading
 from nsneg_jax.parallel import hosts, mesh
 from nsneg_jax.pretrained import trained_on

@@ -277,7 +277,7 @@ def test_textures_are_counted_by_class(answering, tmp_path):
     assert figures["protocol"] == "texture" and figures["images"] == 12
     assert figures["by_class"] == {CLASSES[2]: 75, CLASSES[6]: 0, CLASSES[9]: 100}
     assert figures["accuracy_top1"] == pytest.approx(100 * 7 / 12)
-    with pytest.raises(UsageError, match=r"python -m data\.texture"):
+    with pytest.raises(UsageError, match=r"nsneg prepare texture"):
         run(a_config(answering, "texture", **source, **{"sets.texture.generate": True}), tmp_path)
 
 

@@ -8,8 +8,8 @@ import pytest
 from tiny import tiny_config, tiny_linear_config
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs import memory
-from nsneg_jax.jobs.memory import check_memory, host_memory
+from nsneg_jax.jobs.fields import memory
+from nsneg_jax.jobs.fields.memory import check_memory, host_memory
 from nsneg_jax.parallel.mesh import data_mesh
 
 GIB = 2**30
