@@ -209,11 +209,11 @@ def test_where_the_geometry_comes_from(workdir, tmp_path):
 
 
 def test_a_probe_records_its_geometry(workdir, tmp_path):
-    changes = {"epochs": 1, "data.resize": 200, "data.image_size": 24}
+    changes = {"epochs": 1, "data.resize": 240, "data.image_size": 24}
     linear(tiny_linear_config(workdir, **changes), tmp_path / "probe", ONE)
     (folder,) = (tmp_path / "probe" / "checkpoints").iterdir()
     loaded = load_pretrained(shutil.copytree(folder, tmp_path / "copy"))
-    assert (loaded.image_size, loaded.resize) == (24, 200)
+    assert (loaded.image_size, loaded.resize) == (24, 240)
     assert trained_on(tmp_path / "copy")["source"] == "shapes:80"
     answers = loaded.classify(np.zeros((2, 30, 30, 3), np.uint8))
     assert set(answers.names) <= set(loaded.classes)

@@ -109,6 +109,7 @@ TEST_SET = (
         "pixels at 224 of the shorter side before the central crop; 224 = whole files, as "
         "released; 0 = crop only, the same pixels at every data.image_size; -1 = data.resize of "
         "the probe's run, or 256 (a run that only crops decides for its own images alone)",
+        shared.RESIZE_REASON,
     ),
     Field(
         "protocol",

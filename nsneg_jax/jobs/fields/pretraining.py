@@ -129,6 +129,7 @@ PRETRAINING = (
         256,
         shared.RESIZE,
         "kNN: pixels at 224 of the shorter side before the central crop; 0 = crop only",
+        shared.RESIZE_REASON,
     ),
     *shared.loaders("decode and crop"),
     shared.MAX_BAD,

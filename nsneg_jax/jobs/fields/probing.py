@@ -95,6 +95,7 @@ PROBING = (
         shared.RESIZE_OR_RUN,
         "pixels at 224 of the shorter side before the central crop; 0 = crop only; -1 = that of "
         "the encoder's run, or 256",
+        shared.RESIZE_REASON,
     ),
     *shared.loaders("decode and crop"),
     shared.MAX_BAD,

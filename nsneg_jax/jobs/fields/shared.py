@@ -32,8 +32,9 @@ TEMPERATURE_REASON = (
 )
 SIDE = Whole(8, 4096)
 SIDE_OR_RUN = Whole(8, 4096, (0,))
-RESIZE = Whole(0, 4096)
-RESIZE_OR_RUN = Whole(0, 4096, (-1,))
+RESIZE = Whole(224, 4096, (0,))
+RESIZE_OR_RUN = Whole(224, 4096, (0, -1))
+RESIZE_REASON = "it is meant for views of 224 pixels, and scales with data.image_size"
 SCHEDULES = ("cosine", "step")
 FEWEST_PIXELS = "networks halve an image several times"
 
