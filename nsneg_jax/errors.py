@@ -91,7 +91,12 @@ def escape_output() -> None:
 
 
 def paragraph(error: Exception) -> str:
-    """Wraps the message for a terminal: lines of 100 characters, paths unbroken."""
+    """Wraps the message for a terminal: lines of 100 characters, paths unbroken.
+
+    An OSError has the message of `of_system`.
+    """
+    if isinstance(error, OSError):
+        error = of_system(error)
     return textwrap.fill(f"error: {error}", 100, break_on_hyphens=False, break_long_words=False)
 
 
@@ -112,8 +117,6 @@ def tell(error: Exception | Stopped) -> int:
 
     A Stopped is printed to standard output, an error to standard error.
     """
-    if isinstance(error, OSError):
-        error = of_system(error)
     if isinstance(error, Stopped):
         print(error, flush=True)
         return STOPPED

@@ -21,7 +21,7 @@ import jax
 import jaxlib
 from jax.experimental import multihost_utils
 
-from nsneg_jax.errors import RunError, Stopped, UsageError, exit_status, of_system, paragraph
+from nsneg_jax.errors import RunError, Stopped, UsageError, exit_status, paragraph
 from nsneg_jax.parallel.compilation_cache import keep_programs
 from nsneg_jax.parallel.launch import Launch, initialize_arguments
 from nsneg_jax.parallel.watch import GO_ON, Watch
@@ -84,10 +84,8 @@ def joined(
             yield
             sys.stdout.flush()
             wait_for_all()
-        except (UsageError, RunError) as error:
+        except (UsageError, RunError, OSError) as error:
             watch.fail(error, exit_status(error), paragraph(error))
-        except OSError as error:
-            watch.fail(error, exit_status(error), paragraph(of_system(error)))
         except Stopped as error:
             watch.fail(error, exit_status(error), str(error))
         except BaseException as error:
