@@ -253,6 +253,14 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
         raise UsageError(f"{path} is damaged: {reason}. {mend}") from error
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object; {} if it is missing, damaged or holds another."""
+    try:
+        return read_json(path, "")
+    except UsageError:
+        return {}
+
+
 def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]} ..."

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import json_object
 
 LOCK = "run.lock"
 _BEAT = 10.0  # seconds between changes of the counter
@@ -74,7 +75,7 @@ def _taken(path: Path, workdir: Path) -> int:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             can_lock = _locked(lock)
-            before = _read(path)
+            before = json_object(path)  # {} if it is new, or an owner died while it wrote
             if can_lock is False or _is_alive(path, before, can_lock):
                 raise UsageError(_in_use(workdir, before))
             if _is_there(lock, path):  # its owner may have removed it just now
@@ -114,7 +115,7 @@ def _is_alive(path: Path, owner: dict[str, Any], can_lock: bool | None) -> bool:
         time.sleep(_LOOK_EVERY)
         if not path.exists():
             return False
-        if _read(path) != owner:
+        if json_object(path) != owner:
             return True
     return False
 
@@ -144,15 +145,6 @@ def _is_there(lock: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(lock), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Returns what the lock file says; {} if it is new, or an owner died while it wrote."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _write(lock: int, beat: int) -> None:

@@ -1,6 +1,5 @@
 """The report of a pre-training: how similar its queries are to keys and to negatives."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,9 @@ from nsneg_jax.extras import needed
 from nsneg_jax.files import read_json, write_json, write_whole
 from nsneg_jax.report.plots import COLOURS
 from nsneg_jax.report.table import markdown_table
-from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG, SIMILARITIES
+from nsneg_jax.training.workdir import CHECKPOINTS, SIMILARITIES
 
 _QUANTILES = (0.05, 0.5, 0.95)
-
-
-def is_pretraining(run: Path) -> bool:
-    """Returns whether `run` is the workdir of a pre-training, or a checkpoint folder in it."""
-    try:
-        return json.loads((_workdir(run) / CONFIG).read_text()).get("job") == "pretrain"
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def read(run: Path, measure: Callable[[Path], dict[str, Any]] | None = None) -> dict[str, Any]:

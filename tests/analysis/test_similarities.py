@@ -14,6 +14,7 @@ from nsneg_jax.analysis.similarities import BINS, measure
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.report import similarities as report_similarities
+from nsneg_jax.report.page.runs import job_of
 
 pytestmark = pytest.mark.usefixtures("quick_code")
 
@@ -98,10 +99,10 @@ def test_quantiles():
 
 def test_mistakes_are_named(run, tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"job": "pretrain"}')
-    assert report_similarities.is_pretraining(tmp_path)
+    assert job_of(tmp_path) == "pretrain"
     with pytest.raises(UsageError, match="no checkpoint"):
         report_similarities.read(tmp_path, measure)
     assert cli.main(["report", str(run), "--csv", str(tmp_path / "x.csv")]) == 2
     assert "--csv" in capsys.readouterr().err
     assert cli.main(["report", str(run), "--similarities", str(tmp_path / "x.pdf")]) == 2
-    assert not report_similarities.is_pretraining(tmp_path / "nowhere")
+    assert job_of(tmp_path / "nowhere") != "pretrain"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nsneg_jax.files import json_object
 from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG, METRICS, RESULTS, STARTS, flatten
 
 # Fields that say where files are or how work is shared out, but not what is computed.
@@ -24,7 +25,7 @@ class Run:
         config: config.json; {} without it.
         results: results.json; {} without it.
         metrics: lines of metrics.jsonl, in their order.
-        starts: lines of starts.jsonl, see `parallel.starts`.
+        starts: lines of starts.jsonl, see `training.starts`.
         steps: steps of the checkpoints that are there, in order.
     """
 
@@ -67,7 +68,7 @@ def read(paths: Sequence[Path]) -> list[Run]:
 
 def job_of(path: Path) -> str:
     """Returns the job of a workdir, or of a checkpoint folder in it; '' if unknown."""
-    return str(_json(_folder(path) / CONFIG).get("job", ""))
+    return str(json_object(_folder(path) / CONFIG).get("job", ""))
 
 
 def differences(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], int]:
@@ -93,7 +94,7 @@ def _folder(path: Path) -> Path:
 
 
 def _run(folder: Path, given: Path, name: str) -> Run:
-    config, results = _json(folder / CONFIG), _json(folder / RESULTS)
+    config, results = json_object(folder / CONFIG), json_object(folder / RESULTS)
     checkpoints = (folder / CHECKPOINTS).glob("[0-9]*")
     return Run(
         path=folder,
@@ -106,14 +107,6 @@ def _run(folder: Path, given: Path, name: str) -> Run:
         starts=_lines(folder / STARTS),
         steps=sorted(int(path.name) for path in checkpoints if path.name.isdecimal()),
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
