@@ -31,6 +31,7 @@ from nsneg_jax.training.workdir import (
     claim_workdir,
     moved_fields,
     refuse_links,
+    step_folders,
 )
 
 _LITTLE = 20  # percent of a picture that a view shows
@@ -193,7 +194,8 @@ def open_frozen(
     )
     record, note = {}, ""
     if jax.process_index() == 0:
-        if config.job == "linear" and not config.evaluate_only and _has_checkpoint(workdir):
+        begun = step_folders(workdir / CHECKPOINTS)
+        if config.job == "linear" and not config.evaluate_only and begun:
             record = _kept_record(workdir)
         else:
             record = trained_on(config.pretrained)
@@ -213,10 +215,6 @@ def _kept_record(workdir: Path) -> dict[str, Any]:
         except UsageError:
             continue
     return trained_on(workdir)
-
-
-def _has_checkpoint(workdir: Path) -> bool:
-    return any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("[0-9]*"))
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

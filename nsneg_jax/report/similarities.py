@@ -11,7 +11,7 @@ from nsneg_jax.extras import needed
 from nsneg_jax.files import read_json, write_json, write_whole
 from nsneg_jax.report.plots import COLOURS
 from nsneg_jax.report.table import markdown_table
-from nsneg_jax.training.workdir import CHECKPOINTS, SIMILARITIES
+from nsneg_jax.training.workdir import CHECKPOINTS, SIMILARITIES, step_folders
 
 _QUANTILES = (0.05, 0.5, 0.95)
 
@@ -111,4 +111,4 @@ def _workdir(run: Path) -> Path:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    return [run] if run.parent.name == CHECKPOINTS else list((run / CHECKPOINTS).glob("[0-9]*"))
+    return [run] if run.parent.name == CHECKPOINTS else step_folders(run / CHECKPOINTS)

@@ -90,6 +90,12 @@ def refuse_links(workdir: Path) -> None:
             )
 
 
+def step_folders(checkpoints: Path) -> list[Path]:
+    """Returns the folders of the checkpoints in a folder, oldest first; [] if it is missing."""
+    found = [path for path in checkpoints.glob("[0-9]*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flattens nested dicts to fields by dotted name, sorted within each section."""
     fields: dict[str, Any] = {}

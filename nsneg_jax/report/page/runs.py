@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from nsneg_jax.files import json_object
-from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG, METRICS, RESULTS, STARTS, flatten
+from nsneg_jax.training.workdir import (
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    RESULTS,
+    STARTS,
+    flatten,
+    step_folders,
+)
 
 # Fields that say where files are or how work is shared out, but not what is computed.
 _INCIDENTAL = ("data.threads", "data.workers", "log_every_steps", "pictures", "csv", "label")
@@ -95,7 +103,6 @@ def _folder(path: Path) -> Path:
 
 def _run(folder: Path, given: Path, name: str) -> Run:
     config, results = json_object(folder / CONFIG), json_object(folder / RESULTS)
-    checkpoints = (folder / CHECKPOINTS).glob("[0-9]*")
     return Run(
         path=folder,
         given=given,
@@ -105,7 +112,7 @@ def _run(folder: Path, given: Path, name: str) -> Run:
         results=results,
         metrics=_lines(folder / METRICS),
         starts=_lines(folder / STARTS),
-        steps=sorted(int(path.name) for path in checkpoints if path.name.isdecimal()),
+        steps=[int(path.name) for path in step_folders(folder / CHECKPOINTS)],
     )
 
 

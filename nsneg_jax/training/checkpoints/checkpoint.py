@@ -28,7 +28,7 @@ from nsneg_jax.training.checkpoints.digests import (
     values_digest,
 )
 from nsneg_jax.training.checkpoints.saving import DIGESTS, PROGRESS, STATE, Saves
-from nsneg_jax.training.workdir import CHECKPOINTS, DAMAGED
+from nsneg_jax.training.workdir import CHECKPOINTS, DAMAGED, step_folders
 
 _AGAIN = "Copy it again, or give another checkpoint."
 
@@ -177,13 +177,13 @@ def all_checkpoints(path: str | Path) -> list[Path]:
     if (path / STATE).is_dir() and (path / PROGRESS).is_dir():
         return [path]
     parent = path if path.name == CHECKPOINTS else path / CHECKPOINTS
-    steps = [child for child in parent.glob("[0-9]*") if child.name.isdecimal()]
-    if not steps:
+    folders = step_folders(parent)
+    if not folders:
         raise UsageError(
             f"{path} holds no checkpoint. Expected a run's workdir, with {CHECKPOINTS}/STEP in it, "
             f"or one such folder STEP, with {STATE} and {PROGRESS} in it."
         )
-    return sorted(steps, key=lambda child: int(child.name))
+    return folders
 
 
 def check_checkpoint(folder: Path) -> None:
