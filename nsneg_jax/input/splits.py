@@ -127,12 +127,13 @@ def check_pair(training: Source, validation: Source) -> None:
 def _check_disjoint(training: Source, validation: Source) -> None:
     if not has_files(training) or not has_files(validation):
         return
-    places = {training.location(index) for index in range(len(training))}
-    images = [validation.location(index) for index in range(len(validation))]
-    shared = [place for place in images if place in places]
+    # The training split may have a million paths; only the others are kept.
+    places = {validation.location(index) for index in range(len(validation))}
+    others = (training.location(index) for index in range(len(training)))
+    shared = [place for place in others if place in places]
     if shared:
         raise UsageError(
-            f"{len(shared):,} of the {len(images):,} images of {validation.name} are also in "
+            f"{len(shared):,} of the {len(validation):,} images of {validation.name} are also in "
             f"{training.name}, such as {printable(shared[0])}, so the accuracy would be that on "
             f"training images. {HOLD_OUT}"
         )
