@@ -106,18 +106,15 @@ def part_of(source: FileSource, low: int, high: int, name: str) -> Derived:
             f"The split {name!r} is no part of {source.name}: percentages must rise from 0 to 100, "
             "as in 'train[:80%]' and 'train[80%:]'."
         )
-    paths = [source.path(index) for index in range(len(source))]
-    order = np.array(
-        sorted(range(len(paths)), key=lambda index: (_digest(paths[index]), paths[index])),
-        np.int64,
-    )
-    labels = np.asarray(source.labels)[order]
-    chosen = []
-    for label in np.unique(labels):
-        images = order[labels == label]
+    by_class: dict[int, list[tuple[bytes, str, int]]] = {}
+    for index, label in enumerate(np.asarray(source.labels).tolist()):
+        path = source.path(index)
+        by_class.setdefault(label, []).append((_digest(path), path, index))
+    chosen: list[int] = []
+    for images in by_class.values():
         begin, end = ((len(images) * percent + 50) // 100 for percent in (low, high))
-        chosen.append(images[begin:end])
-    records = np.sort(np.concatenate(chosen))
+        chosen += [index for _, _, index in sorted(images)[begin:end]]
+    records = sorted(chosen)
     if not len(records):
         raise UsageError(
             f"The split {name!r} has none of the {len(source)} images of {source.name}. Choose a "
