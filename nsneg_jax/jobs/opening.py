@@ -117,7 +117,8 @@ class Run:
         data = self.config["data"]
         view = view_of(source, data["resize"], data["image_size"])
         print(f"views    {described(view)}", flush=True)
-        if data["resize"] == 0 and (view["seen_percent"] or 100) < _LITTLE:
+        seen = view["seen_percent"]
+        if data["resize"] == 0 and seen is not None and seen < _LITTLE:
             print("note     --config.data.resize=256 would show more of a picture", flush=True)
         self.print_note()
 
@@ -268,5 +269,5 @@ def about_queue(size: int, images: int) -> str:
         return ""
     return (
         f"the queue of {size:,} keys holds several of each of the {images:,} images, so that a "
-        "query is pushed from its own image: set --config.moco.queue_size below their number"
+        "query is pushed away from its own image: set --config.moco.queue_size below their number"
     )
