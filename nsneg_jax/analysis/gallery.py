@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from nsneg_jax.analysis.similarities import config_of
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation.cue_conflict import CueFolder
+from nsneg_jax.evaluation.cue_conflict import CueFolder, named_cues
 from nsneg_jax.files import expand, read_json
 from nsneg_jax.input.crops import central_view
 from nsneg_jax.input.decode import UnreadableImage
@@ -123,10 +123,7 @@ def conflicts(run: Path, name: str, wanted: Sequence[str]) -> dict[str, Example]
     else:
         source = open_source(settings["source"], settings["split"], image_size=size)
         names = [str(i) for i in range(len(source))]
-    if hasattr(source, "cues"):
-        shapes, textures = source.cues
-    else:
-        shapes, textures = (np.array(source.classes)[each] for each in _labels_of(source))
+    shapes, textures = named_cues(source, source.classes)
     places = {each: place for place, each in enumerate(names)}
     found = {}
     for each in wanted:
@@ -151,11 +148,6 @@ def _view(source: Source, place: int, data: ConfigDict) -> np.ndarray:
     """Returns an image as classifiers are tested on it, uint8 [S, S, 3]."""
     size = data.image_size
     return central_view(source.image(place), size, scaled_resize(data.resize, size))
-
-
-def _labels_of(source: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the classes of shape and texture of built-in pictures, int32 [n] each."""
-    return np.asarray(source.labels), np.asarray(source.texture_labels)
 
 
 def _stored(run: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

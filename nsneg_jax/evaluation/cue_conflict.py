@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 
@@ -195,6 +196,25 @@ def open_cues(name: str, source: str, split: str, classes: Sequence[str]) -> Cue
             f"cannot decide between them. Leave the set out with --config.only."
         )
     return CueFolder(root, split)
+
+
+def named_cues(source: Any, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the names of shape and texture per image, str [n] each.
+
+    Args:
+        source: a `CueFolder`, or built-in images whose textures are those of `classes`.
+        classes: names of the classes.
+
+    Raises:
+        ValueError: its images have no texture apart from their class.
+    """
+    if hasattr(source, "cues"):
+        shape, texture = (np.array(cue) for cue in source.cues)
+        return shape, texture
+    if hasattr(source, "texture_labels"):
+        named = np.array(classes)
+        return named[source.labels], named[source.texture_labels]
+    raise ValueError(f"The images of {source.name} have no texture apart from their class.")
 
 
 def check_textures(name: str, source: Source) -> None:

@@ -165,15 +165,10 @@ def _clean_of(corrupted: Parts, clean: Parts) -> float | None:
 
 def cues(part: Part, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, Mapping[str, str]]:
     """Returns shape and texture per image, str [n], and the category by class."""
-    source = part.source
-    if hasattr(source, "cues"):
-        shape, texture = (np.array(cue) for cue in source.cues)
+    shape, texture = cue_conflict.named_cues(part.source, classes)
+    if hasattr(part.source, "cues"):
         return shape, texture, cue_conflict.read_categories()
-    if hasattr(source, "texture_labels"):
-        named = np.array(classes)
-        categories = {name: name for name in classes}
-        return named[source.labels], named[source.texture_labels], categories
-    raise ValueError(f"The images of {source.name} have no texture apart from their class.")
+    return shape, texture, {name: name for name in classes}
 
 
 def probabilities_of(got: Outputs, classes: Sequence[str]) -> np.ndarray:
