@@ -13,7 +13,7 @@ from nsneg_jax.report.rows import Row, parts_of
 # Okabe and Ito's colours, distinct for readers with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
-_STYLES = ("-", "--", ":")
+STYLES = ("-", "--", ":")  # of lines, once all colours are used
 
 # Accuracies of the runs behind a line, by corruption and severity.
 Accuracies = dict[str, dict[int, list[float]]]
@@ -133,7 +133,7 @@ def _draw(panel: Any, corruption: str, lines: dict[str, Accuracies]) -> dict[str
                 deviations if any(deviations) else None,
                 color=COLOURS[i % len(COLOURS)],
                 marker=MARKERS[i % len(MARKERS)],
-                linestyle=_STYLES[i // len(COLOURS) % len(_STYLES)],
+                linestyle=STYLES[i // len(COLOURS) % len(STYLES)],
                 markersize=3.5,
                 linewidth=1.3,
                 elinewidth=1,

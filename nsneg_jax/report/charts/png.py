@@ -6,10 +6,9 @@ from typing import Any
 from nsneg_jax.extras import needed
 from nsneg_jax.files import write_whole
 from nsneg_jax.report.charts.panels import COLOURS, Line, Panel, Plot, corners, layers
+from nsneg_jax.report.plots import COLOURS as PALETTE
+from nsneg_jax.report.plots import STYLES
 
-# Okabe and Ito's colours, distinct for readers with any colour vision.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLES = ("-", "--", ":")
 _MOST_MARKED = 12
 _MOST_NAMED = 30
 _GROUPS = 10  # groups of points with colours of their own
@@ -84,7 +83,7 @@ def _line(axes: Any, line: Line, kind: str, total: int) -> Any:
         x,
         y,
         color=PALETTE[line.colour % COLOURS],
-        linestyle=_STYLES[line.colour // COLOURS % len(_STYLES)],
+        linestyle=STYLES[line.colour // COLOURS % len(STYLES)],
         linewidth=1.3,
         label=line.name,
         marker="o" if kind == "lines" and len(line.x) <= _MOST_MARKED else None,
