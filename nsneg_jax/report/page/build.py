@@ -1,7 +1,8 @@
 """Builds the page of one or several runs, and the same plots as PNGs."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -78,18 +79,18 @@ def measure(found: Found, measures: Measures | None, *, pictures: bool) -> None:
     pictured = answered = 0
     for run in found.runs:
         if run.job == "pretrain":
-            with _Reason(found, f"Similarities of {run.name}"):
+            with _noted(found, f"Similarities of {run.name}"):
                 reading = measures and _told(measures.similarities)
                 found.similarities[run.name] = similarities.read(run.given, reading)
         if not pictures:
             continue
         if run.job in ("pretrain", "features") and pictured < _MOST_PICTURED:
             pictured += 1
-            with _Reason(found, f"Neighbours and map of {run.name}"):
+            with _noted(found, f"Neighbours and map of {run.name}"):
                 found.galleries[run.name] = _gallery(run, measures)
         if run.job == "evaluate" and measures is not None and answered < _MOST_PICTURED:
             answered += 1
-            with _Reason(found, f"Cue conflicts of {run.name}"):
+            with _noted(found, f"Cue conflicts of {run.name}"):
                 _add_conflicts(found, run, measures)
     for name, gallery in found.galleries.items():
         found.maps[name] = galleries.plane(gallery)
@@ -151,20 +152,13 @@ def save_pngs(found: Found, folder: Path) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-class _Reason:
+@contextmanager
+def _noted(found: Found, what: str) -> Iterator[None]:
     """Keeps an error of one run from ending the page of all, and notes it instead."""
-
-    def __init__(self, found: Found, what: str) -> None:
-        self._found, self._what = found, what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, UsageError | RunError):
-            self._found.reasons.append(f"{self._what}: {error}")
-            return True
-        return False
+    try:
+        yield
+    except (UsageError, RunError) as error:
+        found.reasons.append(f"{what}: {error}")
 
 
 def _told(function: Callable[[Path], Any]) -> Callable[[Path], Any]:
