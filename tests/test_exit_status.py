@@ -5,7 +5,7 @@ import signal
 import threading
 
 import pytest
-from answering import CLASSES, answering_probe, write_image
+from answering import evaluation_of_two
 from photo_folder import write_photos
 
 import main
@@ -49,14 +49,7 @@ def test_work_that_saves_nothing_ends_where_it_is(number):
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """The command line of an evaluation of two sets, all answers right."""
-    probe = answering_probe(monkeypatch, tmp_path)
-    arguments = [f"--config.pretrained={probe}", "--config.only=a,sketch"]
-    for name in ("a", "sketch"):
-        write_image(tmp_path / name / CLASSES[4] / "x.png", 4)
-        arguments.append(f"--config.sets.{name}.source=folder:{tmp_path / name}")
-    for field, value in {"batch_size": 8, "data.image_size": 16, "data.workers": 0}.items():
-        arguments.append(f"--config.{field}={value}")
-    return ["main.py", "--config=configs/evaluate.py", f"--workdir={tmp_path / 'out'}", *arguments]
+    return evaluation_of_two(monkeypatch, tmp_path, "configs/evaluate.py")
 
 
 def test_a_job_that_is_stopped_and_goes_on(command, tmp_path, monkeypatch, capsys):

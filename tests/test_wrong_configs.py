@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from answering import CLASSES, answering_probe, probe_checkpoint, write_image
+from answering import CLASSES, evaluation_of_two, probe_checkpoint
 from configs_at_random import changes
 from tiny import checkpoint_of_untrained
 from wrong_commands import FIELDS, ROOT, files, workdirs
@@ -113,14 +113,7 @@ def test_a_tuple_given_twice_is_replaced():
 
 
 def test_an_evaluation_of_unreadable_images(tmp_path, monkeypatch, capsys):
-    probe = answering_probe(monkeypatch, tmp_path)
-    arguments = [f"--config.pretrained={probe}", "--config.only=a,sketch"]
-    for name in ("a", "sketch"):
-        write_image(tmp_path / name / CLASSES[4] / "x.png", 4)
-        arguments.append(f"--config.sets.{name}.source=folder:{tmp_path / name}")
-    for field, value in {"batch_size": 8, "data.image_size": 16, "data.workers": 0}.items():
-        arguments.append(f"--config.{field}={value}")
-    command = ["main.py", "--config=evaluate", f"--workdir={tmp_path / 'out'}", *arguments]
+    command = evaluation_of_two(monkeypatch, tmp_path, "evaluate")
     (tmp_path / "a" / CLASSES[4] / "x.png").write_bytes(b"no picture")
     assert main.main(command) == 0  # the other set has figures
     assert "none of its 1 images" in (tmp_path / "out" / "results.json").read_text()

@@ -29,6 +29,18 @@ def answering_probe(monkeypatch, tmp_path):
     return probe_checkpoint(tmp_path / "probe", np.eye(32, 10, dtype=np.float32) * 5)
 
 
+def evaluation_of_two(monkeypatch, tmp_path, config):
+    """The command line of an evaluation of the sets a and sketch, an image each, all right."""
+    probe = answering_probe(monkeypatch, tmp_path)
+    arguments = [f"--config.pretrained={probe}", "--config.only=a,sketch"]
+    for name in ("a", "sketch"):
+        write_image(tmp_path / name / CLASSES[4] / "x.png", 4)
+        arguments.append(f"--config.sets.{name}.source=folder:{tmp_path / name}")
+    for field, value in {"batch_size": 8, "data.image_size": 16, "data.workers": 0}.items():
+        arguments.append(f"--config.{field}={value}")
+    return ["main.py", f"--config={config}", f"--workdir={tmp_path / 'out'}", *arguments]
+
+
 def probe_checkpoint(workdir, kernel, classes=CLASSES):
     untrained = load_pretrained(checkpoint_of_untrained(workdir / "pretraining"))
     state = {
