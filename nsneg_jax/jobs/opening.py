@@ -52,6 +52,12 @@ class Resumption(NamedTuple):
     step: int | None
     progress: Mapping[str, Any] | None
 
+    @property
+    def before(self) -> tuple[tuple[str, ...], Mapping[str, Any] | None]:
+        """The arguments `moved` and `kept` of `check_workdir`, of that checkpoint."""
+        progress = self.progress or {}
+        return moved_fields(progress), progress.get("config")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -88,11 +94,10 @@ class Run:
         ):
             signals.unfinished = checkpoints.unfinished
             found = checkpoints.newest_whole()
-            step, progress = found or (None, None)
-            if progress is not None:
-                moved, kept = moved_fields(progress), progress.get("config")
-                check_workdir(self.config, self.workdir, moved, kept)
-            yield Resumption(checkpoints, signals, step, progress)
+            resumption = Resumption(checkpoints, signals, *(found or (None, None)))
+            if found is not None:
+                check_workdir(self.config, self.workdir, *resumption.before)
+            yield resumption
 
     def claim(self, resumption: Resumption | None = None) -> None:
         """Writes config.json. Call it after all checks, so that a refused run leaves none.
@@ -104,13 +109,11 @@ class Run:
             UsageError: the workdir belongs to another run, see `claim_workdir`.
         """
         write = jax.process_index() == 0
-        progress = resumption.progress if resumption is not None else None
-        resuming, known = progress is not None, progress or {}
-        moved, kept = moved_fields(known), known.get("config")
-        claim_workdir(self.config, self.workdir, resuming, moved, kept, write=write)
+        step = None if resumption is None else resumption.step
+        before = () if resumption is None else resumption.before
+        claim_workdir(self.config, self.workdir, step is not None, *before, write=write)
         if write:
-            step = 0 if resumption is None else resumption.step or 0
-            starts.record(self.workdir / STARTS, step, self.devices.devices.flat)
+            starts.record(self.workdir / STARTS, step or 0, self.devices.devices.flat)
 
     def print_views(self, source: Source) -> None:
         """Prints how the images of a source are resized and cropped, and the note."""
