@@ -136,7 +136,8 @@ def read(scheme: str, where: str, split: str) -> Table:
         raise UsageError(
             f"There is no {cifar.title} in {printable(path)}. Put "
             f"{' or '.join(f'{form.archive}.tar.gz' for form in cifar.forms)} there, packed or "
-            f"unpacked ({WHERE}), or give the folder that holds it as {scheme}:PATH."
+            f"unpacked ({WHERE}), or give the folder that holds it as the source {scheme}:PATH, such "
+            f"as by --config.data.source={scheme}:PATH."
         )
     container, form = found
     files, meta = form.splits[split], form.meta[kind]
@@ -165,6 +166,12 @@ def read(scheme: str, where: str, split: str) -> Table:
         container.path if container.is_archive else f"{container.path} {split}",
         container.files((meta, *files)),
     )
+
+
+def images(scheme: str, split: str) -> int:
+    """Returns the published number of images of a split."""
+    cifar = SETS[scheme]
+    return len(cifar.forms[0].splits[split]) * cifar.per_file[split]
 
 
 def found_in(folder: str) -> Iterator[str]:

@@ -137,6 +137,16 @@ class Arrays(RecordSource):
             raise UnreadableImage(self.location(index), error.strerror or str(error)) from error
 
 
+def published_images(spec: str, split: str) -> int | None:
+    """Returns the number of images of a split without opening it; None where it is not known."""
+    scheme = spec.partition(":")[0]
+    if scheme not in SCHEMES or split not in SCHEMES[scheme].splits or scheme == "idx":
+        return None
+    if scheme == "stl10":
+        return stl10.COUNTS.images.get(split, stl10.COUNTS.per_fold)
+    return cifar.images(scheme, split)
+
+
 @contextmanager
 def advised(scheme: str, path: str) -> Iterator[None]:
     """Adds to the error of a source which data sets of arrays its folder has under other schemes.
@@ -151,7 +161,10 @@ def advised(scheme: str, path: str) -> Iterator[None]:
         if not others:
             raise
         given = " or ".join(f"{each}:{printable(path)}" for each in others)
-        raise UsageError(f"{error} The files there are of {given}: give that source.") from error
+        raise UsageError(
+            f"{error} But {printable(path)} has files of arrays: give {given} as the source, such "
+            "as by --config.data.source (docs/recipes.md has recipes for them)."
+        ) from error
 
 
 def _found(path: str) -> Iterator[str]:

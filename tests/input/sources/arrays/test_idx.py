@@ -9,7 +9,7 @@ import pytest
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import decode_image
-from nsneg_jax.input.sources.arrays.source import SCHEMES
+from nsneg_jax.input.sources.arrays.source import SCHEMES, published_images
 from nsneg_jax.input.sources.source import is_arrays, is_files, open_source
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -84,6 +84,22 @@ def test_names_of_sources():
     for scheme in SCHEMES:
         assert is_files(f"{scheme}:x") and is_arrays(f"{scheme}:x") and not is_files(f"{scheme}:")
     assert not is_arrays("folder:x")
+
+
+@pytest.mark.parametrize(
+    ("spec", "split", "images"),
+    [
+        ("cifar10:x", "train", 50_000),
+        ("cifar100:x", "test", 10_000),
+        ("stl10:x", "unlabeled", 100_000),
+        ("stl10:x", "fold3", 1_000),
+        ("cifar10:x", "train[:50%]", None),
+        ("idx:x", "train", None),
+        ("folder:x", "train", None),
+    ],
+)
+def test_numbers_of_images_for_a_plan(spec, split, images):
+    assert published_images(spec, split) == images
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
