@@ -136,8 +136,8 @@ def read(scheme: str, where: str, split: str) -> Table:
         raise UsageError(
             f"There is no {cifar.title} in {printable(path)}. Put "
             f"{' or '.join(f'{form.archive}.tar.gz' for form in cifar.forms)} there, packed or "
-            f"unpacked ({WHERE}), or give the folder that holds it as the source {scheme}:PATH, such "
-            f"as by --config.data.source={scheme}:PATH."
+            f"unpacked ({WHERE}), or give the folder that holds it, such as by "
+            f"--config.data.source={scheme}:PATH."
         )
     container, form = found
     files, meta = form.splits[split], form.meta[kind]

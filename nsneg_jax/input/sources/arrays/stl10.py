@@ -107,8 +107,8 @@ def _absent(where: str) -> str:
         )
     return (
         f"There is no STL-10 in {printable(where)}: no train_X.bin, test_X.bin or unlabeled_X.bin. "
-        f"Unpack {_ARCHIVES[0]} there ({WHERE}), or give the folder that holds it as the source "
-        "stl10:PATH, such as by --config.data.source=stl10:PATH."
+        f"Unpack {_ARCHIVES[0]} there ({WHERE}), or give the folder that holds it, such as "
+        "by --config.data.source=stl10:PATH."
     )
 
 
