@@ -86,18 +86,18 @@ def test_from_the_archive_to_the_table(tmp_path, monkeypatch):
     network = ["arch=resnet8", "width=8", "dim=8", "bn_groups=1"]
     run(
         "pre", "patch.py:cifar10", f"--config.data.source=cifar10:{tmp_path}",
-        "--config.batch_size=20", "--config.epochs=1", "--config.moco.queue_size=40",
+        "--config.batch_size=16", "--config.epochs=1", "--config.moco.queue_size=40",
         "--config.knn_every_epochs=1", *(f"--config.model.{each}" for each in network),
     )  # fmt: skip
     lines = (tmp_path / "pre" / "metrics.jsonl").read_text().splitlines()
     assert any("knn_20" in json.loads(line) for line in lines)
     run(
         "lin", "linear.py:small", f"--config.pretrained={tmp_path / 'pre'}",
-        "--config.epochs=1", "--config.batch_size=20",
+        "--config.epochs=1", "--config.batch_size=16",
     )  # fmt: skip
     run(
         "eval", "evaluate.py:small", f"--config.pretrained={tmp_path / 'lin'}",
-        "--config.batch_size=20", "--config.sets.corruption.split=val[:50%]",
+        "--config.batch_size=16", "--config.sets.corruption.split=val[:50%]",
     )  # fmt: skip
     results = json.loads((tmp_path / "eval" / "results.json").read_text())
     assert results["sets"]["clean"]["images"] == 20 and not results["missing"]

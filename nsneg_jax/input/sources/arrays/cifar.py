@@ -163,7 +163,7 @@ def read(scheme: str, where: str, split: str) -> Table:
         (1, 2, 0),
         np.concatenate(labels),
         names,
-        container.path if container.is_archive else f"{container.path} {split}",
+        f"{container.path} [{split}]",
         container.files((meta, *files)),
     )
 

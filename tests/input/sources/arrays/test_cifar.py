@@ -15,6 +15,7 @@ from nsneg_jax.input.sources.arrays import cifar
 from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.identity import identity
 from nsneg_jax.input.sources.source import open_source
+from nsneg_jax.input.splits import check_pair
 
 PER_FILE, TRAIN, TEST = 12, 20, 8
 
@@ -122,6 +123,14 @@ def test_hundred(root, form, place):
     assert len(opened(spec, "val")) == TEST
     with pytest.raises(UsageError, match="'rough'"):
         opened(spec + "#rough")
+
+
+@pytest.mark.parametrize("spec", [f"cifar10:{{}}/{place}" for place in TEN])
+def test_a_probe_takes_the_splits_of_each_form(root, spec):
+    train, test = (opened(spec.format(root), split) for split in ("train", "test"))
+    check_pair(train, test)
+    with pytest.raises(UsageError, match="are also in"):
+        check_pair(train, opened(spec.format(root), "train[:50%]"))
 
 
 def test_splits_parts_and_classes(root):

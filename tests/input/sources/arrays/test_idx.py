@@ -11,6 +11,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import decode_image
 from nsneg_jax.input.sources.arrays.source import SCHEMES, published_images
 from nsneg_jax.input.sources.source import is_arrays, is_files, open_source
+from nsneg_jax.input.splits import check_pair
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -31,6 +32,7 @@ def test_splits(tmp_path, packed):
         expected = pictures["train" if split == "train" else "test"][i]
         np.testing.assert_array_equal(source.image(4), np.stack([expected] * 3, -1))
         np.testing.assert_array_equal(decode_image(source.encoded(4), "x"), source.image(4))
+    check_pair(opened(root, "train"), opened(root, "test"))
     with pytest.raises(UsageError, match="idx:"):
         open_source(f"folder:{root}", "train", image_size=28)
 

@@ -67,8 +67,9 @@ def test_folds(data):
         numbers = [int(source.path(i).split("/")[1][:8]) for i in range(len(source))]
         assert sorted(numbers) == sorted(expected.tolist())
         np.testing.assert_array_equal(source.image(0), pictures["train"][numbers[0]])
+    check_pair(opened(root, "train"), opened(root, "test"))
     with pytest.raises(UsageError, match="are also in"):
-        check_pair(opened(root, "train"), opened(root, "train"))
+        check_pair(opened(root, "train"), opened(root, "fold0"))
     with pytest.raises(UsageError, match="fold9"):
         opened(root, "fold10")
 
