@@ -47,9 +47,9 @@ class Cifar:
     Attributes:
         title: its name.
         forms: the published forms, the preferred one first.
-        kinds: kinds of label in the order of the binary files; the last one is the usual.
-        keys: keys of the kinds in the pickles; those of the names are `names`.
-        names: see `keys`.
+        kinds: kinds of label in the order of the binary files; the last one is the default.
+        keys: key of each kind's labels in the pickles.
+        names: key of the names of each kind's classes in the pickles.
         per_file: number of images in a file of each split.
     """
 
