@@ -6,6 +6,8 @@ default, paper   the data set of the probe as `clean`, the others in folders bel
                  default datasets/ (docs/robustness.md says where to get each); missing sets are
                  listed and the rest runs.
 tfds             data sets of TFDS where it has them (docs/robustness.md), folders otherwise.
+small            the validation or test pictures of the probe's run, clean and with ImageNet-C's
+                 corruptions made here.
 tiny             the versions of the built-in shapes, for the tiny configs.
 tiny_texture     textures made of the built-in shapes, and these themselves, by class.
 
@@ -22,7 +24,7 @@ from nsneg_jax.files import data_root
 from nsneg_jax.jobs import defaults
 from nsneg_jax.jobs.defaults import WHOLE, test_set
 
-VARIANTS = ("", "paper", "tfds", "tiny", "tiny_texture")
+VARIANTS = ("", "paper", "tfds", "small", "tiny", "tiny_texture")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -60,6 +62,13 @@ def get_config(variant: str = "") -> ConfigDict:
         for name, each in config.sets.items():
             if RELEASED[name].tfds:
                 each.source = f"tfds:{RELEASED[name].tfds}"
+    if variant == "small":
+        config.sets = ConfigDict(
+            {
+                "clean": test_set("", "val"),
+                "corruption": test_set("", "val", protocol="corruption", generate=True),
+            }
+        )
     if variant.startswith("tiny"):
         config.data.update({"image_size": 32, "threads": 2, "workers": 0})
         plain = {"split": "test", "resize": 0}

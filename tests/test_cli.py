@@ -54,7 +54,7 @@ def test_configs_are_found_by_name():
     assert config_files.config_names() == [
         "claim", "evaluate", "linear", "moco", "patch", "texture",
     ]  # fmt: skip
-    assert len(every_config()) == 24
+    assert len(every_config()) == 37
 
 
 @pytest.mark.parametrize("given", every_config())

@@ -13,7 +13,6 @@ import jax
 import pytest
 
 from configs import claim, evaluate, linear, moco, patch, texture
-from nsneg_jax.jobs import defaults
 from nsneg_jax.parallel import mesh
 from nsneg_jax.planning.collectives import payload_by_kind
 from nsneg_jax.planning.compile import trace_step
@@ -27,9 +26,9 @@ TARGETS = ("h100:1", "h100:8", "v5e:2x4", "v5e:4x8")
 PRETRAINING = {
     f"{file.__name__.removeprefix('configs.')}:{variant}": (file, variant)
     for file, variants in (
-        (moco, defaults.VARIANTS),
-        (patch, defaults.VARIANTS),
-        (texture, defaults.VARIANTS),
+        (moco, moco.VARIANTS),
+        (patch, patch.VARIANTS),
+        (texture, texture.VARIANTS),
         (claim, (*claim.VARIANTS, *(claim.LARGE + name for name in claim.VARIANTS))),
     )
     for variant in variants
