@@ -1,5 +1,6 @@
 """What finished runs of a comparison show: accuracies, gains and the answer, from their files."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from nsneg_jax.comparison.columns import COLUMNS, CORRUPTIONS
 from nsneg_jax.comparison.planning import MOCO, PATCH2
 from nsneg_jax.comparison.runs import LABELS, Run, folder_of
 from nsneg_jax.comparison.verdict import (
+    LEAST_LEARNT,
     LEVEL,
     MARGIN,
     NO,
@@ -46,6 +48,7 @@ class Outcome:
         gains: gains by variant, without MoCo, and column.
         answers: answers by variant.
         pictures: number of test pictures.
+        chance: share of the largest class among these, in %.
     """
 
     seeds: tuple[int, ...]
@@ -53,6 +56,7 @@ class Outcome:
     gains: Mapping[str, Mapping[str, Gain]]
     answers: Mapping[str, str]
     pictures: int
+    chance: float
 
     @property
     def answer(self) -> str:
@@ -100,6 +104,7 @@ def read(variants: Sequence[str], seeds: Sequence[int], workdir: Path) -> Outcom
         by_column = {c.name: np.stack([each[c.name] for each in of_seeds]) for c in COLUMNS}
         kept = [by_column[c.name] for c in COLUMNS if c.keeps_shape]
         right[variant] = {ALL: mean_over_columns(kept)} | by_column
+    chance = _chance(folder_of(Run(MOCO, seeds[0]), workdir, "test"))
     gains = {
         variant: {name: gain(by_column[name], right[MOCO][name]) for name in by_column}
         for variant, by_column in right.items()
@@ -115,9 +120,22 @@ def read(variants: Sequence[str], seeds: Sequence[int], workdir: Path) -> Outcom
             for variant, by_column in right.items()
         },
         gains=gains,
-        answers={variant: answer(of[ALL]) for variant, of in gains.items()},
+        answers={
+            variant: answer(of[ALL]) if _has_learnt(right, variant, chance) else UNDECIDED
+            for variant, of in gains.items()
+        },
         pictures=right[MOCO][ALL].shape[1],
+        chance=100 * chance,
     )
+
+
+def _has_learnt(right: Mapping[str, Mapping[str, np.ndarray]], variant: str, chance: float) -> bool:
+    """Returns whether MoCo or the variant recognises clean pictures clearly better than chance.
+
+    Two encoders that have learnt nothing do not differ, which says nothing about the negatives.
+    """
+    best = max(float(right[name]["clean"].mean()) for name in (MOCO, variant))
+    return best >= chance + LEAST_LEARNT / 100
 
 
 def correct(evaluation: Path) -> dict[str, np.ndarray]:
@@ -142,12 +160,24 @@ def correct(evaluation: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def _chance(evaluation: Path) -> float:
+    """Returns the share of the largest class among the test pictures."""
+    names, _ = _answers(evaluation, "clean")
+    classes = [str(name).rpartition("/")[0] for name in names]
+    return max(Counter(classes).values()) / len(classes)
+
+
 def _top1(evaluation: Path, part: str) -> np.ndarray:
+    names, right = _answers(evaluation, part)
+    return right[np.argsort(names)]
+
+
+def _answers(evaluation: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the names of the pictures of a part, and whether each was recognised."""
     path = evaluation / PARTS / f"{part}.npz"
     try:
         with np.load(path) as kept:
-            order = np.argsort(kept["names"])
-            return kept["top1"][order].astype(float)
+            return kept["names"], kept["top1"].astype(float)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
             f"{path} cannot be read: {error}. Remove {evaluation} and run the same command again."
@@ -189,6 +219,7 @@ def plain(outcome: Outcome) -> dict[str, Any]:
             "level": LEVEL,
             "margin": MARGIN,
             "verdict_columns": [c.name for c in COLUMNS if c.keeps_shape],
+            "chance": outcome.chance,
             "seeds": list(outcome.seeds),
             "test_pictures": outcome.pictures,
             "accuracies": {k: dict(v) for k, v in outcome.accuracies.items()},

@@ -13,7 +13,7 @@ from nsneg_jax.comparison.columns import COLUMNS, CORRUPTIONS, Column
 from nsneg_jax.comparison.outcome import ALL, Outcome
 from nsneg_jax.comparison.planning import Plan, Sizes
 from nsneg_jax.comparison.runs import LABELS, Run, folder_of
-from nsneg_jax.comparison.verdict import LEVEL, MARGIN
+from nsneg_jax.comparison.verdict import LEAST_LEARNT, LEVEL, MARGIN
 from nsneg_jax.report.charts import svg
 from nsneg_jax.report.page import curves, html, images, runs
 from nsneg_jax.report.page.gallery import encoded, spread
@@ -111,8 +111,9 @@ def _rule() -> str:
         f"The answer is about the mean of {kept}, in which shapes are kept. A test picture's gain "
         "is how much more often it is recognised with negatives than without, over seeds and these "
         f"columns. The {LEVEL:.0%} interval of the mean gain counts the chance of the seeds and of "
-        f"the test pictures. Yes: it lies above 0. No: it ends below {MARGIN:g} point. Otherwise "
-        "the comparison is undecided, and more seeds, steps or pictures may decide it: give a "
+        f"the test pictures. Yes: it lies above 0. No: it ends below {MARGIN:g} point. Otherwise, "
+        f"or if neither encoder is {LEAST_LEARNT:g} points above chance on clean pictures, the "
+        "comparison is undecided, and more seeds, steps or pictures may decide it: give a "
         "larger budget."
     )
 

@@ -6,7 +6,8 @@ for two sources of chance: the seeds of the training, and which pictures are in 
 
 * yes: the interval lies above 0.
 * no: the interval lies below 0, or its upper end below the margin of one point.
-* undecided: anything else.
+* undecided: anything else; also if neither encoder is five points above chance on clean pictures,
+  because then nothing has been learnt that negatives could change.
 
 The interval is the 90 % one, so that 'yes' and 'no' are each a test at the level of 5 % (two
 one-sided tests, Schuirmann 1987).
@@ -21,6 +22,7 @@ from scipy import special
 
 LEVEL = 0.9
 MARGIN = 1.0  # points of top-1: less of a gain is none
+LEAST_LEARNT = 5.0  # points above chance
 
 YES, NO, UNDECIDED = "yes", "no", "undecided"
 
