@@ -13,7 +13,7 @@ import jax
 
 from experiments.claim import report as claim_report
 from experiments.claim.runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, runs_of, stages_of
-from nsneg_jax.comparison.commands import accelerator, at_a_time, carry_out
+from nsneg_jax.comparison.running.stages import accelerator, at_a_time, carry_out
 from nsneg_jax.errors import EXPLAINED, UsageError, tell
 from nsneg_jax.files import user_path
 from nsneg_jax.training.signals import ended_by_signals

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from nsneg_jax import command_line
-from nsneg_jax.comparison.commands import stage
-from nsneg_jax.comparison.progress import Stage
+from nsneg_jax.comparison.running.progress import Stage
+from nsneg_jax.comparison.running.stages import stage
 from nsneg_jax.errors import UsageError
 
 MAIN, CONFIGS = Path("main.py"), Path("configs")

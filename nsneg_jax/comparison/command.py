@@ -20,12 +20,12 @@ import jax
 
 from nsneg_jax.comparison import outcome as outcomes
 from nsneg_jax.comparison import planning
-from nsneg_jax.comparison.commands import accelerator, at_a_time, carry_out
 from nsneg_jax.comparison.measuring import measure
 from nsneg_jax.comparison.outcome import Outcome, complete_seeds
 from nsneg_jax.comparison.page import page
 from nsneg_jax.comparison.pictures import data_of, prepare
 from nsneg_jax.comparison.planning import Measured, Plan
+from nsneg_jax.comparison.running.stages import accelerator, at_a_time, carry_out
 from nsneg_jax.comparison.runs import LABELS, Setting, runs_of, stages_of
 from nsneg_jax.errors import Stopped, UsageError
 from nsneg_jax.files import check_writable, json_object, user_path, write_json, write_text

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from statistics import median
 
-from nsneg_jax.comparison.commands import carry_out
 from nsneg_jax.comparison.planning import MOCO, PATCH2, Measured
+from nsneg_jax.comparison.running.stages import carry_out
 from nsneg_jax.comparison.runs import Run, Setting, folder_of, stages_of
 from nsneg_jax.errors import RunError
 from nsneg_jax.training.workdir import METRICS

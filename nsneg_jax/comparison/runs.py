@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nsneg_jax.comparison.columns import COLUMNS
-from nsneg_jax.comparison.commands import stage
 from nsneg_jax.comparison.pictures import CHOOSE, TRAIN
 from nsneg_jax.comparison.planning import MOCO, PATCH1, PATCH2, Sizes
-from nsneg_jax.comparison.progress import Stage
+from nsneg_jax.comparison.running.progress import Stage
+from nsneg_jax.comparison.running.stages import stage
 
 LABELS = {MOCO: "MoCo", PATCH1: "patch, alpha 1", PATCH2: "patch, alpha 2"}
 

@@ -3,8 +3,8 @@
 import time
 from types import SimpleNamespace
 
-from nsneg_jax.comparison.chains import Link
-from nsneg_jax.comparison.progress import RunsProgress, Stage, last_figures
+from nsneg_jax.comparison.running.chains import Link
+from nsneg_jax.comparison.running.progress import RunsProgress, Stage, last_figures
 
 
 def stage(folder, name, total=100, share=1.0):

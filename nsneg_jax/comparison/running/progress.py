@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from nsneg_jax.comparison.chains import Link
+from nsneg_jax.comparison.running.chains import Link
 from nsneg_jax.training.progress import duration
 from nsneg_jax.training.workdir import METRICS
 

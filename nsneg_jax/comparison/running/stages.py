@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nsneg_jax import command_line
-from nsneg_jax.comparison import chains
-from nsneg_jax.comparison.progress import RunsProgress, Stage
+from nsneg_jax.comparison.running import chains
+from nsneg_jax.comparison.running.progress import RunsProgress, Stage
 from nsneg_jax.errors import RunError, Stopped
 from nsneg_jax.jobs.opening import to_json
 from nsneg_jax.training.workdir import CHECKPOINTS, RESULTS, check_workdir
