@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -178,7 +179,7 @@ def _answers(evaluation: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path) as kept:
             return kept["names"], kept["top1"].astype(float)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise UsageError(
             f"{path} cannot be read: {error}. Remove {evaluation} and run the same command again."
         ) from error
