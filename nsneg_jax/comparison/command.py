@@ -110,19 +110,15 @@ def compare(spec: str, workdir: Path, budget: float, most: int | None = None) ->
         processes = at_a_time(len(runs), kept["device"])
         stages = {run.name: stages_of(run, setting) for run in runs}
         if not all(stage.link.done() for of_run in stages.values() for stage in of_run):
-            if clock.left < _FOR_THE_PAGE:
-                raise UsageError(
-                    f"The budget of {duration(budget)} is spent, and the runs are not done. Give "
-                    "a larger --budget to go on."
-                )
             print(_described(plan, about, setting, processes, clock), flush=True)
-            carry_out(stages, processes, clock.deadline, clock.look)
+            if clock.deadline > time.monotonic():
+                carry_out(stages, processes, clock.deadline, clock.look)
         seeds = complete_seeds(plan.variants, plan.seeds, workdir)
         if len(seeds) < _FEWEST_SEEDS:
             raise Stopped(
                 f"the budget of {duration(budget)} is over with {len(seeds)} of {len(plan.seeds)} "
-                "seeds complete; everything is saved. Give the same command with a larger --budget "
-                "to go on"
+                f"seeds complete, of which {_FEWEST_SEEDS} are needed; everything is saved. Give "
+                "the same command with a larger --budget to go on"
             )
         found = outcomes.read(plan.variants, seeds, workdir)
     finally:

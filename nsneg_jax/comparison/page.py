@@ -113,8 +113,8 @@ def _rule() -> str:
         f"columns. The {LEVEL:.0%} interval of the mean gain counts the chance of the seeds and of "
         f"the test pictures. Yes: it lies above 0. No: it ends below {MARGIN:g} point. Otherwise, "
         f"or if neither encoder is {LEAST_LEARNT:g} points above chance on clean pictures, the "
-        "comparison is undecided, and more seeds, steps or pictures may decide it: give a "
-        "larger budget."
+        "comparison is undecided. More seeds, steps or pictures may decide it: start another "
+        "comparison with a larger budget."
     )
 
 

@@ -14,7 +14,7 @@ from configs import compare as config
 from nsneg_jax.comparison import command
 from nsneg_jax.comparison.planning import VARIANTS, Sizes
 from nsneg_jax.comparison.runs import LABELS, Run, Setting, runs_of, stages_of
-from nsneg_jax.errors import UsageError
+from nsneg_jax.errors import Stopped, UsageError
 from nsneg_jax.files import write_json
 
 
@@ -94,7 +94,7 @@ def test_a_budget_that_is_spent(tmp_path):
     write_json(tmp_path / "plan.json", kept)
     write_json(tmp_path / "pictures-32" / "pictures.json", about)
     write_json(tmp_path / "spent.json", {"seconds": 600.0})
-    with pytest.raises(UsageError, match="larger --budget"):
+    with pytest.raises(Stopped, match=r"0 of 2 seeds complete.* larger --budget"):
         command.compare("shapes:250", tmp_path, 600)
 
 
