@@ -27,7 +27,7 @@ ABOUT = "pictures.json"
 
 _TEST_SHARE, _CHOOSE_SHARE = 0.2, 0.1  # of the pictures of a class
 _MOST_TEST = 1000
-_FEWEST = 5  # pictures of a class
+_FEWEST, _FEWEST_TRAINED = 5, 16  # pictures of a class, and to train on
 _VALIDATION = ("val", "valid", "validation", "test", "testing", "dev", "eval")
 _THREADS = 4
 _NEEDS_LABELS = (
@@ -106,6 +106,11 @@ def split(spec: str, side: int, most: int) -> Parts:
         test.append(found[:tested])
         choose.append(found[tested : tested + chosen])
         train.append(found[tested + chosen :])
+    if sum(map(len, train)) < _FEWEST_TRAINED:
+        raise UsageError(
+            f"{source.name} leaves {sum(map(len, train))} pictures to train on, but at least "
+            f"{_FEWEST_TRAINED} are needed, and some hundreds for an answer. Add pictures."
+        )
     if testing:
         test = list(_by_class(held_out).values())
     return Parts(

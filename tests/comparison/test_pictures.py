@@ -126,6 +126,12 @@ def test_too_few_pictures_of_a_class(tmp_path):
         split(f"folder:{tmp_path}", 16, 1000)
 
 
+def test_too_few_pictures_in_all(tmp_path):
+    write(tmp_path, {"rose": 9, "tulip": 9})
+    with pytest.raises(UsageError, match="12 pictures to train on, but at least 16"):
+        split(f"folder:{tmp_path}", 16, 1000)
+
+
 def test_splits_of_different_classes(tmp_path):
     write(tmp_path / "train", {"rose": 10, "tulip": 10})
     write(tmp_path / "val", {"rose": 3, "lily": 2}, first=50)
