@@ -15,8 +15,10 @@ VARIANTS = (MOCO, PATCH2, PATCH1)  # in the order of their runs
 # Sides in pixels, from the first that is tried.
 SIDES = {False: (32, 48, 64, 96), True: (64, 96, 128)}
 
+LONG = 4000  # steps from which the built-in shapes show a difference (docs/claim.md)
+
 _LARGER_FROM = 6000  # steps that must be left at a larger side, or with more seeds
-_ALL_FROM = 1000  # steps below which alpha 1 is left out
+_ALL_FROM = LONG  # steps below which alpha 1 is left out
 _LEAST = 300  # steps below which nothing is trained
 _MOST_SEEDS, _SEEDS, _LEAST_SEEDS = 5, 3, 2
 _MOST_EPOCHS, _MOST_STEPS = 400, 12_000  # whichever is more
@@ -133,7 +135,7 @@ def choose(
 ) -> Plan | None:
     """Chooses variants, seeds and length for pictures of one size.
 
-    Three seeds of all variants; alpha 1 is left out where these would get fewer than 1,000 steps,
+    Three seeds of all variants; alpha 1 is left out where these would get fewer than 4,000 steps,
     then the third seed where no 300 remain. Five seeds if these get 6,000 steps and more.
 
     Args:
