@@ -131,6 +131,7 @@ def compare(spec: str, workdir: Path, budget: float, most: int | None = None) ->
             **outcomes.plain(found),
             "pictures": about,
             "plan": plan.to_json(),
+            "caution": planning.caution(plan),
             "times": times,
         },
     )
@@ -234,7 +235,7 @@ def _planned(
 def _described(
     plan: Plan, about: dict[str, Any], setting: Setting, processes: int, clock: Clock
 ) -> str:
-    sizes = setting.sizes
+    sizes, caution = setting.sizes, planning.caution(plan)
     return "\n".join(
         (
             f"pictures   {about['train']:,} to train on, {about['choose']:,} to choose on, "
@@ -242,6 +243,7 @@ def _described(
             f"plan       {', '.join(LABELS[v] for v in plan.variants)}; "
             f"{len(plan.seeds)} seeds; {plan.steps:,} steps of {sizes.batch} images, "
             f"{plan.epochs} epochs",
+            *([f"note       {caution}"] if caution else []),
             f"time       {duration(plan.seconds)} expected for all runs, {processes} at a time; "
             f"{duration(clock.left)} of {duration(clock.budget)} left",
             f"logs       {setting.workdir}/*/log.txt",

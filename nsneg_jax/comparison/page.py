@@ -11,7 +11,7 @@ from PIL import Image
 from nsneg_jax.comparison import outcome as outcomes
 from nsneg_jax.comparison.columns import COLUMNS, CORRUPTIONS, Column
 from nsneg_jax.comparison.outcome import ALL, Outcome
-from nsneg_jax.comparison.planning import Plan, Sizes
+from nsneg_jax.comparison.planning import Plan, Sizes, caution
 from nsneg_jax.comparison.runs import LABELS, Run, folder_of
 from nsneg_jax.comparison.verdict import LEAST_LEARNT, LEVEL, MARGIN
 from nsneg_jax.report.charts import svg
@@ -54,7 +54,7 @@ def page(
     trained = runs.read([folder_of(Run(v, s), workdir) for s in found.seeds for v in plan.variants])
     plot = curves.pretraining(trained)
     parts = (
-        ("answer", "The answer", html.paragraph(found.sentence) + _gains(found)),
+        ("answer", "The answer", _answer(found, plan)),
         ("table", "Accuracies and differences", html.from_markdown(outcomes.markdown(found))),
         ("columns", "The columns, in your pictures", _columns(pictures)),
         ("rule", "How the answer is found", _rule()),
@@ -91,6 +91,12 @@ def _columns(pictures: Path) -> str:
         "The same test pictures in every column",
     )
     return sheet + html.definitions({column.title: column.about for column in COLUMNS})
+
+
+def _answer(found: Outcome, plan: Plan) -> str:
+    text = caution(plan)
+    note = html.paragraph(text, "note") if text else ""
+    return html.paragraph(found.sentence) + note + _gains(found)
 
 
 def _gains(found: Outcome) -> str:

@@ -198,6 +198,17 @@ def largest_side(
     return found
 
 
+def caution(plan: Plan) -> str:
+    """Returns what to know about an answer of short trainings; '' for others."""
+    if plan.steps >= LONG:
+        return ""
+    return (
+        f"These trainings are short: on the built-in shapes {LONG:,} steps show a difference that "
+        f"{plan.steps:,} may not show yet, whatever the answer. Another comparison with a larger "
+        "--budget makes them longer."
+    )
+
+
 def too_small(measured: Measured, processes: int, per_epoch: int) -> UsageError:
     """Returns the error for a budget in which nothing fits, with the smallest that would do."""
     steps = math.ceil(_LEAST / per_epoch) * per_epoch

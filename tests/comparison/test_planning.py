@@ -42,7 +42,7 @@ def test_a_plan_fits_and_the_next_epoch_would_not(minutes):
 
 
 def test_what_is_left_out_as_the_budget_shrinks():
-    plans = [choose(COSTS, 60 * minutes, 2, 41, 32) for minutes in (240, 60, 10, 6, 2)]
+    plans = [choose(COSTS, 60 * minutes, 2, 41, 32) for minutes in (300, 90, 60, 6, 2)]
     whole = ("moco", "patch2", "patch1")
     assert [plan and (plan.variants, len(plan.seeds)) for plan in plans] == [
         (whole, 5),
@@ -51,6 +51,12 @@ def test_what_is_left_out_as_the_budget_shrinks():
         (whole[:2], 2),
         None,
     ]
+
+
+def test_short_trainings_are_called_so():
+    plans = [choose(COSTS, 60 * minutes, 2, 41, 32) for minutes in (20, 90)]
+    assert [bool(planning.caution(plan)) for plan in plans] == [True, False]
+    assert f"{plans[0].steps:,}" in planning.caution(plans[0])
 
 
 def test_a_budget_too_small_names_one_that_does():
