@@ -10,6 +10,7 @@ small            the validation or test pictures of the probe's run, clean and w
                  corruptions made here.
 tiny             the versions of the built-in shapes, for the tiny configs.
 tiny_texture     textures made of the built-in shapes, and these themselves, by class.
+columns          the versions of your own pictures that `nsneg compare` makes (docs/compare.md).
 
 Set a folder with --config.sets.sketch.source=folder:/data/sketch (or arrayrecord:PATH, tfds:NAME).
 Run some of the sets with --config.only=clean,sketch. To add your own set, write a config file that
@@ -24,7 +25,7 @@ from nsneg_jax.files import data_root
 from nsneg_jax.jobs import defaults
 from nsneg_jax.jobs.defaults import WHOLE, test_set
 
-VARIANTS = ("", "paper", "tfds", "small", "tiny", "tiny_texture")
+VARIANTS = ("", "paper", "tfds", "small", "tiny", "tiny_texture", "columns")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -89,4 +90,12 @@ def get_config(variant: str = "") -> ConfigDict:
                 "texture": test_set("shapes:500", **plain, protocol="texture", generate=True),
             }
         )
+    if variant == "columns":
+        root = "folder:runs/compare/pictures-32"
+        whole = {"resize": 0}  # they are made in the size of the views
+        config.sets = ConfigDict(
+            {name: test_set(root, name, **whole) for name in ("clean", "restyled", "edges")}
+        )
+        config.sets.shuffled = test_set(root, "shuffled", **whole)
+        config.sets.corruption = test_set(f"{root}/corruption", "", protocol="corruption", **whole)
     return config.lock()
