@@ -27,6 +27,8 @@ OTHERS = re.compile(
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n)+)")
 INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
+# modules whose command line begins with the program's name
+_NAMED = {"benchmarks.program": ("program",), "benchmarks.scaling": ("scaling",)}
 
 
 class Command(NamedTuple):
@@ -115,6 +117,8 @@ def check(command: Command, folder: Path, monkeypatch) -> bool:
         Exception: the program would refuse the command line.
     """
     words = [word.replace("python3", "python") for word in command.words]
+    if "COMMAND" in words or words[-1] == "--source":
+        return False  # a form, no command
     if words[0] == "make":
         _check_make(words[1:])
     elif words[:3] == ["python", "-m", "pytest"] or words[0].endswith("/pytest"):
@@ -124,7 +128,7 @@ def check(command: Command, folder: Path, monkeypatch) -> bool:
         _check_job(words[2:], "", folder, monkeypatch)
     elif words[0] == "nsneg":
         _check_nsneg(words[1:], folder, monkeypatch)
-    elif words[:3] == ["python", "-m", "nsneg_jax"]:
+    elif words[:3] == ["python", "-m", "nsneg_jax"] and words[3:]:
         _check_nsneg(words[3:], folder, monkeypatch)
     elif words[:2] == ["python", "-m"] and OURS.match(command.text):
         _check_module(words[2], words[3:], monkeypatch)
@@ -141,12 +145,14 @@ def _check_nsneg(words: list[str], folder: Path, monkeypatch) -> None:
         return
     assert name in cli.ABOUT, f"nsneg {name} is no command"
     if name == "prepare":
-        assert rest and rest[0] in cli.PREPARE, rest
-        _check_module(f"data.{rest[0]}", rest[1:], monkeypatch)
-    elif name in cli.PROGRAMS:
+        assert not rest or rest[0] in cli.PREPARE, rest
         if rest:
-            module = cli.PROGRAMS[name].partition(":")[0]
-            _check_arguments(import_module(module).__name__, cli.PROGRAMS[name], rest, monkeypatch)
+            _check_module(f"data.{rest[0]}", rest[1:], monkeypatch)
+    elif name in cli.PROGRAMS:
+        named_only = rest in ([], ["import"], ["export"]) or all(w.startswith("-") for w in rest)
+        if not named_only:
+            module, _, function = cli.PROGRAMS[name].partition(":")
+            _with_words(getattr(import_module(module), function), rest, monkeypatch)
     elif rest:
         _check_job(rest, name, folder, monkeypatch)
 
@@ -195,14 +201,12 @@ def _check_module(module: str, words: list[str], monkeypatch) -> None:
         module = "experiments.claim.command"
     module_object = import_module(module)
     function = getattr(module_object, "parse", module_object.main)
-    _with_words(function, words, monkeypatch)
-
-
-def _check_arguments(module: str, function: str, words: list[str], monkeypatch) -> None:
-    _with_words(getattr(import_module(module), function.partition(":")[2]), words, monkeypatch)
+    monkeypatch.chdir(ROOT)
+    _with_words(function, [*_NAMED.get(module, ()), *words], monkeypatch)
 
 
 def _with_words(function, words: list[str], monkeypatch) -> None:
+    """Calls a program's function until its arguments are parsed."""
     real = argparse.ArgumentParser.parse_args
 
     def stop(self, args=None, namespace=None):
@@ -220,7 +224,7 @@ def _with_words(function, words: list[str], monkeypatch) -> None:
 
 def _check_make(words: list[str]) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    variables = set(re.findall(r"\b([A-Z][A-Z0-9_]+)\b", (ROOT / "Makefile").read_text()))
+    variables = set(re.findall(r"\b([A-Z][A-Z0-9_]*)\b", (ROOT / "Makefile").read_text()))
     for word in words:
         name, assigned, _ = word.partition("=")
         assert name in (variables if assigned else targets), f"make {word}"
