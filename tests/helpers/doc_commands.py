@@ -1,6 +1,7 @@
 """The shell commands of README, CONTRIBUTING and docs/, and what reads their command lines."""
 
 import argparse
+import contextlib
 import re
 import shlex
 import sys
@@ -22,7 +23,8 @@ OURS = re.compile(
     r"python -m (nsneg_jax|data|benchmarks|experiments|examples|pytest)\b"
 )
 OTHERS = re.compile(
-    r"pip |python3? -[mc] |export |sbatch |mpirun |gcloud |tfds |for |git |cd |source |\. |scontrol "
+    r"pip |python3? -[mc] |export |sbatch |mpirun |gcloud |tfds |scontrol |"
+    r"for |git |cd |source |\. "
 )
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n)+)")
@@ -216,10 +218,8 @@ def _with_words(function, words: list[str], monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(argparse.ArgumentParser, "parse_args", stop)
         patched.setattr(sys, "argv", ["program", *words])
-        try:
+        with contextlib.suppress(_Read):
             function(list(words))
-        except _Read:
-            pass
 
 
 def _check_make(words: list[str]) -> None:
