@@ -45,7 +45,7 @@ def test_pictures_and_loss_of_the_negatives():
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_code")
 @pytest.mark.parametrize(
-    ("name", "steps"), [("what-the-negatives-do", "600"), ("a-robustness-table", "300")]
+    ("name", "steps"), [("what-the-negatives-do", "600"), ("a-robustness-table", "250")]
 )
 def test_whole_notebooks(name, steps):
     """With few steps."""
