@@ -16,15 +16,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-SLOW = "slow"  # tag of a cell that trains
-
 
 def cells_of(path: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
-
-
-def tags_of(cell: Mapping) -> list[str]:
-    return cell["metadata"].get("tags", [])
 
 
 def run(
