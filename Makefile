@@ -5,7 +5,7 @@ RUNS ?= runs
 DEMO := $(RUNS)/demo
 
 .PHONY: demo evaluation claim test quick slow flaky soak accelerators accelerators-h100 accelerators-tpu lint \
-  format wheel clean
+  format docs wheel clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
@@ -89,6 +89,10 @@ lint: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation in build/site; SERVE=1 shows it at http://127.0.0.1:8000 and follows changes.
+docs: .venv/installed-dev
+	$(BIN)/mkdocs $(if $(SERVE),serve,build)
 
 wheel: .venv/installed-dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -28,6 +28,7 @@ from nsneg_jax.methods import optimizer, probe
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import DATASET, Pretrained, load_pretrained
+from nsneg_jax.report.rows import has_top5
 from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import stopped
@@ -286,6 +287,7 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
         "job": "linear",
         "encoder": pretrained.encoder_origin,
         "encoder_seed": pretrained.encoder_seed,
+        "classes": len(validation.classes),
         "validation_images": len(validation),
         **({"outputs": outputs, "output_rule": rule} if rule else {}),
         **{name: _plain(values[0]) for name, values in figures.items()},
@@ -335,6 +337,7 @@ def _results(rates: Sequence[float], state: probe.ProbeState, progress: dict) ->
         "job": "linear",
         "encoder": progress["encoder"],
         "encoder_seed": progress.get("encoder_seed"),
+        "classes": len(progress["classes"]),
         "accuracy_top1": chosen["accuracy_top1"],
         "accuracy_top5": chosen["accuracy_top5"],
         "best_accuracy_top1": chosen["best_accuracy_top1"],
@@ -352,9 +355,8 @@ def _finish(run: Run, results: dict) -> None:
             if "best_epoch" in each
             else ""
         )
-        print(
-            f"{rate}top-1 {each['accuracy_top1']:.2f} %, top-5 {each['accuracy_top5']:.2f} %{best}"
-        )
+        top5 = f", top-5 {each['accuracy_top5']:.2f} %" if has_top5(results.get("classes")) else ""
+        print(f"{rate}top-1 {each['accuracy_top1']:.2f} %{top5}{best}")
     print(f"done: {results['validation_images']:,} images counted; {path}")
 
 
