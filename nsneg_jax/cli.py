@@ -38,6 +38,7 @@ JOBS = {
 _STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on a signal
 PROGRAMS = {
     "report": "nsneg_jax.report.command:main",
+    "compare": "nsneg_jax.comparison.command:main",
     "convert": "nsneg_jax.pytorch.command:program",
     "verify": "nsneg_jax.training.checkpoints.verify:main",
 }
@@ -51,6 +52,7 @@ ABOUT = {
     "features": "write an encoder's features and the labels to one file",
     "evaluate": "fill a row of the robustness table: a trained probe on many test sets",
     "report": "make tables, pictures and a page from what these jobs left",
+    "compare": "say whether patch negatives help on your pictures: yes, no or undecided",
     "convert": "import and export PyTorch checkpoints",
     "verify": "check that the values in checkpoints are those that were saved",
 }

@@ -17,6 +17,7 @@ DAMAGED = "damaged-checkpoints"  # checkpoints that could not be read
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"  # a folder of event files
 RESULTS = "results.json"
+REPLACED = "results-of-another-config.json"  # what RESULTS was before the config changed
 PARTS = "parts"  # a folder of npz files, one per part of an evaluation
 PER_CLASS = "per_class.tsv"  # accuracies of an evaluation by set and class
 VIEWS = "pictures/views.png"
@@ -67,7 +68,7 @@ _ADDED = {
 
 # Patterns of the names at the top of a workdir that are written.
 WRITTEN = (
-    CONFIG, STARTS, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, RESULTS, PARTS, PER_CLASS,
+    CONFIG, STARTS, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, RESULTS, REPLACED, PARTS, PER_CLASS,
     VIEWS.partition("/")[0], TEXTURES, UNREADABLE.replace(".", "*."), STACKS, SIMILARITIES, GALLERY,
     f"{FEATURES}.*", "*.lock",
 )  # fmt: skip
@@ -176,10 +177,10 @@ def claim_workdir(
     kept: Mapping[str, Any] | None = None,
     *,
     write: bool = True,
-) -> None:
+) -> str:
     """Checks the run in `workdir` against `config`, then writes config.json.
 
-    The results.json of another config is removed, so that no report takes it for this run's.
+    The results.json of another config gets another name, so that no report takes it for this run's.
 
     Args:
         config: config of this run, nested dicts of JSON values.
@@ -188,17 +189,26 @@ def claim_workdir(
         moved, kept: see `check_workdir`.
         write: False in all processes but the first, which only check.
 
+    Returns:
+        What became of the results of another config; '' if there were none.
+
     Raises:
         UsageError: the run there has other values, which the message lists, or another job.
     """
+    note = ""
     if resuming:
         check_workdir(config, workdir, moved, kept)
     else:
         _check_same_job(config, workdir)
-        if write and _differences(config, workdir):
-            (workdir / RESULTS).unlink(missing_ok=True)
+        differences = _differences(config, workdir)
+        if write and differences and (workdir / RESULTS).exists():
+            os.replace(workdir / RESULTS, workdir / REPLACED)
+            note = f"{RESULTS} of another config is now {REPLACED}, because " + ", ".join(
+                differences
+            )
     if write:
         write_json(workdir / CONFIG, config)
+    return note
 
 
 def _check_same_job(config: Mapping[str, Any], workdir: Path) -> None:

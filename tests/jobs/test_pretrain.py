@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -284,40 +281,6 @@ def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
     method, _ = build(tiny_config(**values | {"moco.shuffle": "device"}), 5)
     for views, expected in zip(pictured[0], jax.jit(method.views)(0, first), strict=True):
         np.testing.assert_array_equal(views, expected)
-
-
-@pytest.mark.slow
-def test_killed_run_goes_on(whole, tmp_path):
-    """After SIGKILL soon after each line of metrics.jsonl, the end equals an uninterrupted run."""
-    workdir, state = whole
-    script = (
-        "import jax; jax.config.update('jax_platforms', 'cpu')\n"
-        # as in this process: XLA divides work by it, and sums in another order
-        "jax.config.update('jax_num_cpu_devices', 8)\n"
-        "from pathlib import Path\n"
-        "from tiny import tiny_config\n"
-        "from nsneg_jax.jobs.pretrain import pretrain\n"
-        f"pretrain(tiny_config(), Path({str(tmp_path)!r}), jax.devices()[:1])\n"
-    )
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/helpers")))
-    metrics = tmp_path / "metrics.jsonl"
-    rng = np.random.default_rng(0)
-    killed = 0
-    for lines in range(1, 6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path}
-        )
-        while process.poll() is None and (
-            not metrics.exists() or metrics.read_text().count("\n") < lines
-        ):
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.1))
-        process.kill()
-        killed += process.wait() == -signal.SIGKILL
-    assert killed >= 3
-    final = pretrain(tiny_config(), tmp_path, one_device())
-    assert_equal(state, final)
-    assert metrics_lines(tmp_path) == metrics_lines(workdir)
 
 
 @pytest.mark.parametrize("kind", [pytest.param("texture", marks=pytest.mark.slow), "patch+texture"])

@@ -62,7 +62,7 @@ def test_the_speed_so_far_leaves_it_to_be_taken_as_it_is(clock):
     assert stopwatch.figures() == {}
 
 
-def test_lines_between_change_nothing_that_is_kept(tmp_path, monkeypatch, capsys):
+def test_lines_between_change_nothing_that_is_kept(quick_code, tmp_path, monkeypatch, capsys):
     """As of a run in which each step takes a minute."""
     config = tiny_config(epochs=1)
     pretrain(config, tmp_path / "quiet", ONE)

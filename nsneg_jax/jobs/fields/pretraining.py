@@ -105,7 +105,8 @@ PRETRAINING = (
         lambda: f"folder:{data_root()}/imagenet100",
         Text("'folder:PATH', for example", needed=True),
         "images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]', "
-        "'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'",
+        "'hf:PATH[/CONFIG]', 'cifar10:PATH', 'cifar100:PATH', 'stl10:PATH', 'idx:PATH' (MNIST's "
+        "files) or, built in, 'shapes[/VERSION][:SIZE][@SEED]'",
         named_default="folder:$NSNEG_DATA/imagenet100",
     ),
     shared.TFDS_DIR,
