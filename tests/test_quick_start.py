@@ -42,7 +42,7 @@ def test_every_command_of_the_page(tmp_path, monkeypatch, capsys):
     ran = []
     for command in doc_commands.commands(PAGE):
         program, job, *words = command.words
-        if program != "nsneg" or not words:
+        if program != "nsneg" or not words or job in ("plan", "compare"):
             continue
         status = cli.main([job, *words, *shlex.split(SMALL.get(job, ""))])
         assert status == 0, (command.text, capsys.readouterr().err)

@@ -59,7 +59,12 @@ def commands(page: Path) -> list[Command]:
     for code in INLINE.findall(INDENTED.sub("", rest)):
         if OURS.match(code) and " " in code:
             found += _split(code.replace("\n", " "))
-    return [Command(name, words) for words in found]
+    # what a loop puts into its variable first
+    values = dict(re.findall(r"\bfor (\w+) in (\w+)", text))
+    return [
+        Command(name, tuple(re.sub(r"\$(\w+)", lambda v: values.get(v[1], v[0]), w) for w in words))
+        for words in found
+    ]
 
 
 def _of_shell(block: str) -> bool:
@@ -167,7 +172,7 @@ def _check_job(words: list[str], name: str, folder: Path, monkeypatch) -> None:
     # paths of the page's machine, and what stands for a path
     kept = [word for word in words if not word.startswith("--workdir") and word != "--help"]
     kept = [word.replace("--config=configs/", f"--config={ROOT}/configs/") for word in kept]
-    kept = [word for word in kept if not word.endswith(("=...", "=$i"))]
+    kept = [word for word in kept if not word.endswith("=...")]
     if kept in ([], ["--config=FILE"]) or (helped and kept == ["--config=linear"]):
         return
     monkeypatch.setenv("HOME", str(folder))
