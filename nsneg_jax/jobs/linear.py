@@ -168,12 +168,12 @@ def linear(
                     for split, values in figures.items():
                         by_rate = _by_rate(values, settings.learning_rates)
                         writer.write(done, split, {"epoch": epoch} | by_rate)
-                    display.show(done, _status(epoch, settings.epochs, figures))
+                    display.show(done, *_status(epoch, settings, figures))
                     if epoch in (1, settings.epochs):
                         check_frozen(state.backbone, frozen)
                 elif display.is_due():
                     losses = _losses(means(state.sums))
-                    display.show(done, f"epoch {epoch + 1}/{settings.epochs}  loss {losses}")
+                    display.refresh(done, f"loss {losses}", f"epoch {epoch + 1}/{settings.epochs}")
                 if rest == 0 or stop or checkpoints.failed():
                     save(last=stop or done == total)
                 if stop:
@@ -369,10 +369,19 @@ def _by_rate(figures: dict[str, list[float]], rates: Sequence[float]) -> dict[st
     }
 
 
-def _status(epoch: int, epochs: int, figures: dict[str, dict[str, list[float]]]) -> str:
+def _status(
+    epoch: int, settings: ProbeSettings, figures: dict[str, dict[str, list[float]]]
+) -> tuple[str, ...]:
+    """Returns the figures of an epoch, of the best learning rate if there are several."""
     train, val = figures["train"], figures["val"]
-    accuracies = "/".join(f"{value:.1f}" for value in val["accuracy_top1"])
-    return f"epoch {epoch}/{epochs}  loss {_losses(train)}  validation top-1 {accuracies} %"
+    best = int(np.argmax(val["accuracy_top1"]))
+    rates = settings.learning_rates
+    return (
+        f"loss {train['loss'][best]:.3f}",
+        f"validation top-1 {val['accuracy_top1'][best]:.1f} %",
+        f"epoch {epoch}/{settings.epochs}",
+        *([f"at learning rate {rates[best]:g}"] if len(rates) > 1 else []),
+    )
 
 
 def _losses(figures: dict[str, list[float]]) -> str:
