@@ -16,6 +16,7 @@ CHECKPOINTS = "checkpoints"  # a folder per step
 DAMAGED = "damaged-checkpoints"  # checkpoints that could not be read
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"  # a folder of event files
+LOGGERS = "loggers"  # a folder: ids, files and output of W&B, MLflow and Trackio
 RESULTS = "results.json"
 PARTS = "parts"  # a folder of npz files, one per part of an evaluation
 PER_CLASS = "per_class.tsv"  # accuracies of an evaluation by set and class
@@ -41,6 +42,8 @@ _FREE_TO_CHANGE = (
     "watchdog_minutes",
     "deterministic",
     "pictures",
+    "log.to",
+    "log.project",
     "checkpoint.every_steps",
     "checkpoint.keep",
     "checkpoint.keep_every_epochs",
@@ -67,7 +70,7 @@ _ADDED = {
 
 # Patterns of the names at the top of a workdir that are written.
 WRITTEN = (
-    CONFIG, STARTS, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, RESULTS, PARTS, PER_CLASS,
+    CONFIG, STARTS, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, LOGGERS, RESULTS, PARTS, PER_CLASS,
     VIEWS.partition("/")[0], TEXTURES, UNREADABLE.replace(".", "*."), STACKS, SIMILARITIES, GALLERY,
     f"{FEATURES}.*", "*.lock",
 )  # fmt: skip
@@ -197,6 +200,8 @@ def claim_workdir(
         _check_same_job(config, workdir)
         if write and _differences(config, workdir):
             (workdir / RESULTS).unlink(missing_ok=True)
+            for path in (workdir / LOGGERS).glob("*.id"):  # this will be another run there, too
+                path.unlink(missing_ok=True)
     if write:
         write_json(workdir / CONFIG, config)
 
