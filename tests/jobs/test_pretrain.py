@@ -149,7 +149,7 @@ def test_signal_stops_with_everything_saved(whole, tmp_path, monkeypatch):
 
     said = []
     with monkeypatch.context() as patched:
-        patched.setattr("nsneg_jax.jobs.pretrain.MetricWriter", Interrupting)
+        patched.setattr("nsneg_jax.jobs.pretraining.following.MetricWriter", Interrupting)
         stopped = pretrain(tiny_config(), tmp_path, one_device(), said.append)
     assert stopped.step in (3, 4)  # after its first line, or after one more step
     assert len(said) == 1 and f"SIGTERM after step {stopped.step} of 20" in said[0]
@@ -267,7 +267,7 @@ def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
         values |= {"negatives.kind": "none", "negatives.alpha": 0.0}
     pictured = []
     monkeypatch.setattr(
-        "nsneg_jax.jobs.pretrain.save_views",
+        "nsneg_jax.jobs.pretraining.pictures.save_views",
         lambda *args: (pictured.append(args[0]), save_views(*args)),
     )
     pretrain(tiny_config(**values), tmp_path, one_device())
