@@ -28,7 +28,7 @@ from nsneg_jax.methods import optimizer, probe
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import DATASET, Pretrained, load_pretrained
-from nsneg_jax.training.loggers.services import check_installed, services_in
+from nsneg_jax.training.loggers.services import check_installed
 from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import stopped
@@ -63,7 +63,7 @@ def linear(
             logits of an evaluation are not finite, or a checkpoint cannot be read.
     """
     run, config = open_frozen(config, workdir, devices, validate_linear)
-    check_installed(services_in(config.log.to))
+    check_installed(config.log.to)
     settings = probe_settings(config)
     reading = settings.reading
     validation = open_labelled(settings.data, settings.data.eval_split, _PURPOSE)
@@ -142,8 +142,7 @@ def linear(
 
         train_step, end_epoch = compile_steps(method, run.devices)
         evaluate = Evaluation(method, reading, validation, run.devices, unreadable)
-        services = services_in(config.log.to)
-        metrics = MetricWriter(workdir, start, services, config.log.project, run.config)
+        metrics = MetricWriter(workdir, start, config.log.to, config.log.project, run.config)
         with metrics as writer, Progress(total, start) as display:
             if done < total:
                 display.compiling("the step")

@@ -20,7 +20,7 @@ from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.parallel import mesh
 from nsneg_jax.parallel.watchdog import alive
 from nsneg_jax.training.health import collapse, divergence
-from nsneg_jax.training.loggers.services import check_installed, services_in
+from nsneg_jax.training.loggers.services import check_installed
 from nsneg_jax.training.signals import stopped
 from nsneg_jax.training.step import compile_step, is_finite
 from nsneg_jax.training.unreadable import UnreadableImages
@@ -50,7 +50,7 @@ def pretrain(
     """
     computed = {"dtype": config.model.dtype, "precision": config.model.precision}
     run = open_run(config, workdir, devices, validate_pretraining, **computed)
-    check_installed(services_in(config.log.to))
+    check_installed(config.log.to)
     data = open_data(config, workdir)
     with run.resumable(config.checkpoint.keep, data.steps_per_kept) as resumption:
         training = build_or_restore(config, run, data, resumption)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import jax
 
 from nsneg_jax.files import sync, without_nan, write_text
 from nsneg_jax.training.loggers.board import Board
-from nsneg_jax.training.loggers.services import Service
+from nsneg_jax.training.loggers.services import Service, services_in
 from nsneg_jax.training.progress import warn
-from nsneg_jax.training.workdir import METRICS, TENSORBOARD
+from nsneg_jax.training.workdir import METRICS, TENSORBOARD, flatten
 
 # Counts are added up instead of averaged.
 _COUNTS = ("replaced_samples",)
@@ -87,16 +87,16 @@ class MetricWriter:
         workdir: workdir of the run.
         step: steps done so far. Later lines, left by a run that was killed after its last
             checkpoint, are dropped; so is an incomplete line.
-        services: names of services to log to, see `loggers.services`.
+        services: names of services to log to, with commas, see `loggers.services`.
         project: the services' project.
-        config: config of the run, for the services.
+        config: config of the run; TensorBoard gets it as a table.
     """
 
     def __init__(
         self,
         workdir: Path,
         step: int,
-        services: Sequence[str] = (),
+        services: str = "",
         project: str = "",
         config: Mapping[str, Any] | None = None,
     ):
@@ -108,7 +108,10 @@ class MetricWriter:
             self._written = self._path.stat().st_size if self._path.exists() else 0
             self._failed: OSError | None = None
             self._board = Board(workdir / TENSORBOARD, step)
-            self._services = [Service(each, workdir, project, config or {}) for each in services]
+            if config is not None:  # services have a place of their own for it
+                self._board.text(step, "config", _table(config))
+            about = workdir, project, config or {}
+            self._services = [Service(each, *about) for each in services_in(services)]
             self._logs: list[Board | Service] = [self._board, *self._services]
 
     def __enter__(self) -> "MetricWriter":
@@ -185,3 +188,9 @@ class MetricWriter:
             except (ValueError, KeyError, TypeError):
                 continue
         write_text(self._path, "".join(kept))
+
+
+def _table(config: Mapping[str, Any]) -> str:
+    """Returns a config as a table in Markdown."""
+    rows = [f"| `{name}` | `{value!r}` |" for name, value in flatten(config).items()]
+    return "\n".join(("| field | value |", "|---|---|", *rows))

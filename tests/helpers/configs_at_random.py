@@ -109,13 +109,14 @@ def _not_several(kind: kinds.Several, rng: random.Random) -> list[Any]:
 
 VALID: dict[type, Any] = {
     kinds.Whole: _whole, kinds.Number: _number, kinds.Switch: _switch, kinds.Text: _text,
-    kinds.Choice: _choice, kinds.Names: _names, kinds.Pair: _pair, kinds.Each: _each, kinds.Several: _several,
+    kinds.Choice: _choice, kinds.Names: _names, kinds.Pair: _pair, kinds.Each: _each,
+    kinds.Several: _several,
 }  # fmt: skip
 INVALID: dict[type, Any] = {
     kinds.Whole: _not_whole, kinds.Number: _not_number, kinds.Text: _not_text,
     kinds.Switch: lambda kind, rng: [0, 1, "True", "yes", None, (True,), 1.0],
-    kinds.Choice: _not_choice, kinds.Names: _not_names, kinds.Pair: _not_pair, kinds.Each: _not_each,
-    kinds.Several: _not_several,
+    kinds.Choice: _not_choice, kinds.Names: _not_names, kinds.Pair: _not_pair,
+    kinds.Each: _not_each, kinds.Several: _not_several,
 }  # fmt: skip
 
 

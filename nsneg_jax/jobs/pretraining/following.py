@@ -15,11 +15,9 @@ from nsneg_jax.jobs.pretraining.state import Training
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.parallel.watchdog import alive
 from nsneg_jax.training.health import collapse
-from nsneg_jax.training.loggers.services import services_in
 from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress, Stopwatch
 from nsneg_jax.training.unreadable import UnreadableImages
-from nsneg_jax.training.workdir import flatten
 
 
 class Following:
@@ -45,9 +43,8 @@ class Following:
     ) -> None:
         self._config, self._data, self._training = config, data, training
         self._start = training.start
-        services = services_in(config.log.to)
         self._writer = MetricWriter(
-            run.workdir, self._start, services, config.log.project, run.config
+            run.workdir, self._start, config.log.to, config.log.project, run.config
         )
         self._display = Progress(data.total, self._start)
         self._stopwatch = Stopwatch(config.batch_size)
@@ -56,7 +53,6 @@ class Following:
             encoder = training.method.encoder
             self._measure = monitor(config, data.measured, encoder, run.devices, unreadable)
         self._writer.text(self._start, "summary", _verbatim(summary))
-        self._writer.text(self._start, "config", _table(run.config))
 
     def __enter__(self) -> "Following":
         if self._start < self._data.total:
@@ -153,9 +149,3 @@ def accuracies(figures: Mapping[str, float]) -> list[str]:
 def _verbatim(text: str) -> str:
     """Returns a text as Markdown that keeps its lines."""
     return "\n".join(f"    {line}" for line in text.splitlines())
-
-
-def _table(config: Mapping[str, Any]) -> str:
-    """Returns a config as a table in Markdown."""
-    rows = [f"| `{name}` | `{value!r}` |" for name, value in flatten(config).items()]
-    return "\n".join(("| field | value |", "|---|---|", *rows))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,16 @@ def services_in(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def check_installed(services: Sequence[str]) -> None:
+def check_installed(names: str) -> None:
     """Checks that the packages of services can be imported, without importing them.
+
+    Args:
+        names: the services, with commas.
 
     Raises:
         UsageError: one is missing; the message says how to install it.
     """
-    for service in services:
+    for service in services_in(names):
         with needed(service, f"log.to={service!r}", "--config.log.to= logs to files alone."):
             if sys.modules.get(service, service) is None or not importlib.util.find_spec(service):
                 raise ModuleNotFoundError(name=service)
