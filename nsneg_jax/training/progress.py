@@ -129,16 +129,17 @@ class Progress:
         else:
             print(text, flush=True)
 
-    def show(self, step: int, *figures: str) -> None:
+    def show(self, step: int, *figures: str, in_bar: bool = True) -> None:
         """Adds a line with the figures of `step`.
 
         Args:
             step: the step.
             figures: texts, the most important first; the last ones are left out if there is no
                 room, the first never.
+            in_bar: whether the bar takes the first one.
         """
         line = self._line(step, figures)
-        if self._bar is not None:
+        if self._bar is not None and in_bar:
             self._bar.set_postfix_str(figures[0], refresh=False)
         self.note(line)
 

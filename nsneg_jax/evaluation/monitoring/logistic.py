@@ -101,9 +101,10 @@ def _blocks(training: Features, devices: Mesh) -> Iterator[tuple[jax.Array, jax.
     for start in range(0, n, block):
         rows = training.features[start : start + block]
         labels = training.labels[start : start + block].astype(np.int32)
-        blank = block - len(rows)
-        padded = np.pad(rows, ((0, blank), (0, 0))), np.pad(labels, (0, blank), constant_values=-1)
-        yield mesh.put(padded, split)
+        if blank := block - len(rows):
+            rows = np.pad(rows, ((0, blank), (0, 0)))
+            labels = np.pad(labels, (0, blank), constant_values=-1)
+        yield mesh.put((rows, labels), split)
 
 
 @cache

@@ -116,7 +116,7 @@ class Following:
                 state = self._training.state
                 figures = self._measure(state.params_q, state.stats_q)
             self._writer.write(done, "val", figures)
-            self._display.show(done, *accuracies(figures))
+            self._display.show(done, *accuracies(figures), in_bar=False)
         return stop
 
     def _status(self, done: int, figures: Mapping[str, float]) -> list[str]:
