@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from nsneg_jax.evaluation.features import Features
 from nsneg_jax.evaluation.monitoring import logistic, spread
-from nsneg_jax.evaluation.monitoring.monitor import evenly
+from nsneg_jax.evaluation.monitoring.monitor import some_of
 from nsneg_jax.parallel import mesh
 
 
@@ -80,8 +80,11 @@ def test_rank_and_deviation_have_their_ends():
     assert spread.rankme(even) == pytest.approx(64, rel=0.01)
 
 
-def test_images_are_spread_evenly():
-    assert evenly(3, 10).tolist() == [0, 1, 2]
-    assert evenly(10, 4).tolist() == [0, 2, 5, 7]
-    large = evenly(1_281_167, 2**17)
-    assert len(set(large.tolist())) == 2**17 and large[-1] < 1_281_167
+def test_some_images_are_the_same_each_time():
+    assert some_of(3, 10).tolist() == [0, 1, 2]
+    chosen = some_of(1_281_167, 2**17)
+    assert len(set(chosen.tolist())) == 2**17 and chosen[-1] < 1_281_167
+    np.testing.assert_array_equal(chosen, some_of(1_281_167, 2**17))
+    for period in (10, 100, 1000):  # as of labels in turn
+        counts = np.bincount(chosen % period)
+        assert counts.min() > 0.6 * 2**17 / period

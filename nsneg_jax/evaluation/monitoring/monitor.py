@@ -69,12 +69,16 @@ class Monitor:
             bank = self._extract(params, stats, self._bank, self._on_unreadable)
             figures |= accuracies(bank, queries, _NEIGHBOURS, TEMPERATURE, self._devices)
             figures |= probe_accuracies(bank, queries, self._devices)
-        few = evenly(len(queries.features), RANKME_IMAGES)
+        few = some_of(len(queries.features), RANKME_IMAGES)
         features = queries.features[few]
         return figures | {"rankme": rankme(features), "feature_std": deviation(features)}
 
 
-def evenly(images: int, most: int) -> np.ndarray:
-    """Returns the indices of at most `most` of some images, spread evenly, int64."""
-    count = min(images, most)
-    return np.arange(count, dtype=np.int64) * images // max(count, 1)
+def some_of(images: int, most: int) -> np.ndarray:
+    """Returns the indices of at most `most` of some images, int64, in order.
+
+    They are drawn, the same ones each time: images at equal distances may all be of a few classes.
+    """
+    if images <= most:
+        return np.arange(images, dtype=np.int64)
+    return np.sort(np.random.RandomState(0).permutation(images)[:most]).astype(np.int64)

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation.monitoring.monitor import Monitor, evenly
+from nsneg_jax.evaluation.monitoring.monitor import Monitor, some_of
 from nsneg_jax.evaluation.monitoring.spread import RANKME_IMAGES
 from nsneg_jax.input.samples import Unreadable
 from nsneg_jax.input.sources.derived import Derived
@@ -123,8 +123,8 @@ def monitor(
 
 
 def _part(images: Source, most: int) -> Source:
-    """Returns at most `most` of some images, spread evenly."""
+    """Returns at most `most` of some images, see `some_of`."""
     if len(images) <= most:
         return images
     # Only what a `Source` has is used of it.
-    return Derived(cast(FileSource, images), evenly(len(images), most))
+    return Derived(cast(FileSource, images), some_of(len(images), most))
