@@ -124,7 +124,9 @@ class MetricWriter:
             if self._waiting:
                 warn(f"{len(self._waiting)} lines of {self._path} are lost: it cannot be written")
             for service in self._services:
-                service.close(is_whole=kind is None)
+                service.end(is_whole=kind is None)
+            for service in self._services:
+                service.close()
 
     def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
         """Adds the figures of `step`, plain numbers by name."""

@@ -49,7 +49,7 @@ def check_installed(names: str) -> None:
 
 
 class Service:
-    """A process that logs to one service. Its methods never wait, except `close`.
+    """A process that logs to one service. Its methods never wait, but for `close`.
 
     A service that fails is reported once, and the run goes on without it. What the library prints
     is in WORKDIR/loggers/SERVICE.txt, its files are in that folder too unless its own environment
@@ -100,19 +100,25 @@ class Service:
         """Sends a PNG file."""
         self._put("picture", step=step, tag=tag, path=str(path.absolute()))
 
-    def close(self, is_whole: bool = True) -> None:
-        """Waits until the service has everything, a minute at most.
+    def end(self, is_whole: bool = True) -> None:
+        """Tells the service that the run is over; `close` waits for it.
 
         Args:
             is_whole: whether the run ended as it should.
         """
-        if self._process is None or self._closed:
+        if not self._closed:
+            self._closed = True
+            self._put("end", is_whole=is_whole)
+            self._lines.put(None)
+            self._deadline = time.monotonic() + _PATIENCE
+
+    def close(self) -> None:
+        """Waits until the service has everything, until a minute after `end` at most."""
+        if self._process is None:
             return
-        self._closed = True
-        self._put("end", is_whole=is_whole)
-        self._lines.put(None)
+        self.end()
         try:
-            status = self._process.wait(_PATIENCE)
+            status = self._process.wait(max(0.0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
