@@ -122,7 +122,9 @@ def events(workdir):
 def test_a_run_says_what_it_is(tmp_path, capsys):
     """On the terminal in 80 columns but for commands, and in TensorBoard, with its picture."""
     workdir = tmp_path / "a run"
-    config = tiny_config(epochs=1, pictures=True, knn_every_epochs=-1)
+    # without colours, whose programs take long to compile
+    plain = {"views.jitter_probability": 0.0, "views.grayscale_probability": 0.0}
+    config = tiny_config(epochs=1, pictures=True, knn_every_epochs=-1, **plain)
     pretrain(config, workdir, ONE)
     lines = capsys.readouterr().out.splitlines()
     labels = [line.split()[0] for line in lines if line[:1].strip()]
