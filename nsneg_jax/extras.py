@@ -13,6 +13,9 @@ PACKAGES = {
     "report": ("matplotlib",),
     "torch": ("torch",),
     "gcs": ("gcsfs",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
 }
 
 

@@ -26,6 +26,11 @@ USES = {
     "open_source('folder:gs://bucket/photos', 'train', image_size=32)",
     "torch": "from pathlib import Path\nfrom nsneg_jax.pytorch import files\n"
     "files.write_torch(Path('x.pt'), {})",
+    **{
+        name: "from nsneg_jax.training.loggers.services import check_installed\n"
+        f"check_installed({name!r})"
+        for name in ("wandb", "mlflow", "trackio")
+    },
     "report": "from nsneg_jax.report import plots\nfrom nsneg_jax.report.rows import pool\n"
     "plots.corruption_lines = lambda rows: {'a': {}}\nplots.save_corruptions([], Path('x.png'))",
 }

@@ -172,10 +172,10 @@ def _evaluate_others(
             done += 1
             display.advance(done)
             valid = outputs["valid"]
-            top1 = ""
+            top1: list[str] = []
             if valid.any() and part.protocol != "cue_conflict":
-                top1 = f"  top-1 {100 * outputs['top1'][valid].mean():.2f} %"
-            display.show(done, f"{part.title}  {valid.sum():,} images{top1}")
+                top1 = [f"top-1 {100 * outputs['top1'][valid].mean():.2f} %"]
+            display.show(done, part.title, *top1, f"{valid.sum():,} images")
             if signals.stop_after(done) and done < len(parts):
                 on_stop(stopped(signals.received, done, len(parts), unit="part"))
                 return False

@@ -29,6 +29,7 @@ from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import DATASET, Pretrained, load_pretrained
 from nsneg_jax.report.rows import has_top5
+from nsneg_jax.training.loggers.services import check_installed
 from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import stopped
@@ -63,6 +64,7 @@ def linear(
             logits of an evaluation are not finite, or a checkpoint cannot be read.
     """
     run, config = open_frozen(config, workdir, devices, validate_linear)
+    check_installed(config.log.to)
     settings = probe_settings(config)
     reading = settings.reading
     validation = open_labelled(settings.data, settings.data.eval_split, _PURPOSE)
@@ -141,7 +143,8 @@ def linear(
 
         train_step, end_epoch = compile_steps(method, run.devices)
         evaluate = Evaluation(method, reading, validation, run.devices, unreadable)
-        with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
+        metrics = MetricWriter(workdir, start, config.log.to, config.log.project, run.config)
+        with metrics as writer, Progress(total, start) as display:
             if done < total:
                 display.compiling("the step")
             while done < total:
@@ -169,12 +172,12 @@ def linear(
                     for split, values in figures.items():
                         by_rate = _by_rate(values, settings.learning_rates)
                         writer.write(done, split, {"epoch": epoch} | by_rate)
-                    display.show(done, _status(epoch, settings.epochs, figures))
+                    display.show(done, *_status(epoch, settings, figures))
                     if epoch in (1, settings.epochs):
                         check_frozen(state.backbone, frozen)
                 elif display.is_due():
                     losses = _losses(means(state.sums))
-                    display.show(done, f"epoch {epoch + 1}/{settings.epochs}  loss {losses}")
+                    display.refresh(done, f"loss {losses}", f"epoch {epoch + 1}/{settings.epochs}")
                 if rest == 0 or stop or checkpoints.failed():
                     save(last=stop or done == total)
                 if stop:
@@ -350,11 +353,9 @@ def _finish(run: Run, results: dict) -> None:
     path = run.write_results(results)
     for each in results.get("probes", [results]):
         rate = f"lr {each['learning_rate']:g}: " if "learning_rate" in each else ""
-        best = (
-            f", best {each['best_accuracy_top1']:.2f} % in epoch {each['best_epoch']}"
-            if "best_epoch" in each
-            else ""
-        )
+        best = ""
+        if "best_epoch" in each:
+            best = f", best {each['best_accuracy_top1']:.2f} % in epoch {each['best_epoch']}"
         top5 = f", top-5 {each['accuracy_top5']:.2f} %" if has_top5(results.get("classes")) else ""
         print(f"{rate}top-1 {each['accuracy_top1']:.2f} %{top5}{best}")
     print(f"done: {results['validation_images']:,} images counted; {path}")
@@ -371,10 +372,19 @@ def _by_rate(figures: dict[str, list[float]], rates: Sequence[float]) -> dict[st
     }
 
 
-def _status(epoch: int, epochs: int, figures: dict[str, dict[str, list[float]]]) -> str:
+def _status(
+    epoch: int, settings: ProbeSettings, figures: dict[str, dict[str, list[float]]]
+) -> tuple[str, ...]:
+    """Returns the figures of an epoch, of the best learning rate if there are several."""
     train, val = figures["train"], figures["val"]
-    accuracies = "/".join(f"{value:.1f}" for value in val["accuracy_top1"])
-    return f"epoch {epoch}/{epochs}  loss {_losses(train)}  validation top-1 {accuracies} %"
+    best = int(np.argmax(val["accuracy_top1"]))
+    rates = settings.learning_rates
+    return (
+        f"loss {train['loss'][best]:.3f}",
+        f"validation top-1 {val['accuracy_top1'][best]:.1f} %",
+        f"epoch {epoch}/{settings.epochs}",
+        *([f"at learning rate {rates[best]:g}"] if len(rates) > 1 else []),
+    )
 
 
 def _losses(figures: dict[str, list[float]]) -> str:

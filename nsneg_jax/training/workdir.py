@@ -16,6 +16,7 @@ CHECKPOINTS = "checkpoints"  # a folder per step
 DAMAGED = "damaged-checkpoints"  # checkpoints that could not be read
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"  # a folder of event files
+LOGGERS = "loggers"  # a folder: ids, files and output of W&B, MLflow and Trackio
 RESULTS = "results.json"
 REPLACED = "results-of-another-config.json"  # what RESULTS was before the config changed
 PARTS = "parts"  # a folder of npz files, one per part of an evaluation
@@ -42,6 +43,8 @@ _FREE_TO_CHANGE = (
     "watchdog_minutes",
     "deterministic",
     "pictures",
+    "log.to",
+    "log.project",
     "checkpoint.every_steps",
     "checkpoint.keep",
     "checkpoint.keep_every_epochs",
@@ -68,7 +71,8 @@ _ADDED = {
 
 # Patterns of the names at the top of a workdir that are written.
 WRITTEN = (
-    CONFIG, STARTS, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, RESULTS, REPLACED, PARTS, PER_CLASS,
+    CONFIG, STARTS, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, LOGGERS, RESULTS, REPLACED, PARTS,
+    PER_CLASS,
     VIEWS.partition("/")[0], TEXTURES, UNREADABLE.replace(".", "*."), STACKS, SIMILARITIES, GALLERY,
     f"{FEATURES}.*", "*.lock",
 )  # fmt: skip
@@ -201,11 +205,13 @@ def claim_workdir(
     else:
         _check_same_job(config, workdir)
         differences = _differences(config, workdir)
-        if write and differences and (workdir / RESULTS).exists():
-            os.replace(workdir / RESULTS, workdir / REPLACED)
-            note = f"{RESULTS} of another config is now {REPLACED}, because " + ", ".join(
-                differences
-            )
+        if write and differences:
+            for path in (workdir / LOGGERS).glob("*.id"):  # this will be another run there, too
+                path.unlink(missing_ok=True)
+            if (workdir / RESULTS).exists():
+                os.replace(workdir / RESULTS, workdir / REPLACED)
+                found = ", ".join(differences)
+                note = f"{RESULTS} of another config is now {REPLACED}, because {found}"
     if write:
         write_json(workdir / CONFIG, config)
     return note

@@ -58,6 +58,7 @@ PROBING = (
     shared.FLIP,
     *shared.computation(),
     *shared.running("step"),
+    *shared.logging("'linear': "),
     Field(
         "data.source",
         "",
