@@ -1,6 +1,7 @@
 """Imports PyTorch files as checkpoints that jobs of this package can use."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def import_file(
         origin |= {"pointer": found.pointer, "roll": roll, "images": images}
         origin["settings"] = None if momentum is None else _settings(around)
         progress = {"window": Window().totals(), "images": None, "batch_size": batch_size}
+        progress |= recorded_views(record)
         said_of_momentum = f"{without}; starts from zero" if without else "the file's"
         lines += [
             f"momentum   {said_of_momentum}",
@@ -80,8 +82,10 @@ def import_file(
         ]
     else:
         step, state = 0, _probe_state(found)
-        progress = {"chosen": 0, "classes": None}
-        if "best" in state:
+        names = recorded_classes(record, classifier_of(found.encoders[""]))
+        progress = {"chosen": 0, "classes": list(names) if names else None}
+        progress |= recorded_views(record)
+        if "best" in state and names is None:
             lines.append(
                 "classes    the file names none; jobs that classify find them in their test data,\n"
                 "           or take them from --config.classes=FILE"
@@ -94,13 +98,18 @@ def import_file(
 
 
 def recognise_file(
-    path: Path, stem: str | None = None
+    path: Path,
+    stem: str | None = None,
+    beside: Mapping[str, Any] | None = None,
+    arch: str | None = None,
 ) -> tuple[Found, dict[str, Any], dict[str, Any]]:
     """Recognises the contents of a PyTorch or safetensors file, see `states.recognise`.
 
     Args:
         path: the file.
         stem: see `states.recognise`; by default as recorded in a file of ours.
+        beside: our record, for a file that has none.
+        arch: name of the network, for a file that states none.
 
     Returns:
         The state dict; the dict around it, empty without one; and our record in that, empty if the
@@ -114,11 +123,11 @@ def recognise_file(
         raise UsageError(f"{path} holds a {type(content).__name__}, not a dict with a state dict.")
     state_dict, entry = find_state_dict(content)
     around = content if entry else {}
-    record = _own_record(around)
+    record = _own_record(around) or dict(beside or {})
     found = official.recognise(
         state_dict,
         str(path),
-        arch=around.get("arch"),
+        arch=around.get("arch", arch),
         stem=stem or _fields(record.get("model")).get("stem"),
         around=around,
         entry=entry,
@@ -197,6 +206,23 @@ def classifier_of(arrays: official.Arrays) -> dict[str, np.ndarray] | None:
         return None
     kernel = np.ascontiguousarray(from_torch_layout(arrays["fc.weight"]))
     return {"kernel": kernel, "bias": arrays["fc.bias"]}
+
+
+def recorded_views(record: Mapping[str, Any]) -> dict[str, int]:
+    """Returns image size and resize of a record, if they are numbers of pixels."""
+    views = {name: record.get(name) for name in ("image_size", "resize")}
+    return {name: v for name, v in views.items() if type(v) is int and v >= (name != "resize")}
+
+
+def recorded_classes(
+    record: Mapping[str, Any], classifier: Mapping[str, Any] | None
+) -> tuple[str, ...] | None:
+    """Returns the names of a classifier's classes in a record, if there is one per output."""
+    names = record.get("classes")
+    if classifier is None or not isinstance(names, list):
+        return None
+    fits = len(names) == len(classifier["bias"]) and all(isinstance(n, str) for n in names)
+    return tuple(names) if fits else None
 
 
 def _momentum(
