@@ -4,10 +4,10 @@
     nsneg convert export DIR OUT|OUT.safetensors|OUT.pth|OUT.pth.tar|OUT.stablehlo
 
 FILE is an official pre-training state, an official linear probe, a torchvision ResNet
-(`nsneg_jax.pytorch.states`), or another program's file with such an encoder
-(`nsneg_jax.pytorch.layouts`). The first becomes a checkpoint that pre-training resumes from, the
-others a linear probe's checkpoint. DIR is a workdir or a checkpoint folder in it. OUT without a
-suffix becomes a folder that timm and the Hugging Face hub read.
+(`nsneg_jax.pytorch.states`), another program's file with such an encoder
+(`nsneg_jax.pytorch.layouts`), or a folder for timm and the Hugging Face hub. The first becomes a
+checkpoint that pre-training resumes from, the others a linear probe's checkpoint. DIR is a workdir
+or a checkpoint folder in it. OUT without a suffix becomes a folder for timm and the hub.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="a PyTorch or safetensors file to a checkpoint")
-    importing.add_argument("file", type=user_path)
+    importing.add_argument("file", type=user_path, help="a file, or a folder that was exported")
     importing.add_argument("out_dir", type=user_path)
     importing.add_argument(
         "--images", type=int, help=f"training images of the run, by default {IMAGES}"

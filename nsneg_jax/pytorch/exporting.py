@@ -24,6 +24,9 @@ _OFFICIAL_SETTINGS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
 _UNKNOWN_TO_TORCHVISION = (
     "note       torchvision has no such network (arch, width and stem): its names are continued"
 )
+_UNKNOWN_TO_TIMM = (
+    "note       timm has no such network (arch, width and stem): only load_pretrained reads it"
+)
 
 
 def export(path: Path, out: Path, image_size: int | None = None, resize: int | None = None) -> str:
@@ -77,7 +80,7 @@ def export(path: Path, out: Path, image_size: int | None = None, resize: int | N
         torch_file.write_torch(out, content | {"arch": source.model["arch"]})
         notes.insert(0, f"keys       {len(content['state_dict'])}")
     if not is_program and not official.in_torchvision(source.model):
-        notes += [_UNKNOWN_TO_TORCHVISION]
+        notes += [_UNKNOWN_TO_TIMM if as_folder else _UNKNOWN_TO_TORCHVISION]
     if as_folder:
         notes.append(f"to do      choose a licence in the first lines of {out / hub_layout.CARD}")
     lines = [f"found      {source.origin}: {source.model['arch']}", *notes]

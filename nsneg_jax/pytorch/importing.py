@@ -14,6 +14,7 @@ from nsneg_jax.methods.optimizer import sgd
 from nsneg_jax.models.encoder import PRECISIONS
 from nsneg_jax.pytorch import files as torch_file
 from nsneg_jax.pytorch import states as official
+from nsneg_jax.pytorch.hub import layout
 from nsneg_jax.pytorch.layouts import KEY, QUERY, find_state_dict
 from nsneg_jax.pytorch.momentum import read_momentum
 from nsneg_jax.pytorch.names import from_state_dict, from_torch_layout
@@ -35,7 +36,7 @@ def import_file(
     """Writes the checkpoint of a PyTorch or safetensors file into `workdir`.
 
     Args:
-        path: the file.
+        path: the file, or a folder for timm and the Hugging Face hub.
         workdir: folder, made if missing; must not hold checkpoints.
         images, batch_size: number of images and batch size of the run, to convert epochs to steps;
             by default as recorded in a file of ours, else IMAGES and BATCH_SIZE.
@@ -64,6 +65,7 @@ def import_file(
         *_notes(found),
     ]
     state: TrainState | dict[str, Any]
+    progress: dict[str, Any]
     if found.kind == official.PRETRAINING:
         step, batch_size, images, said = _step(record, epoch, images, batch_size)
         momentum, without = _momentum(around, found, path)
@@ -83,8 +85,8 @@ def import_file(
     else:
         step, state = 0, _probe_state(found)
         names = recorded_classes(record, classifier_of(found.encoders[""]))
-        progress = {"chosen": 0, "classes": list(names) if names else None}
-        progress |= recorded_views(record)
+        progress = {"chosen": 0, **recorded_views(record)}
+        progress["classes"] = list(names) if names else None
         if "best" in state and names is None:
             lines.append(
                 "classes    the file names none; jobs that classify find them in their test data,\n"
@@ -98,18 +100,13 @@ def import_file(
 
 
 def recognise_file(
-    path: Path,
-    stem: str | None = None,
-    beside: Mapping[str, Any] | None = None,
-    arch: str | None = None,
+    path: Path, stem: str | None = None
 ) -> tuple[Found, dict[str, Any], dict[str, Any]]:
     """Recognises the contents of a PyTorch or safetensors file, see `states.recognise`.
 
     Args:
-        path: the file.
+        path: the file, or a folder of `hub.layout` with one.
         stem: see `states.recognise`; by default as recorded in a file of ours.
-        beside: our record, for a file that has none.
-        arch: name of the network, for a file that states none.
 
     Returns:
         The state dict; the dict around it, empty without one; and our record in that, empty if the
@@ -118,12 +115,16 @@ def recognise_file(
     Raises:
         UsageError: the file is refused.
     """
+    beside, arch = {}, None
+    if layout.is_hub_folder(path):
+        beside, arch = layout.read_config(path)
+        path = path / layout.WEIGHTS
     content = torch_file.read(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a dict with a state dict.")
     state_dict, entry = find_state_dict(content)
     around = content if entry else {}
-    record = _own_record(around) or dict(beside or {})
+    record = _own_record(around) or beside
     found = official.recognise(
         state_dict,
         str(path),

@@ -1,6 +1,5 @@
 """Loads trained encoders from runs, exported folders, and PyTorch and safetensors files."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,8 @@ def load(
     """
     given: dict[str, Any] = {"image_size": image_size, "resize": resize}
     place = user_path(str(path))
-    if layout.is_hub_folder(place):
-        return load_folder(place, dtype, precision, **given)
     named_so = place.name.endswith((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
-    if place.is_file() or (named_so and not place.is_dir()):
+    if layout.is_hub_folder(place) or place.is_file() or (named_so and not place.is_dir()):
         return load_file(place, dtype, precision, **given)
     if not place.exists() and not str(path).startswith(pretrained.UNTRAINED):
         raise UsageError(
@@ -55,29 +52,6 @@ def load(
     return pretrained.load_pretrained(path, dtype, precision, **given)
 
 
-def load_folder(
-    folder: Path,
-    dtype: str = "float32",
-    precision: str = "float32",
-    *,
-    image_size: int | None = None,
-    resize: int | None = None,
-) -> Pretrained:
-    """Loads the encoder in a folder that `nsneg convert export` or timm wrote.
-
-    Args:
-        folder: see `layout.is_hub_folder`.
-        dtype, precision, image_size, resize: see `pretrained.load_pretrained`.
-
-    Raises:
-        UsageError: a file is damaged, or holds another network.
-    """
-    record, arch = layout.read_config(folder)
-    given: dict[str, Any] = {"image_size": image_size, "resize": resize}
-    path = folder / layout.WEIGHTS
-    return load_file(path, dtype, precision, beside=record, arch=arch, **given)
-
-
 def load_file(
     path: Path,
     dtype: str = "float32",
@@ -85,21 +59,18 @@ def load_file(
     *,
     image_size: int | None = None,
     resize: int | None = None,
-    beside: Mapping[str, Any] | None = None,
-    arch: str | None = None,
 ) -> Pretrained:
     """Loads the encoder in a file, as importing it and `load_pretrained` would.
 
     Args:
-        path: the file; see `states` for the supported kinds.
+        path: the file, see `states` for the supported kinds; or a folder of `hub.layout`.
         dtype, precision, image_size, resize: see `pretrained.load_pretrained`.
-        beside, arch: see `recognise_file`.
 
     Raises:
         UsageError: the file is refused.
     """
     check_computation(dtype, precision)
-    found, _, record = recognise_file(path, beside=beside, arch=arch)
+    found, _, record = recognise_file(path)
     is_pretraining = found.kind == states.PRETRAINING
     arrays = found.encoders[QUERY if is_pretraining else ""]
     classifier = None if is_pretraining else classifier_of(arrays)

@@ -91,7 +91,7 @@ def test_a_probe_comes_back_with_its_classes_and_figures(tmp_path):
     assert found.names == expected.names and found.names is not None
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
     imported = tmp_path / "imported"
-    import_file(tmp_path / "classifier" / "model.safetensors", imported)
+    import_file(tmp_path / "classifier", imported)
     assert nsneg_jax.load_pretrained(imported).classify(IMAGES).names == expected.names
 
 

@@ -71,7 +71,7 @@ def _what_it_is(source: Pretrained, history: History, features: int) -> str:
     network = source.model["arch"].replace("resnet", "ResNet-")
     width = source.model.get("width", 64)
     odd = "" if width == 64 else f" of width {width}"
-    text = f"A {network}{odd} encoder: {features:,} features, {count:,} parameters. "
+    text = f"A {network} encoder{odd}: {features:,} features, {count:,} parameters. "
     if history.config:
         text += f"It was pre-trained without labels by {_method(history.config)}"
         text += f": {_PAPER}." if _negatives(history.config) else "."
@@ -173,8 +173,9 @@ def _images(source: Pretrained) -> str:
     if source.image_size is None or source.resize is None:
         return "The size of the images is not recorded."
     text = (
-        f"RGB, prepared as in the evaluations: {view_text(source.resize, source.image_size)}, "
-        "bilinear with antialiasing, divided by 255, ImageNet's mean and standard deviation."
+        f"RGB, prepared as in the evaluations: {view_text(source.resize, source.image_size)}"
+        f"{', bilinear with antialiasing' if source.resize else ''}; divided by 255; ImageNet's "
+        "mean and standard deviation."
     )
     if source.resize == 0:
         text += (
