@@ -115,7 +115,8 @@ def recognise_file(
     Raises:
         UsageError: the file is refused.
     """
-    beside, arch = {}, None
+    beside: dict[str, Any] = {}
+    arch: str | None = None
     if layout.is_hub_folder(path):
         beside, arch = layout.read_config(path)
         path = path / layout.WEIGHTS

@@ -105,7 +105,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str | None]:
             f"{printable(json.dumps(config['model_args']))}. Only plain ResNets can be loaded."
         )
     for name, ours in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-        if list(settings.get(name, ours)) != list(ours):
+        if settings.get(name) not in (None, list(ours)):
             raise UsageError(
                 f"{path} has {name}={settings[name]!r}, but images are normalised with {ours} "
                 "here, so that features would differ. Give an encoder with ImageNet's values."
