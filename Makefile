@@ -4,8 +4,8 @@ BIN := .venv/bin
 RUNS ?= runs
 DEMO := $(RUNS)/demo
 
-.PHONY: demo evaluation claim test quick slow flaky soak accelerators accelerators-h100 accelerators-tpu lint \
-  format wheel clean
+.PHONY: demo evaluation claim test quick slow flaky soak loggers accelerators accelerators-h100 \
+  accelerators-tpu lint format docs wheel clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
@@ -61,6 +61,10 @@ flaky: .venv/installed-dev
 	$(BIN)/python tests/helpers/repeat.py --runs $(N) --load $(LOAD) -- \
 	  -k "$(or $(K),process or signal or kill or stop)"
 
+# Logs to W&B, MLflow and Trackio, offline, with their libraries in an environment of their own.
+loggers: .venv-loggers/installed
+	.venv-loggers/bin/python -m pytest tests/training/test_services.py
+
 # A pre-training of MINUTES with a save every 20 steps; prints how memory and open files grow.
 MINUTES ?= 30
 soak: .venv/installed-dev
@@ -90,11 +94,15 @@ format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documentation in build/site; SERVE=1 shows it at http://127.0.0.1:8000 and follows changes.
+docs: .venv/installed-dev
+	$(BIN)/mkdocs $(if $(SERVE),serve,build)
+
 wheel: .venv/installed-dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
-	rm -rf .venv .venv-h100 .venv-tpu $(DEMO)
+	rm -rf .venv .venv-h100 .venv-tpu .venv-loggers $(DEMO)
 
 %/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -107,6 +115,11 @@ clean:
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps corrupt-tta==0.1.7
+	touch $@
+
+.venv-loggers/installed: pyproject.toml requirements.txt | .venv-loggers/bin/python
+	.venv-loggers/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements.txt "pytest>=9" ".[wandb,mlflow,trackio]"
 	touch $@
 
 .venv-h100/installed: EXTRA = cuda13

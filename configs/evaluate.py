@@ -6,8 +6,11 @@ default, paper   the data set of the probe as `clean`, the others in folders bel
                  default datasets/ (docs/robustness.md says where to get each); missing sets are
                  listed and the rest runs.
 tfds             data sets of TFDS where it has them (docs/robustness.md), folders otherwise.
+small            the validation or test pictures of the probe's run, clean and with ImageNet-C's
+                 corruptions made here.
 tiny             the versions of the built-in shapes, for the tiny configs.
 tiny_texture     textures made of the built-in shapes, and these themselves, by class.
+columns          the versions of your own pictures that `nsneg compare` makes (docs/compare.md).
 
 Set a folder with --config.sets.sketch.source=folder:/data/sketch (or arrayrecord:PATH, tfds:NAME).
 Run some of the sets with --config.only=clean,sketch. To add your own set, write a config file that
@@ -22,7 +25,7 @@ from nsneg_jax.files import data_root
 from nsneg_jax.jobs import defaults
 from nsneg_jax.jobs.defaults import WHOLE, test_set
 
-VARIANTS = ("", "paper", "tfds", "tiny", "tiny_texture")
+VARIANTS = ("", "paper", "tfds", "small", "tiny", "tiny_texture", "columns")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -60,6 +63,13 @@ def get_config(variant: str = "") -> ConfigDict:
         for name, each in config.sets.items():
             if RELEASED[name].tfds:
                 each.source = f"tfds:{RELEASED[name].tfds}"
+    if variant == "small":
+        config.sets = ConfigDict(
+            {
+                "clean": test_set("", "val"),
+                "corruption": test_set("", "val", protocol="corruption", generate=True),
+            }
+        )
     if variant.startswith("tiny"):
         config.data.update({"image_size": 32, "threads": 2, "workers": 0})
         plain = {"split": "test", "resize": 0}
@@ -80,4 +90,12 @@ def get_config(variant: str = "") -> ConfigDict:
                 "texture": test_set("shapes:500", **plain, protocol="texture", generate=True),
             }
         )
+    if variant == "columns":
+        root = "folder:runs/compare/pictures-32"
+        whole = {"resize": 0}  # they are made in the size of the views
+        config.sets = ConfigDict(
+            {name: test_set(root, name, **whole) for name in ("clean", "restyled", "edges")}
+        )
+        config.sets.shuffled = test_set(root, "shuffled", **whole)
+        config.sets.corruption = test_set(f"{root}/corruption", "", protocol="corruption", **whole)
     return config.lock()

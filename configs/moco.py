@@ -7,6 +7,13 @@ paper     recipe A: batch 128, lr 0.03, m 0.999, K 16384. Published: 77.88 +- 0.
           linear probe on ImageNet-100.
 tiny      a small ResNet on the built-in shapes, minutes on two CPU cores.
 
+For one small machine, each with ResNet-18 unless it says otherwise (docs/recipes.md):
+
+small           pictures of 96 px of any folder, --config.data.source=folder:PATH.
+cifar10, cifar100   the archive in a folder, --config.data.source=cifar10:PATH or cifar100:PATH.
+stl10           its unlabelled pictures, --config.data.source=stl10:PATH.
+fashion_mnist   a small ResNet, for two CPU cores, --config.data.source=idx:PATH.
+
 Published for recipe B with K = 65536 (`--config.moco.queue_size=65536`): 80.00 +- 0.14 %.
 """
 
@@ -14,7 +21,7 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.jobs import defaults
 
-VARIANTS = defaults.VARIANTS
+VARIANTS = (*defaults.VARIANTS, *defaults.SMALL)
 
 
 def get_config(variant: str = "") -> ConfigDict:

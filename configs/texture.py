@@ -19,6 +19,7 @@ VARIANTS = defaults.VARIANTS
 
 
 def get_config(variant: str = "") -> ConfigDict:
+    defaults.check_variant(variant, VARIANTS)
     config = defaults.pretraining(variant)
     config.negatives.update({"kind": "texture", "num": 1, "alpha": 2.0})
     if variant == "tiny":

@@ -2,7 +2,8 @@
 
     python -m data.check datasets/imagenet100
 
-ROOT is any folder of images, or 'arrayrecord:PATH', or 'tfds:NAME' or 'hf:PATH' with --split.
+ROOT is any folder of images, or 'arrayrecord:PATH', or another source of a config, such as
+'tfds:NAME', 'hf:PATH' or 'cifar10:PATH', with --split.
 Standard output gets one line per unreadable image: its path, a tab and the reason. With --odd also
 the images that can be read but may surprise, with 'odd: ' before the reason: CMYK, a side under 32
 pixels, another format than the ending says, or a name that differs from another in the ending only
@@ -45,6 +46,7 @@ _ENDINGS = {
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
+_OF_FOLDERS = ("folder", "arrayrecord")  # whose splits are folders, which can be listed
 _FORMATS = {ending: form for form, endings in _ENDINGS.items() for ending in endings}
 _TINY = 32  # pixels of a side
 _GROUP = 16  # images that a thread reads at once
@@ -159,7 +161,7 @@ def splits(options: argparse.Namespace) -> list[str]:
     scheme, _, root = options.root.partition(":")
     if named:
         return named
-    if scheme in ("tfds", "hf"):
+    if scheme not in _OF_FOLDERS:
         raise UsageError(f"{options.root} needs the names of its splits, as --split train,val.")
     if not storage.is_folder(root):
         return ["."]  # opening it says what is missing
@@ -188,7 +190,7 @@ def check(split: str, options: argparse.Namespace) -> bool:
         return False
     scheme, _, root = options.root.partition(":")
     place = "" if split == "." else split
-    where = source.name if scheme in ("tfds", "hf") else storage.join(root, place).rstrip("/")
+    where = source.name if scheme not in _OF_FOLDERS else storage.join(root, place).rstrip("/")
     tally = Tally()
     with tqdm(total=len(source), unit="image", smoothing=0.05, desc=split) as progress:
         for header, findings in _examined(source, options.threads):

@@ -38,6 +38,7 @@ JOBS = {
 _STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on a signal
 PROGRAMS = {
     "report": "nsneg_jax.report.command:main",
+    "compare": "nsneg_jax.comparison.command:main",
     "convert": "nsneg_jax.pytorch.command:program",
     "verify": "nsneg_jax.training.checkpoints.verify:main",
 }
@@ -51,6 +52,7 @@ ABOUT = {
     "features": "embed a folder of images, or splits with their labels, into one file",
     "evaluate": "fill a row of the robustness table: a trained probe on many test sets",
     "report": "make tables, pictures and a page from what these jobs left",
+    "compare": "say whether patch negatives help on your pictures: yes, no or undecided",
     "convert": "import PyTorch checkpoints; export ours for PyTorch, timm, the hub and plain JAX",
     "verify": "check that the values in checkpoints are those that were saved",
 }

@@ -15,6 +15,9 @@ PACKAGES = {
     "report": ("matplotlib",),
     "torch": ("torch",),
     "gcs": ("gcsfs",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
 }
 
 

@@ -1,4 +1,4 @@
-"""README and docs/: the snippets of library.md run, links and named files are there."""
+"""README, its neighbours and docs/: snippets of library.md run, links and named files are there."""
 
 import json
 import re
@@ -16,7 +16,8 @@ from nsneg_jax.pytorch.exporting import export
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 LIBRARY = ROOT / "docs" / "library.md"
-PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+BESIDE = tuple(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))
+PAGES = (README, *BESIDE, *sorted((ROOT / "docs").glob("*.md")))
 MOST_LINES_OF_README = 100
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)

@@ -29,6 +29,11 @@ USES = {
     "parquet": "from nsneg_jax.features.table import check_format\ncheck_format('parquet')",
     "stablehlo": "from pathlib import Path\nfrom nsneg_jax.stablehlo import program\n"
     "program.write(None, Path('x.stablehlo'))",
+    **{
+        name: "from nsneg_jax.training.loggers.services import check_installed\n"
+        f"check_installed({name!r})"
+        for name in ("wandb", "mlflow", "trackio")
+    },
     "report": "from nsneg_jax.report import plots\nfrom nsneg_jax.report.rows import pool\n"
     "plots.corruption_lines = lambda rows: {'a': {}}\nplots.save_corruptions([], Path('x.png'))",
 }

@@ -30,7 +30,7 @@ LEVELS = (
     ("analysis", "planning"),
     ("library",),
     ("command_line",),
-    ("help_text",),
+    ("comparison", "help_text"),
     ("__init__",),
     ("cli",),
     ("__main__",),

@@ -291,6 +291,9 @@ PICKLES = {"nsneg_jax/input/loaders/worker.py", "nsneg_jax/planning/apart.py"}
 def test_no_untrusted_pickle_is_read():
     readers = {"pickle.load", "pickle.loads", "pickle.Unpickler", "dill.load", "joblib.load"}
     assert {file for file, name, _ in calls() if name in readers} <= PICKLES
+    # the reader that calls nothing, see tests/input/sources/arrays/test_pickles.py
+    own = {path.name for path in CODE if "Unpickler)" in path.read_text("utf-8")}
+    assert own == {"pickles.py"}
     for file, name, node in calls():
         options = {each.arg: ast.unparse(each.value) for each in node.keywords}
         assert options.get("allow_pickle", "False") == "False", file

@@ -6,35 +6,17 @@ same command again to resume, also with more seeds or variants.
 """
 
 import argparse
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
-from experiments.claim import chains
 from experiments.claim import report as claim_report
-from experiments.claim.progress import ClaimProgress
 from experiments.claim.runs import ABLATIONS, CONFIGS, LABELS, MAIN, Setting, runs_of, stages_of
-from nsneg_jax.errors import EXPLAINED, RunError, Stopped, UsageError, tell
+from nsneg_jax.comparison.running.stages import accelerator, at_a_time, carry_out
+from nsneg_jax.errors import EXPLAINED, UsageError, tell
 from nsneg_jax.files import user_path
 from nsneg_jax.training.signals import ended_by_signals
-
-# XLA on CPU allocates its temporary arrays per step. By default glibc returns them to the system
-# each time, which takes a tenth of these runs (docs/benchmarks.md).
-_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33)}
-
-
-def _accelerator() -> str:
-    """Returns the device that JAX would use; asks in a separate process, to free its memory."""
-    program = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='\\t')"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    if found.returncode:
-        raise RunError(f"JAX does not start here: {found.stderr.strip().splitlines()[-1]}")
-    platform, kind = found.stdout.strip().splitlines()[-1].split("\t")
-    return "" if platform == "cpu" else kind
 
 
 def claim(arguments: argparse.Namespace) -> None:
@@ -50,25 +32,15 @@ def claim(arguments: argparse.Namespace) -> None:
     for needed in (MAIN, CONFIGS / "claim.py"):
         if not needed.exists():
             raise UsageError(f"There is no {needed} here. Run this in the project's folder.")
-    kind = _accelerator() if arguments.setting == "auto" else ""
+    kind = accelerator() if arguments.setting == "auto" else ""
     large = arguments.setting == "large" or bool(kind)
     runs = runs_of(arguments.variants, arguments.seeds, arguments.ablate)
     setting = Setting(arguments.workdir, large, arguments.data_seed, arguments.epochs)
     stages = {run.name: stages_of(run, setting) for run in runs}
-    processes = arguments.processes or (1 if large else min(len(runs), os.cpu_count() or 1))
+    processes = arguments.processes or at_a_time(len(runs), "large" if large else "")
     print(f"setting  {setting.about}{f', found {kind}' if kind else ''}")
     print(f"runs     {len(runs)}, {processes} at a time; logs are in {arguments.workdir}/*/log.txt")
-    with ClaimProgress(stages, processes) as display:
-        stopped = chains.run(
-            [[stage.link for stage in of_run] for of_run in stages.values()],
-            processes,
-            _KEEP_MEMORY,
-            display.look,
-        )
-    if stopped:
-        raise Stopped(
-            f"stopped by {stopped}, with everything saved; run the same command to resume"
-        )
+    carry_out(stages, processes)
     text = claim_report.write(runs, arguments.workdir)
     print(text)
     print(f"done: {arguments.workdir}/claim.md and pictures beside it")

@@ -1,18 +1,15 @@
 """The runs of the claim and their commands: pre-training, linear probe, evaluation."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.claim import chains
-from experiments.claim.progress import Stage
 from nsneg_jax import command_line
+from nsneg_jax.comparison.running.progress import Stage
+from nsneg_jax.comparison.running.stages import stage
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs.opening import to_json
-from nsneg_jax.training.workdir import CHECKPOINTS, RESULTS, check_workdir
 
 MAIN, CONFIGS = Path("main.py"), Path("configs")
 LABELS = {
@@ -165,31 +162,12 @@ def stages_of(run: Run, setting: Setting) -> list[Stage]:
     ]
     sets = _resolved(evaluation).sets
     evaluation += [f"--config.sets.{name}.source={sets[name].source}@{seed}" for name in sets]
+    program, images = [str(MAIN)], int(data.partition(":")[2])
     return [
-        _stage(f"{run.name}, pre-training", arguments, _PRETRAINING),
-        _stage(f"{run.name}, linear probe", probe, _PROBE),
-        _stage(f"{run.name}, evaluation", evaluation, _EVALUATION),
+        stage(f"{run.name}, pre-training", program, arguments, _PRETRAINING, images),
+        stage(f"{run.name}, linear probe", program, probe, _PROBE),
+        stage(f"{run.name}, evaluation", program, evaluation, _EVALUATION),
     ]
-
-
-def _stage(name: str, arguments: list[str], share: float) -> Stage:
-    parsed = command_line.parse([str(MAIN), *arguments])
-    config, workdir = parsed.config, parsed.workdir
-    check_workdir(to_json(config), workdir)
-    if config.job == "pretrain":
-        images = int(config.data.source.partition(":")[2].partition("@")[0])
-        total = config.epochs * (images // config.batch_size)
-        product = workdir / CHECKPOINTS / str(total)
-    else:
-        total = config.epochs if config.job == "linear" else None
-        product = workdir / RESULTS
-    link = chains.Link(
-        name=name,
-        command=[sys.executable, str(MAIN), *arguments],
-        log=workdir / "log.txt",
-        done=product.exists,
-    )
-    return Stage(link, workdir, share, total)
 
 
 def _resolved(arguments: list[str]) -> ConfigDict:

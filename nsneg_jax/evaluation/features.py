@@ -88,7 +88,7 @@ class Extractor:
                 valid[done * batch : (done + 1) * batch] = readable
                 display.advance(done + 1)
                 if (done + 1) % _BATCHES_A_LINE == 0 or display.is_due():
-                    display.show(done + 1, f"{(done + 1) * batch:,} images")
+                    display.refresh(done + 1, f"{(done + 1) * batch:,} images")
         if valid[: len(source)].all():
             indices = np.arange(len(source), dtype=np.int32)
             return Features(found[: len(source)], np.asarray(source.labels), indices)

@@ -4,8 +4,7 @@ The k nearest neighbours of a query by cosine similarity s vote for its label, e
 exp(s / temperature).
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -13,15 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nsneg_jax.evaluation.features import Extractor, Features
-from nsneg_jax.evaluation.passes import Reading
+from nsneg_jax.evaluation.features import Features
 from nsneg_jax.evaluation.protocols.finite import check_features
-from nsneg_jax.input.loading import report
-from nsneg_jax.input.samples import Unreadable
-from nsneg_jax.input.sources.protocol import Source
-from nsneg_jax.input.splits import check_pair
 from nsneg_jax.methods.contrast import l2_normalize
-from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.training.progress import Progress
 
@@ -30,47 +23,6 @@ TEMPERATURE = 0.07  # from Wu et al.
 # Rows of the bank and of the queries to compare at once.
 BANK_BLOCK = 8192
 _QUERY_BLOCK = 1024
-
-
-class Monitor:
-    """Measures the kNN accuracy of an encoder during training.
-
-    Args:
-        encoder: the network.
-        bank: the images that vote.
-        queries: the images to classify.
-        reading: how to read both.
-        dtype: dtype of the computation.
-        devices: devices to split the work over.
-        on_unreadable: called for each image that cannot be read; it is left out.
-
-    Raises:
-        UsageError: the classes of both differ.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        bank: Source,
-        queries: Source,
-        reading: Reading,
-        dtype: str,
-        devices: Mesh,
-        on_unreadable: Callable[[Unreadable], None] = report,
-    ) -> None:
-        check_pair(bank, queries)
-        self._on_unreadable = on_unreadable
-        self._sources = bank, queries
-        encoder = dataclasses.replace(encoder, precision="float32")
-        self._extract = Extractor(encoder, reading, dtype, devices)
-        self._devices = devices
-
-    def __call__(self, params: Tree, stats: Tree) -> dict[str, float]:
-        """Returns 'knn_20' and 'knn_200' in percent."""
-        bank, queries = (
-            self._extract(params, stats, source, self._on_unreadable) for source in self._sources
-        )
-        return accuracies(bank, queries, (20, 200), TEMPERATURE, self._devices)
 
 
 def accuracies(
@@ -138,7 +90,7 @@ def nearest(
             jax.block_until_ready(found)  # else blocks of the bank pile up in memory
             display.advance(done)
             if display.is_due():
-                display.show(done, "of the bank searched")
+                display.refresh(done, "of the bank searched")
     found = jax.jit(lambda parts: parts, out_shardings=whole)(found)
     similarity, labels = (
         np.concatenate([np.asarray(part[i]) for part in found])[: len(queries)] for i in range(2)

@@ -165,7 +165,7 @@ class Evaluation:
                     self._is_compiled = True
                 display.advance(done)
                 if display.is_due():
-                    display.show(done, "of the evaluation")
+                    display.refresh(done, "of the evaluation")
         return jax.device_get(sums)
 
 

@@ -20,7 +20,7 @@ from nsneg_jax.evaluation.released import RELEASED
 from nsneg_jax.files import earlier_data, expand
 from nsneg_jax.input.sources import storage
 from nsneg_jax.input.sources.protocol import Source
-from nsneg_jax.input.sources.source import is_files, open_files, open_source
+from nsneg_jax.input.sources.source import is_arrays, is_files, open_files, open_source
 from nsneg_jax.input.texture_pairs import TexturesInMemory
 
 
@@ -29,8 +29,8 @@ class EvaluationSet:
     """Where the images of a set are, and how to evaluate them.
 
     Attributes:
-        source: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'hf:PATH[/CONFIG]' or
-            'shapes/VERSION:SIZE'.
+        source: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'hf:PATH[/CONFIG]',
+            'shapes/VERSION:SIZE' or files of arrays, such as 'cifar10:PATH'.
         split: folder in PATH that holds the class folders, or a split of TFDS.
         resize: shorter side before the central crop, in pixels for views of 224, scaled for others;
             224 shows square files whole, as they were released; 0 crops without resizing.
@@ -247,7 +247,7 @@ def _ready_corruptions(
 ) -> list[Part]:
     """Makes one part per available corruption and severity of a ready-made set."""
     scheme, _, root = expand(settings.source).partition(":")
-    if not is_files(settings.source):
+    if not is_files(settings.source) or is_arrays(settings.source):
         raise UsageError(
             f"The set {name} is {settings.source}, which has no released corruptions. Set "
             f"--config.sets.{name}.generate=True to make them here, or give a folder."

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         UsageError: an argument is wrong, or there is nothing to embed.
         RunError: a feature is not finite.
     """
-    options = _parsed(arguments)
+    options = parse(arguments)
     form = _format_of(options.out)
     check_writable(options.out, "--out")
     if options.batch_size < 1:
@@ -100,7 +100,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses the arguments; raises UsageError if one is missing or wrong."""
     try:
         options, unknown = parser().parse_known_args(list(arguments))
     except argparse.ArgumentError as error:

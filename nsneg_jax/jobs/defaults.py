@@ -9,12 +9,18 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import data_root
 from nsneg_jax.jobs.fields.evaluation import EVALUATION, TEST_SET
 from nsneg_jax.jobs.fields.field import config_of
 from nsneg_jax.jobs.fields.pretraining import PRETRAINING
 from nsneg_jax.jobs.fields.probing import PROBING
 
 VARIANTS = ("", "paper", "tiny")
+# recipes for one small machine
+SMALL = ("small", "cifar10", "cifar100", "stl10", "fashion_mnist")
+# where Debian's package dataset-fashion-mnist puts the files
+_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+_FASHION_PART = "train[:20%]"  # 12,000 images
 WHOLE = 224  # `resize` of sets whose files were cropped to 224 px before their release
 
 
@@ -33,13 +39,14 @@ def pretraining(variant: str = "") -> ConfigDict:
     Args:
         variant: '' is recipe B, the command in the original's README ("MoCo*", the
             hyper-parameters of IFM); 'paper' is recipe A, the paper's Table 1; 'tiny' is a small
-            encoder on the built-in shapes.
+            encoder on the built-in shapes; those of `SMALL` are for one small machine.
 
     Raises:
         UsageError: there is no such variant.
     """
-    check_variant(variant, VARIANTS)
+    check_variant(variant, (*VARIANTS, *SMALL))
     config = config_of(PRETRAINING)
+    config.update(_small(variant))
     if variant == "paper":
         config.update(
             {
@@ -83,6 +90,69 @@ def pretraining(variant: str = "") -> ConfigDict:
             }
         )
     return config
+
+
+def _small(variant: str) -> dict[str, Any]:
+    """Returns what a recipe of `SMALL` changes; nothing for other variants."""
+    if variant in ("small", "stl10"):
+        # ResNet-18 as of ImageNet on 96 px, with MoCo-v2's rate for this batch.
+        common: dict[str, Any] = {
+            "batch_size": 256,
+            "data": {"image_size": 96},
+            "model": {"arch": "resnet18"},
+            "moco": {"queue_size": 4096},
+            "optimizer": {"learning_rate": 0.06},
+        }
+        if variant == "small":
+            return common
+        whole = {"source": f"stl10:{data_root()}", "split": "unlabeled", "eval_split": "test"}
+        return common | {
+            "epochs": 100,
+            "data": {"image_size": 96, "resize": WHOLE, **whole},
+            "moco": {"queue_size": 16384},
+        }
+    if variant in ("cifar10", "cifar100"):
+        # Queue, temperature, rate and decay of MoCo's demo on CIFAR-10, whose authors found that a
+        # longer queue adds nothing.
+        return {
+            "knn_every_epochs": 10,
+            "data": {
+                "source": f"{variant}:{data_root()}",
+                "eval_split": "test",
+                "image_size": 32,
+                "resize": WHOLE,
+            },
+            "views": {"blur_probability": 0.0},
+            "model": {"arch": "resnet18", "stem": "small"},
+            "moco": {"queue_size": 4096, "temperature": 0.1},
+            "optimizer": {"learning_rate": 0.06, "weight_decay": 5e-4},
+        }
+    if variant == "fashion_mnist":
+        return {
+            "batch_size": 128,
+            "epochs": 6,
+            "data": {
+                "source": f"idx:{_FASHION_MNIST}",
+                "split": _FASHION_PART,
+                "eval_split": "test",
+                "image_size": 28,
+                "resize": WHOLE,
+                "threads": 2,
+                "workers": 0,
+            },
+            # The pictures are grey: of the jitter only brightness and contrast change them.
+            "views": {"blur_probability": 0.0},
+            "model": {
+                "arch": "resnet8",
+                "dim": 64,
+                "width": 32,
+                "stem": "small_stride2",
+                "bn_groups": 1,
+            },
+            "moco": {"queue_size": 4096},
+            "optimizer": {"learning_rate": 0.12},
+        }
+    return {}
 
 
 def probing() -> ConfigDict:

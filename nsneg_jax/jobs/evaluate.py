@@ -15,6 +15,8 @@ from nsneg_jax.evaluation.classifier import Classifier
 from nsneg_jax.evaluation.outputs import Listed, check_finite, classes_of_sets, name_outputs
 from nsneg_jax.evaluation.passes import described, view_of
 from nsneg_jax.evaluation.protocols import per_class, timm
+from nsneg_jax.evaluation.protocols.imagenet import wnids
+from nsneg_jax.evaluation.released import RELEASED
 from nsneg_jax.evaluation.sets import Part, plan
 from nsneg_jax.files import user_path, write_text
 from nsneg_jax.input.sources.lists.class_list import advice, by_themselves, class_names, resolved
@@ -115,12 +117,25 @@ def _open(run: Run, settings: EvaluationSettings) -> _Evaluated:
     if rule:
         print(f"outputs     {rule}")
     run.print_note()
-    for name, where in missing.items():
-        print(f"missing     {name}: {where}")
+    for line in _missing_lines(missing, classes):
+        print(f"missing     {line}")
     views = _views(parts, settings)
     for name, view in views.items():
         print(f"views       {name}: {described(view)}")
     return _Evaluated(pretrained, classes, rule, count, parts, missing, views, checked)
+
+
+def _missing_lines(missing: Mapping[str, str], classes: Sequence[str]) -> list[str]:
+    """Returns a line per missing set, and one for all released ones if they have other classes."""
+    foreign = [name for name in missing if name in RELEASED and name != "clean"]
+    if len(foreign) < 2 or set(classes) & set(wnids()):
+        return [f"{name}: {where}" for name, where in missing.items()]
+    lines = [f"{name}: {where}" for name, where in missing.items() if name not in foreign]
+    return [
+        *lines,
+        f"{len(foreign)} sets of ImageNet's classes, of which the classifier has none: "
+        f"{', '.join(foreign)}",
+    ]
 
 
 def _evaluate_others(
@@ -157,10 +172,10 @@ def _evaluate_others(
             done += 1
             display.advance(done)
             valid = outputs["valid"]
-            top1 = ""
+            top1: list[str] = []
             if valid.any() and part.protocol != "cue_conflict":
-                top1 = f"  top-1 {100 * outputs['top1'][valid].mean():.2f} %"
-            display.show(done, f"{part.title}  {valid.sum():,} images{top1}")
+                top1 = [f"top-1 {100 * outputs['top1'][valid].mean():.2f} %"]
+            display.show(done, part.title, *top1, f"{valid.sum():,} images")
             if signals.stop_after(done) and done < len(parts):
                 on_stop(stopped(signals.received, done, len(parts), unit="part"))
                 return False

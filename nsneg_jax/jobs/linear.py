@@ -28,6 +28,8 @@ from nsneg_jax.methods import optimizer, probe
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import DATASET, Pretrained, load_pretrained
+from nsneg_jax.report.rows import has_top5
+from nsneg_jax.training.loggers.services import check_installed
 from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress
 from nsneg_jax.training.signals import stopped
@@ -62,6 +64,7 @@ def linear(
             logits of an evaluation are not finite, or a checkpoint cannot be read.
     """
     run, config = open_frozen(config, workdir, devices, validate_linear)
+    check_installed(config.log.to)
     settings = probe_settings(config)
     reading = settings.reading
     validation = open_labelled(settings.data, settings.data.eval_split, _PURPOSE)
@@ -140,7 +143,8 @@ def linear(
 
         train_step, end_epoch = compile_steps(method, run.devices)
         evaluate = Evaluation(method, reading, validation, run.devices, unreadable)
-        with MetricWriter(workdir, start) as writer, Progress(total, start) as display:
+        metrics = MetricWriter(workdir, start, config.log.to, config.log.project, run.config)
+        with metrics as writer, Progress(total, start) as display:
             if done < total:
                 display.compiling("the step")
             while done < total:
@@ -168,12 +172,12 @@ def linear(
                     for split, values in figures.items():
                         by_rate = _by_rate(values, settings.learning_rates)
                         writer.write(done, split, {"epoch": epoch} | by_rate)
-                    display.show(done, _status(epoch, settings.epochs, figures))
+                    display.show(done, *_status(epoch, settings, figures))
                     if epoch in (1, settings.epochs):
                         check_frozen(state.backbone, frozen)
                 elif display.is_due():
                     losses = _losses(means(state.sums))
-                    display.show(done, f"epoch {epoch + 1}/{settings.epochs}  loss {losses}")
+                    display.refresh(done, f"loss {losses}", f"epoch {epoch + 1}/{settings.epochs}")
                 if rest == 0 or stop or checkpoints.failed():
                     save(last=stop or done == total)
                 if stop:
@@ -286,6 +290,7 @@ def _evaluate(run: Run, settings: ProbeSettings, validation: Source) -> None:
         "job": "linear",
         "encoder": pretrained.encoder_origin,
         "encoder_seed": pretrained.encoder_seed,
+        "classes": len(validation.classes),
         "validation_images": len(validation),
         **({"outputs": outputs, "output_rule": rule} if rule else {}),
         **{name: _plain(values[0]) for name, values in figures.items()},
@@ -335,6 +340,7 @@ def _results(rates: Sequence[float], state: probe.ProbeState, progress: dict) ->
         "job": "linear",
         "encoder": progress["encoder"],
         "encoder_seed": progress.get("encoder_seed"),
+        "classes": len(progress["classes"]),
         "accuracy_top1": chosen["accuracy_top1"],
         "accuracy_top5": chosen["accuracy_top5"],
         "best_accuracy_top1": chosen["best_accuracy_top1"],
@@ -352,9 +358,8 @@ def _finish(run: Run, results: dict) -> None:
             if "best_epoch" in each
             else ""
         )
-        print(
-            f"{rate}top-1 {each['accuracy_top1']:.2f} %, top-5 {each['accuracy_top5']:.2f} %{best}"
-        )
+        top5 = f", top-5 {each['accuracy_top5']:.2f} %" if has_top5(results.get("classes")) else ""
+        print(f"{rate}top-1 {each['accuracy_top1']:.2f} %{top5}{best}")
     print(f"done: {results['validation_images']:,} images counted; {path}")
 
 
@@ -369,10 +374,19 @@ def _by_rate(figures: dict[str, list[float]], rates: Sequence[float]) -> dict[st
     }
 
 
-def _status(epoch: int, epochs: int, figures: dict[str, dict[str, list[float]]]) -> str:
+def _status(
+    epoch: int, settings: ProbeSettings, figures: dict[str, dict[str, list[float]]]
+) -> tuple[str, ...]:
+    """Returns the figures of an epoch, of the best learning rate if there are several."""
     train, val = figures["train"], figures["val"]
-    accuracies = "/".join(f"{value:.1f}" for value in val["accuracy_top1"])
-    return f"epoch {epoch}/{epochs}  loss {_losses(train)}  validation top-1 {accuracies} %"
+    best = int(np.argmax(val["accuracy_top1"]))
+    rates = settings.learning_rates
+    return (
+        f"loss {train['loss'][best]:.3f}",
+        f"validation top-1 {val['accuracy_top1'][best]:.1f} %",
+        f"epoch {epoch}/{settings.epochs}",
+        *([f"at learning rate {rates[best]:g}"] if len(rates) > 1 else []),
+    )
 
 
 def _losses(figures: dict[str, list[float]]) -> str:

@@ -109,7 +109,9 @@ class Run:
         write = jax.process_index() == 0
         step = None if resumption is None else resumption.step
         before = () if resumption is None else resumption.before
-        claim_workdir(self.config, self.workdir, step is not None, *before, write=write)
+        replaced = claim_workdir(self.config, self.workdir, step is not None, *before, write=write)
+        if replaced:
+            print(f"note     {replaced}", flush=True)
         if write:
             starts.record(self.workdir / STARTS, step or 0, self.devices.devices.flat)
 

@@ -10,6 +10,7 @@ import textwrap
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.input.sources.arrays.source import published_images
 from nsneg_jax.input.sources.source import open_source
 from nsneg_jax.jobs.build import build_views
 from nsneg_jax.planning import PlanOptions
@@ -110,6 +111,9 @@ def _number_of_images(config: ConfigDict, options: PlanOptions) -> tuple[int, st
     if data.source.startswith("shapes"):
         source = open_source(data.source, data.split, image_size=data.image_size)
         return len(source), "data.source"
+    images = published_images(data.source, data.split)
+    if images is not None:
+        return images, "as published"
     if data.split == "train":
         for field in ("classes", "source"):
             name = data[field].lower()

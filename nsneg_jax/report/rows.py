@@ -35,6 +35,7 @@ _PROBE_FIGURES = (
     ("best_accuracy_top1", "accuracy_top1", "linear probe, top-1"),
     ("accuracy_top5", None, "top-5"),
 )
+FEWEST_FOR_TOP5 = 6  # classes; of five, the right one is always among the first five
 
 
 class Result(NamedTuple):
@@ -231,9 +232,15 @@ def _figures(result: Result) -> list[Figure]:
         value = number(content.get(name))
         if value is None and instead is not None:
             value = number(content.get(instead))
-        if value is not None:
+        few = name == "accuracy_top5" and not has_top5(number(content.get("classes")))
+        if value is not None and not few:
             figures.append(Figure(name, title, value, content, result))
     return figures
+
+
+def has_top5(answers: float | None) -> bool:
+    """Returns whether top-5 says anything where so many answers are possible; None: not known."""
+    return answers is None or answers >= FEWEST_FOR_TOP5
 
 
 def _notes(entry: dict[str, Any]) -> tuple[str, ...]:

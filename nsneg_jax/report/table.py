@@ -9,7 +9,7 @@ from typing import Any
 
 from nsneg_jax.report.consistency import Answers, consistencies
 from nsneg_jax.report.pairs import differences
-from nsneg_jax.report.rows import TEXTURES, Cell, Figure, Row, columns, number
+from nsneg_jax.report.rows import TEXTURES, Cell, Figure, Row, columns, has_top5, number
 
 DASH = "-"
 
@@ -115,13 +115,14 @@ def sets_table(ours: Sequence[Row]) -> str:
     lines = []
     for row, title, figure in _single(ours, shape_bias=False):
         entry = figure.entry
+        ways = number(entry.get("ways"))
         lines.append(
             [
                 _escaped(row.name),
                 _escaped(title),
                 f"{figure.value:.2f}",
                 _interval(entry.get("interval_top1")),
-                _number(entry, "accuracy_top5", ".2f"),
+                _number(entry, "accuracy_top5", ".2f") if has_top5(ways) else DASH,
                 _number(entry, "calibration_rms", ".2f"),
                 _number(entry, "images", ",.0f"),
                 _number(entry, "unreadable", ",.0f"),

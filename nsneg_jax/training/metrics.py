@@ -1,19 +1,20 @@
-"""Averages the metrics of a run over steps, and writes them to files."""
+"""Averages the metrics of a run over steps, and writes them to files and loggers."""
 
 import json
 import math
 import os
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from nsneg_jax.files import sync, without_nan, write_text
-from nsneg_jax.training.workdir import METRICS, TENSORBOARD
+from nsneg_jax.training.loggers.board import Board
+from nsneg_jax.training.loggers.services import Service, services_in
+from nsneg_jax.training.progress import warn
+from nsneg_jax.training.workdir import METRICS, TENSORBOARD, flatten
 
 # Counts are added up instead of averaged.
 _COUNTS = ("replaced_samples",)
@@ -75,19 +76,30 @@ class Window:
 
 
 class MetricWriter:
-    """Writes metrics of a step to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
+    """Writes metrics of a step to WORKDIR/metrics.jsonl, WORKDIR/tensorboard and services.
 
     metrics.jsonl has one object per line: `step`, `split`, then names and plain numbers; one that
     is not finite is null. Only process 0 writes. A file that cannot be written is reported once and
-    does not stop the run: lines of metrics.jsonl are kept until it can be written again.
+    does not stop the run, and neither does a service: lines of metrics.jsonl are kept until it can
+    be written again.
 
     Args:
         workdir: workdir of the run.
         step: steps done so far. Later lines, left by a run that was killed after its last
             checkpoint, are dropped; so is an incomplete line.
+        services: names of services to log to, with commas, see `loggers.services`.
+        project: the services' project.
+        config: config of the run; TensorBoard gets it as a table.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(
+        self,
+        workdir: Path,
+        step: int,
+        services: str = "",
+        project: str = "",
+        config: Mapping[str, Any] | None = None,
+    ):
         self._writes = jax.process_index() == 0
         if self._writes:
             self._path = workdir / METRICS
@@ -95,17 +107,26 @@ class MetricWriter:
             self._waiting: list[str] = []
             self._written = self._path.stat().st_size if self._path.exists() else 0
             self._failed: OSError | None = None
-            self._board = _Board(workdir / TENSORBOARD, step)
+            self._board = Board(workdir / TENSORBOARD, step)
+            if config is not None:  # services have a place of their own for it
+                self._board.text(step, "config", _table(config))
+            about = workdir, project, config or {}
+            self._services = [Service(each, *about) for each in services_in(services)]
+            self._logs: list[Board | Service] = [self._board, *self._services]
 
     def __enter__(self) -> "MetricWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._writes:
             self._board.close()
             self._write_waiting()
             if self._waiting:
-                _warn(f"{len(self._waiting)} lines of {self._path} are lost: it cannot be written")
+                warn(f"{len(self._waiting)} lines of {self._path} are lost: it cannot be written")
+            for service in self._services:
+                service.end(is_whole=kind is None)
+            for service in self._services:
+                service.close()
 
     def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
         """Adds the figures of `step`, plain numbers by name."""
@@ -114,7 +135,19 @@ class MetricWriter:
         line = without_nan({"step": step, "split": split, **figures})
         self._waiting.append(json.dumps(line, allow_nan=False) + "\n")
         self._write_waiting()
-        self._board.write(step, {f"{split}/{name}": value for name, value in figures.items()})
+        tagged = {f"{split}/{name}": value for name, value in figures.items()}
+        for log in self._logs:
+            log.write(step, tagged)
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        """Adds a text in Markdown, which metrics.jsonl does not have."""
+        for log in self._logs if self._writes else ():
+            log.text(step, tag, text)
+
+    def picture(self, step: int, tag: str, path: Path) -> None:
+        """Adds a PNG file, which metrics.jsonl does not have."""
+        for log in self._logs if self._writes else ():
+            log.picture(step, tag, path)
 
     def sync(self) -> None:
         """Waits until the disk has all lines, so that a checkpoint is never ahead of them.
@@ -140,7 +173,7 @@ class MetricWriter:
             with suppress(OSError):
                 os.truncate(self._path, self._written)  # leaves no part of a line
             if self._failed is None:
-                _warn(f"{self._path} cannot be written now: {error}. The run goes on")
+                warn(f"{self._path} cannot be written now: {error}. The run goes on")
             self._failed = error
             return
         self._written += len(lines)
@@ -159,63 +192,7 @@ class MetricWriter:
         write_text(self._path, "".join(kept))
 
 
-class _Board:
-    """Event files of TensorBoard, written at once: tensorboardX's own thread may block for ever."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self._folder = folder
-        self._file: Any = None
-        with self._reported():
-            files, self._event, self._scalar = _tensorboard()
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = files.EventsWriter(str(folder / "events"))
-            # Hides later events, which a killed run has left.
-            start = self._event.SessionLog(status=self._event.SessionLog.START)
-            for fields in ({"file_version": "brain.Event:2"}, {"session_log": start}):
-                event = self._event.Event(step=step + 1, wall_time=time.time(), **fields)
-                self._file.write_event(event)
-
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds figures by tag; does nothing after the first error."""
-        with self._reported():
-            if self._file is not None:
-                for tag, value in figures.items():
-                    summary = self._scalar(tag, value)
-                    self._file.write_event(
-                        self._event.Event(step=step, wall_time=time.time(), summary=summary)
-                    )
-                self._file.flush()
-
-    def close(self) -> None:
-        with self._reported():
-            if self._file is not None:
-                self._file.close()
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._file = None
-            _warn(
-                f"TensorBoard's files in {self._folder} cannot be written: {error}. The run goes "
-                f"on without them; {METRICS} has all figures"
-            )
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def _tensorboard() -> tuple[Any, Any, Any]:
-    """Imports what writes event files, and keeps it from importing PyTorch."""
-    # None makes the import fail; one that is there stays
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    try:
-        from tensorboardX import event_file_writer
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.summary import scalar
-    finally:
-        if sys.modules["torch"] is None:
-            del sys.modules["torch"]
-    return event_file_writer, event_pb2, scalar
+def _table(config: Mapping[str, Any]) -> str:
+    """Returns a config as a table in Markdown."""
+    rows = [f"| `{name}` | `{value!r}` |" for name, value in flatten(config).items()]
+    return "\n".join(("| field | value |", "|---|---|", *rows))

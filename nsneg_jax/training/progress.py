@@ -1,8 +1,9 @@
 """Shows how far and how fast a run is: a line on the terminal, and a stopwatch for its steps."""
 
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import jax
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from nsneg_jax.parallel.watchdog import alive
 
 _SILENCE = 60.0  # seconds at most without a line
+_WIDTH = 80  # columns of a line at most
 
 
 class Stopwatch:
@@ -60,9 +62,11 @@ class Stopwatch:
 
 
 class Progress:
-    """A progress bar on a terminal; elsewhere (a log file) one line per `show`.
+    """Says how far a loop is: a line per `show`, and on a terminal a bar below these lines.
 
-    A loop that checks `is_due` per step is silent for at most a minute and one step.
+    No line is longer than 80 columns, or the terminal if that is narrower. Without a terminal, as
+    in a log file, there is no bar. A loop that checks `is_due` per step is silent for at most a
+    minute and one step.
 
     Args:
         total: steps of the whole run.
@@ -77,9 +81,15 @@ class Progress:
         self._said = self._begun = time.monotonic()
         self._bar = None
         if sys.stderr.isatty() and jax.process_index() == 0:
-            # leave=None clears a bar nested in another.
-            options = {"dynamic_ncols": True, "leave": None}
-            self._bar = tqdm(total=total, initial=done, unit=unit, **options)
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                unit=unit,
+                dynamic_ncols=True,
+                leave=None,  # clears a bar nested in another
+                # What does not fit is cut on the right, so the figures come first.
+                bar_format=f"{unit} {{n_fmt}}/{{total_fmt}}{{postfix}} {{bar}} {{remaining}} left",
+            )
 
     def __enter__(self) -> "Progress":
         return self
@@ -119,20 +129,56 @@ class Progress:
         else:
             print(text, flush=True)
 
-    def show(self, step: int, text: str) -> None:
-        """Shows the figures of `step`."""
-        self._said = time.monotonic()
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
+    def show(self, step: int, *figures: str, in_bar: bool = True) -> None:
+        """Adds a line with the figures of `step`.
+
+        Args:
+            step: the step.
+            figures: texts, the most important first; the last ones are left out if there is no
+                room, the first never.
+            in_bar: whether the bar takes the first one.
+        """
+        line = self._line(step, figures)
+        if self._bar is not None and in_bar:
+            self._bar.set_postfix_str(figures[0], refresh=False)
+        self.note(line)
+
+    def refresh(self, step: int, *figures: str) -> None:
+        """Does `show` for figures that need no line of their own where there is a bar."""
+        if self._bar is None:
+            self.show(step, *figures)
             return
+        self._said = time.monotonic()
+        self._bar.set_postfix_str(figures[0])
+
+    def _line(self, step: int, figures: Sequence[str]) -> str:
+        head = f"{self._unit} {step}/{self._total}"
+        left = []
         if self._first and step > self._first[0]:
             elapsed = time.monotonic() - self._first[1]
-            left = elapsed / (step - self._first[0]) * (self._total - step)
-            text += f"  {duration(left)} left"
-        print(f"{self._unit} {step}/{self._total}  {text}", flush=True)
+            seconds = elapsed / (step - self._first[0]) * (self._total - step)
+            left = [f"{duration(seconds)} left"]
+        shown = list(figures)
+        while True:
+            line = "  ".join((head, *shown, *left))
+            if len(line) <= _columns() or len(shown) <= 1:
+                return line
+            shown.pop()
+
+
+def warn(text: str) -> None:
+    """Prints a warning on standard error, above the bar if there is one. Thread-safe."""
+    tqdm.write(f"warning: {text}", file=sys.stderr)
+    sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:
     """Formats seconds as H:MM:SS."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
+def _columns() -> int:
+    if not sys.stdout.isatty():
+        return _WIDTH
+    return min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)

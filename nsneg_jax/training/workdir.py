@@ -16,7 +16,9 @@ CHECKPOINTS = "checkpoints"  # a folder per step
 DAMAGED = "damaged-checkpoints"  # checkpoints that could not be read
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"  # a folder of event files
+LOGGERS = "loggers"  # a folder: ids, files and output of W&B, MLflow and Trackio
 RESULTS = "results.json"
+REPLACED = "results-of-another-config.json"  # what RESULTS was before the config changed
 PARTS = "parts"  # a folder of npz files, one per part of an evaluation
 PER_CLASS = "per_class.tsv"  # accuracies of an evaluation by set and class
 VIEWS = "pictures/views.png"
@@ -41,6 +43,8 @@ _FREE_TO_CHANGE = (
     "watchdog_minutes",
     "deterministic",
     "pictures",
+    "log.to",
+    "log.project",
     "checkpoint.every_steps",
     "checkpoint.keep",
     "checkpoint.keep_every_epochs",
@@ -68,7 +72,8 @@ _ADDED = {
 
 # Patterns of the names at the top of a workdir that are written.
 WRITTEN = (
-    CONFIG, STARTS, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, RESULTS, PARTS, PER_CLASS,
+    CONFIG, STARTS, CHECKPOINTS, DAMAGED, METRICS, TENSORBOARD, LOGGERS, RESULTS, REPLACED, PARTS,
+    PER_CLASS,
     VIEWS.partition("/")[0], TEXTURES, UNREADABLE.replace(".", "*."), STACKS, SIMILARITIES, GALLERY,
     f"{FEATURES}.*", "*.lock",
 )  # fmt: skip
@@ -177,10 +182,10 @@ def claim_workdir(
     kept: Mapping[str, Any] | None = None,
     *,
     write: bool = True,
-) -> None:
+) -> str:
     """Checks the run in `workdir` against `config`, then writes config.json.
 
-    The results.json of another config is removed, so that no report takes it for this run's.
+    The results.json of another config gets another name, so that no report takes it for this run's.
 
     Args:
         config: config of this run, nested dicts of JSON values.
@@ -189,17 +194,28 @@ def claim_workdir(
         moved, kept: see `check_workdir`.
         write: False in all processes but the first, which only check.
 
+    Returns:
+        What became of the results of another config; '' if there were none.
+
     Raises:
         UsageError: the run there has other values, which the message lists, or another job.
     """
+    note = ""
     if resuming:
         check_workdir(config, workdir, moved, kept)
     else:
         _check_same_job(config, workdir)
-        if write and _differences(config, workdir):
-            (workdir / RESULTS).unlink(missing_ok=True)
+        differences = _differences(config, workdir)
+        if write and differences:
+            for path in (workdir / LOGGERS).glob("*.id"):  # this will be another run there, too
+                path.unlink(missing_ok=True)
+            if (workdir / RESULTS).exists():
+                os.replace(workdir / RESULTS, workdir / REPLACED)
+                found = ", ".join(differences)
+                note = f"{RESULTS} of another config is now {REPLACED}, because {found}"
     if write:
         write_json(workdir / CONFIG, config)
+    return note
 
 
 def _check_same_job(config: Mapping[str, Any], workdir: Path) -> None:

@@ -7,7 +7,6 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from stored_results import corruption, cue_conflict, evaluation, top1
@@ -16,8 +15,6 @@ from configs import claim as config
 from experiments.claim import command as claim
 from experiments.claim import plots as claim_plots
 from experiments.claim import report as claim_report
-from experiments.claim.chains import Link
-from experiments.claim.progress import ClaimProgress, Stage, last_figures
 from experiments.claim.runs import LABELS, Run, Setting, runs_of, stages_of
 from nsneg_jax.errors import UsageError
 
@@ -110,42 +107,6 @@ def test_wrong_arguments(words, capsys):
     with pytest.raises(SystemExit) as exit:
         claim.parse(words)
     assert exit.value.code == 2 and "must be" in capsys.readouterr().err
-
-
-def stage(folder, name, total=100, share=1.0):
-    workdir = folder / name
-    workdir.mkdir(exist_ok=True)
-    return Stage(Link(name, [], workdir / "log", (workdir / "done").exists), workdir, share, total)
-
-
-def test_progress_counts_what_files_say(tmp_path, capsys, monkeypatch):
-    training, probe = stage(tmp_path, "train", share=0.8), stage(tmp_path, "probe", 10, share=0.2)
-    other = stage(tmp_path, "other")
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
-    with ClaimProgress({"a": [training, probe], "b": [other]}, processes=2) as display:
-        lines = ['{"step": 25, "loss": 2.0}', '{"step": 50, "knn_20": 41.26}', '{"step": 75, "lo']
-        (training.workdir / "metrics.jsonl").write_text("\n".join(lines))
-        clock.now = 30.0
-        display.look()
-        # (0.8 * 0.5 + 0) / 2 = 20 % in 30 s: four times as long to go
-        line = "20 %  0:02:00 left  train 50 % loss 2.00 kNN 41.3 %; other 0 %\n"
-        assert capsys.readouterr().out == line.replace("other 0 %", "other")
-        (training.workdir / "done").touch()
-        (probe.workdir / "metrics.jsonl").write_text('{"step": 400, "epoch": 5}\n')
-        clock.now = 31.0
-        display.look()
-        assert capsys.readouterr().out == ""  # too soon
-        clock.now = 60.0
-        display.look()
-        assert capsys.readouterr().out.startswith("45 %  ")
-
-
-def test_last_figures_of_a_long_file(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(f'{{"step": {i}, "loss": {i}.5}}\n' for i in range(2000)))
-    assert last_figures(path) == {"step": 1999, "loss": 1999.5}
-    assert last_figures(tmp_path / "none") == {}
 
 
 @pytest.fixture

@@ -58,6 +58,15 @@ def _not_choice(kind: kinds.Choice, rng: random.Random) -> list[Any]:
     return [f"{name}x", name.upper() + "_", "", " ", 0, None, True, (name,), "é" * 500]
 
 
+def _names(kind: kinds.Names, rng: random.Random) -> Any:
+    return ",".join(rng.sample(kind.names, rng.randint(0, len(kind.names))))
+
+
+def _not_names(kind: kinds.Names, rng: random.Random) -> list[Any]:
+    name = rng.choice(kind.names)
+    return [f"{name}x", f"{name},{name}", f"{name},", ",", f"{name};", 0, None, True, (name,)]
+
+
 def _pair(kind: kinds.Pair, rng: random.Random) -> Any:
     values = [valid_value(kind.of, rng) for _ in range(2)]
     return tuple(sorted(values))
@@ -100,13 +109,14 @@ def _not_several(kind: kinds.Several, rng: random.Random) -> list[Any]:
 
 VALID: dict[type, Any] = {
     kinds.Whole: _whole, kinds.Number: _number, kinds.Switch: _switch, kinds.Text: _text,
-    kinds.Choice: _choice, kinds.Pair: _pair, kinds.Each: _each, kinds.Several: _several,
+    kinds.Choice: _choice, kinds.Names: _names, kinds.Pair: _pair, kinds.Each: _each,
+    kinds.Several: _several,
 }  # fmt: skip
 INVALID: dict[type, Any] = {
     kinds.Whole: _not_whole, kinds.Number: _not_number, kinds.Text: _not_text,
     kinds.Switch: lambda kind, rng: [0, 1, "True", "yes", None, (True,), 1.0],
-    kinds.Choice: _not_choice, kinds.Pair: _not_pair, kinds.Each: _not_each,
-    kinds.Several: _not_several,
+    kinds.Choice: _not_choice, kinds.Names: _not_names, kinds.Pair: _not_pair,
+    kinds.Each: _not_each, kinds.Several: _not_several,
 }  # fmt: skip
 
 

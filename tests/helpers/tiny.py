@@ -23,6 +23,7 @@ def tiny_config(recipe=patch, **overrides) -> ConfigDict:
         "batch_size": 16,
         "epochs": 4,
         "log_every_steps": 3,
+        "knn_every_epochs": 0,
         "data.source": "shapes:80",
         "data.image_size": 16,
         "model.width": 4,

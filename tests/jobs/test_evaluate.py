@@ -184,6 +184,19 @@ def test_missing_sets_are_listed_and_the_rest_runs(answering, tmp_path, capsys):
         job.evaluate(config, tmp_path / "other", ONE)
 
 
+def test_missing_sets_of_other_classes_are_one_line(answering, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(job, "wnids", lambda: ("n99999999",))
+    write_image(tmp_path / "a" / CLASSES[0] / "x.png", 0)
+    only = "a,sketch,stylized,v2"
+    config = a_config(answering, only, **{"sets.a.source": f"folder:{tmp_path / 'a'}"})
+    job.evaluate(config, tmp_path / "out", ONE)
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line for line in printed if line.startswith("missing")]
+    assert len(lines) == 1 and "3 sets" in lines[0] and lines[0].endswith("sketch, stylized, v2")
+    missing = json.loads((tmp_path / "out" / "results.json").read_text())["missing"]
+    assert list(missing) == ["sketch", "stylized", "v2"]
+
+
 def test_a_set_that_cannot_be_used_does_not_end_the_job(answering, tmp_path):
     """A folder without its split, one with other classes, and only corruptions outside the mean."""
     (tmp_path / "imagenet" / "train").mkdir(parents=True)

@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -22,6 +19,8 @@ from configs import patch, texture
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.evaluation import neighbours as knn
 from nsneg_jax.evaluation.features import Features
+from nsneg_jax.evaluation.monitoring.logistic import probe_accuracies
+from nsneg_jax.evaluation.monitoring.spread import deviation, rankme
 from nsneg_jax.input.loading import Loaders, Steps
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.shapes.source import Shapes
@@ -149,7 +148,7 @@ def test_signal_stops_with_everything_saved(whole, tmp_path, monkeypatch):
 
     said = []
     with monkeypatch.context() as patched:
-        patched.setattr("nsneg_jax.jobs.pretrain.MetricWriter", Interrupting)
+        patched.setattr("nsneg_jax.jobs.pretraining.following.MetricWriter", Interrupting)
         stopped = pretrain(tiny_config(), tmp_path, one_device(), said.append)
     assert stopped.step in (3, 4)  # after its first line, or after one more step
     assert len(said) == 1 and f"SIGTERM after step {stopped.step} of 20" in said[0]
@@ -219,8 +218,11 @@ def test_a_folder_without_labels(tmp_path, capsys):
     config = tiny_config(total_steps=2, knn_every_epochs=1, **fields)
     pretrain(config, tmp_path / "run", one_device())
     shown = capsys.readouterr().out
-    assert "17 images, no classes" in shown and "kNN is left out" in shown
-    assert not any("knn_20" in line for line in metrics_lines(tmp_path / "run"))
+    assert "17 images, no classes" in shown and "kNN and probe are left out" in shown
+    measured = [line for line in metrics_lines(tmp_path / "run") if line["split"] == "val"]
+    assert measured and all(
+        set(line) == {"step", "split", "rankme", "feature_std"} for line in measured
+    )
 
     os.rename(tmp_path / "photos", tmp_path / "scratch")
     fields["data.source"] = f"folder:{tmp_path / 'scratch'}"
@@ -267,7 +269,7 @@ def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
         values |= {"negatives.kind": "none", "negatives.alpha": 0.0}
     pictured = []
     monkeypatch.setattr(
-        "nsneg_jax.jobs.pretrain.save_views",
+        "nsneg_jax.jobs.pretraining.pictures.save_views",
         lambda *args: (pictured.append(args[0]), save_views(*args)),
     )
     pretrain(tiny_config(**values), tmp_path, one_device())
@@ -284,40 +286,6 @@ def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
     method, _ = build(tiny_config(**values | {"moco.shuffle": "device"}), 5)
     for views, expected in zip(pictured[0], jax.jit(method.views)(0, first), strict=True):
         np.testing.assert_array_equal(views, expected)
-
-
-@pytest.mark.slow
-def test_killed_run_goes_on(whole, tmp_path):
-    """After SIGKILL soon after each line of metrics.jsonl, the end equals an uninterrupted run."""
-    workdir, state = whole
-    script = (
-        "import jax; jax.config.update('jax_platforms', 'cpu')\n"
-        # as in this process: XLA divides work by it, and sums in another order
-        "jax.config.update('jax_num_cpu_devices', 8)\n"
-        "from pathlib import Path\n"
-        "from tiny import tiny_config\n"
-        "from nsneg_jax.jobs.pretrain import pretrain\n"
-        f"pretrain(tiny_config(), Path({str(tmp_path)!r}), jax.devices()[:1])\n"
-    )
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/helpers")))
-    metrics = tmp_path / "metrics.jsonl"
-    rng = np.random.default_rng(0)
-    killed = 0
-    for lines in range(1, 6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path}
-        )
-        while process.poll() is None and (
-            not metrics.exists() or metrics.read_text().count("\n") < lines
-        ):
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.1))
-        process.kill()
-        killed += process.wait() == -signal.SIGKILL
-    assert killed >= 3
-    final = pretrain(tiny_config(), tmp_path, one_device())
-    assert_equal(state, final)
-    assert metrics_lines(tmp_path) == metrics_lines(workdir)
 
 
 @pytest.mark.parametrize("kind", [pytest.param("texture", marks=pytest.mark.slow), "patch+texture"])
@@ -337,21 +305,28 @@ def test_texture_negatives_train_and_resume(tmp_path, kind):
     np.testing.assert_array_equal(*made)
 
 
-def test_knn_meanwhile_changes_nothing_else(whole, tmp_path):
+def test_what_is_measured_meanwhile_changes_nothing_else(whole, tmp_path):
+    """Not a bit of the training, also where it resumes from the step of a measurement."""
     workdir, state = whole
-    config = tiny_config(knn_every_epochs=2, **{"data.resize": 0})
-    watched = pretrain(config, tmp_path, one_device())
+    config = tiny_config(knn_every_epochs=3, **{"data.resize": 0})
+    for total in (15, 0):
+        config.total_steps = total
+        watched = pretrain(config, tmp_path, one_device())
     assert_equal(state, watched)
     lines = metrics_lines(tmp_path)
     assert [line for line in lines if line["split"] == "train"] == metrics_lines(workdir)
     checked = [line for line in lines if line["split"] == "val"]
-    assert [line["step"] for line in checked] == [10, 20]
+    assert [line["step"] for line in checked] == [15, 20]  # the last epoch besides every third
     loaded = load_pretrained(tmp_path)
     bank, queries = (
         features_of(loaded, Shapes(split, image_size=16, size=80)) for split in ("train", "val")
     )
-    figures = knn.accuracies(bank, queries, (20, 200), 0.07, mesh.data_mesh(one_device()))
-    assert checked[-1] == {"step": 20, "split": "val", **figures}
+    split = mesh.data_mesh(one_device())
+    figures = knn.accuracies(bank, queries, (20, 200), 0.07, split)
+    figures |= probe_accuracies(bank, queries, split)
+    figures |= {"rankme": rankme(queries.features), "feature_std": deviation(queries.features)}
+    measured = {name: value for name, value in checked[-1].items() if name not in ("step", "split")}
+    assert measured == pytest.approx(figures, rel=1e-4)
 
 
 def features_of(loaded, source) -> Features:

@@ -182,7 +182,7 @@ class Command:
         self.began = time.monotonic()
         status = Path(f"/proc/{self.process.pid}/status")
         caught = 0
-        while not caught >> (signal.SIGHUP - 1) & 1:  # Python itself needs a moment
+        while not caught >> (signal.SIGTERM - 1) & 1:  # Python itself needs a moment
             assert self.process.poll() is None, self.said()
             line = next(x for x in status.read_text().splitlines() if x.startswith("SigCgt"))
             caught = int(line.split()[1], 16)

@@ -355,7 +355,7 @@ class Failing(Stalled):
 
 
 def test_a_failing_input_ends_a_training_with_its_steps_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr("nsneg_jax.jobs.pretrain.open_split", lambda *_: Failing())
+    monkeypatch.setattr("nsneg_jax.jobs.pretraining.data.open_split", lambda *_: Failing())
     config = tiny_config(total_steps=9, **{"data.threads": 1, "checkpoint.every_steps": 100})
     with pytest.raises(OSError, match="the store is gone"):
         pretrain(config, tmp_path, one_device())

@@ -17,10 +17,8 @@ def pytest_generate_tests(metafunc):
     if "trajectory" in metafunc.fixturenames:
         paths = trajectories(metafunc.config.getoption("golden"))
         marks = [()] * len(paths)
-        if metafunc.function in (test_float32_from_exact_states, test_eight_devices):
+        if metafunc.function is test_eight_devices:
             marks[1:] = [pytest.mark.slow] * (len(paths) - 1)
-        if metafunc.function is test_one_device:  # the first one is in the float32 test
-            marks[:1] = [pytest.mark.slow]
         parameters = [
             pytest.param(path, id=path.stem, marks=mark)
             for path, mark in zip(paths, marks, strict=True)
@@ -41,6 +39,7 @@ def test_one_device(trajectory, float64, record_property):
     record_property("worst_relative_error", worst)  # read by benchmarks.gpu
 
 
+@pytest.mark.slow
 def test_float32_from_exact_states(trajectory, float64):
     """The trajectory in float64, and each step in float32 from the exact previous state.
 

@@ -163,6 +163,8 @@ def test_curves_have_the_figures_of_the_files(page):
     expected = {HOSTILE: (steps, [5.8, 5.6, 5.4]), "moco": (steps, [5.8, 5.6, 5.4])}
     assert page.chart("Loss") == expected
     assert page.chart("kNN on validation images, k = 200")["moco"] == ([60], [39.25])
+    assert page.chart("Linear probe on validation images, top-1")["moco"] == ([60], [61.5])
+    assert page.chart("RankMe of the features")["moco"] == ([60], [31.5])
     probe = page.chart("Top-1 on validation images")
     assert probe == {
         "learning rate 0.1": ([1, 2], [10, 30]),

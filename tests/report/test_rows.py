@@ -9,6 +9,7 @@ from stored_results import evaluation, top1
 from nsneg_jax.errors import UsageError
 from nsneg_jax.report import command as report
 from nsneg_jax.report.rows import pool
+from nsneg_jax.report.table import sets_table
 
 
 @pytest.fixture
@@ -60,3 +61,13 @@ def test_other_data_is_not_pooled(store, other):
     with pytest.raises(UsageError, match=rf"'clean' is not of the same data: {name} is") as error:
         pool(report.read_results(runs))
     assert all(str(run) in str(error.value) for run in runs)
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True), (None, True)])
+def test_top5_of_five_classes_says_nothing(store, classes, shown):
+    probe = {"job": "linear", "encoder": "x", "accuracy_top1": 60.0, "accuracy_top5": 100.0}
+    probe |= {} if classes is None else {"classes": classes}
+    entry = top1(60.0, accuracy_top5=100.0, ways=classes)
+    rows = pool(report.read_results(store(probe, evaluation("x", clean=entry))))
+    assert ("accuracy_top5" in rows[0].cells) == shown
+    assert ("| 100.00 |" in sets_table(rows)) == shown

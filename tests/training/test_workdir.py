@@ -66,6 +66,15 @@ def test_another_jobs_folder_is_left_alone(tmp_path):
     assert json.loads((tmp_path / workdir.CONFIG).read_text()) == CONFIG
 
 
+def test_results_of_another_config_are_kept(tmp_path):
+    claim_workdir(CONFIG, tmp_path, resuming=False)
+    (tmp_path / workdir.RESULTS).write_text("{}")
+    assert claim_workdir(CONFIG, tmp_path, resuming=False) == ""
+    assert "seed was" in claim_workdir(CONFIG | {"seed": 4}, tmp_path, resuming=False)
+    assert not (tmp_path / workdir.RESULTS).exists()
+    assert (tmp_path / workdir.REPLACED).read_text() == "{}"
+
+
 def test_names_of_files_are_written_once():
     public = {name: value for name, value in vars(workdir).items() if name[0].isupper()}
     names = {value for value in public.values() if isinstance(value, str)}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import expand
 from nsneg_jax.input.sources import storage
+from nsneg_jax.input.sources.arrays.source import SCHEMES, Arrays, advised
 from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.protocol import FileSource, Source
 
@@ -29,7 +30,8 @@ def open_source(
 
     Args:
         spec: 'folder:ROOT' (see `Folder`), 'arrayrecord:ROOT' (see `ArrayRecord`),
-            'tfds:NAME[/CONFIG][:VERSION]' (see `Tfds`), 'hf:PATH' (see `HuggingFace`), or
+            'tfds:NAME[/CONFIG][:VERSION]' (see `Tfds`), 'hf:PATH' (see `HuggingFace`),
+            'cifar10:PATH', 'cifar100:PATH', 'stl10:PATH' or 'idx:PATH' (see `Arrays`), or
             'shapes[/VERSION][:SIZE][@SEED]', the built-in procedural images (see `Shapes`):
             'shapes' are 4000 of version 'clean' and seed 0, 'shapes/sketch:1000@7' are a thousand
             of version 'sketch' and seed 7.
@@ -67,7 +69,8 @@ def open_source(
     raise UsageError(
         f"data.source is {spec!r}, but must be 'folder:PATH' (any folder of images; with classes "
         f"PATH/{split}/CLASS/), 'arrayrecord:PATH' (packed by `nsneg prepare arrayrecord`), "
-        "'tfds:NAME[/CONFIG][:VERSION]', 'hf:PATH[/CONFIG]' (a local data set of Hugging Face) or "
+        "'tfds:NAME[/CONFIG][:VERSION]', 'hf:PATH[/CONFIG]' (a local data set of Hugging Face), "
+        "'cifar10:PATH', 'cifar100:PATH', 'stl10:PATH', 'idx:PATH' (MNIST, Fashion-MNIST) or "
         "'shapes[/VERSION][:SIZE][@SEED]' (built in), such as "
         "'shapes', 'shapes:1000' or 'shapes/sketch:1000@7'. Set it with "
         "--config.data.source=folder:PATH."
@@ -77,7 +80,13 @@ def open_source(
 def is_files(spec: str) -> bool:
     """Returns whether `spec` names a data set of image files."""
     scheme, _, rest = spec.partition(":")
-    return scheme in ("folder", "arrayrecord", "tfds", "hf") and bool(rest)
+    return scheme in ("folder", "arrayrecord", "tfds", "hf", *SCHEMES) and bool(rest)
+
+
+def is_arrays(spec: str) -> bool:
+    """Returns whether `spec` names a data set in files of arrays, such as CIFAR."""
+    scheme, _, rest = spec.partition(":")
+    return scheme in SCHEMES and bool(rest)
 
 
 def open_files(
@@ -108,9 +117,13 @@ def open_files(
     if scheme == "folder":
         from nsneg_jax.input.sources.folders.folder import Folder
 
-        return Folder(rest, split, classes, partial, labels)
+        with advised(scheme, rest):
+            return Folder(rest, split, classes, partial, labels)
     if labels:
         raise UsageError(_only_for_folders(labels, spec))
+    if scheme in SCHEMES:
+        with advised(scheme, rest):
+            return Arrays(scheme, rest, split, classes, partial)
     if scheme == "hf":
         from nsneg_jax.input.sources.huggingface.source import HuggingFace
 

@@ -93,7 +93,8 @@ TEST_SET = (
         "",
         Text(),
         "images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG]', 'hf:PATH[/CONFIG]', "
-        "'shapes/VERSION:SIZE'; '' = those of the probe's run, or ImageNet-100 in $NSNEG_DATA",
+        "'cifar10:PATH', 'cifar100:PATH', 'stl10:PATH', 'idx:PATH', 'shapes/VERSION:SIZE'; '' = "
+        "those of the probe's run, or ImageNet-100 in $NSNEG_DATA",
     ),
     Field(
         "split",

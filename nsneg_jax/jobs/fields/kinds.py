@@ -146,6 +146,27 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Names:
+    """A text of some names with commas, each once, or none.
+
+    Attributes:
+        names: the names.
+    """
+
+    names: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        return f"'' or names with commas, each once, among {', '.join(map(repr, self.names))}"
+
+    def holds(self, value: object) -> bool:
+        if not isinstance(value, str):
+            return False
+        given = [name.strip() for name in value.split(",")] if value else []
+        return set(given) <= set(self.names) and len(set(given)) == len(given)
+
+
+@dataclass(frozen=True)
 class Pair:
     """A tuple (smallest, largest) of two numbers of one kind."""
 

@@ -81,9 +81,11 @@ PRETRAINING = (
     Field("log_every_steps", 20, shared.STEPS, "steps between lines of metrics.jsonl"),
     Field(
         "knn_every_epochs",
-        0,
-        shared.EPOCHS_OR_0,
-        "epochs between measurements of the kNN accuracy; 0 = never",
+        -1,
+        Whole(0, shared.MOST_EPOCHS, (-1,)),
+        "epochs between measurements of kNN and probe (with labels), RankMe and deviation of "
+        "features, and once more after the last epoch; -1 = 10, without what the data lack, with "
+        "at most 131,072 training images; 0 = never",
     ),
     switch("pictures", True, "whether to draw views and negatives before the first step"),
     Field(
@@ -100,12 +102,14 @@ PRETRAINING = (
         "steps whose mean shows a collapse, not counting as many first ones",
     ),
     *shared.running("step"),
+    *shared.logging(""),
     Field(
         "data.source",
         lambda: f"folder:{data_root()}/imagenet100",
         Text("'folder:PATH', for example", needed=True),
         "images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]', "
-        "'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'",
+        "'hf:PATH[/CONFIG]', 'cifar10:PATH', 'cifar100:PATH', 'stl10:PATH', 'idx:PATH' (MNIST's "
+        "files) or, built in, 'shapes[/VERSION][:SIZE][@SEED]'",
         named_default="folder:$NSNEG_DATA/imagenet100",
     ),
     shared.TFDS_DIR,
@@ -119,7 +123,7 @@ PRETRAINING = (
         "data.eval_split",
         "val",
         Text("a split of data.source", needed=True),
-        "images classified by kNN during training; without labels it is left out",
+        "images classified by kNN and probe during training; without labels these are left out",
     ),
     shared.CLASSES,
     shared.LABELS,
@@ -128,7 +132,7 @@ PRETRAINING = (
         "data.resize",
         256,
         shared.RESIZE,
-        "kNN: pixels at 224 of the shorter side before the central crop; 0 = crop only",
+        "kNN and probe: pixels at 224 of the shorter side before the central crop; 0 = crop only",
         shared.RESIZE_REASON,
     ),
     *shared.loaders("decode and crop"),

@@ -58,12 +58,14 @@ PROBING = (
     shared.FLIP,
     *shared.computation(),
     *shared.running("step"),
+    *shared.logging("'linear': "),
     Field(
         "data.source",
         "",
         Text(),
         "images: 'folder:PATH', 'arrayrecord:PATH', 'tfds:NAME[/CONFIG][:VERSION]', "
-        "'hf:PATH[/CONFIG]' or, built in, 'shapes[/VERSION][:SIZE][@SEED]'; '' = those of the "
+        "'hf:PATH[/CONFIG]', 'cifar10:PATH', 'cifar100:PATH', 'stl10:PATH', 'idx:PATH' (MNIST's "
+        "files) or, built in, 'shapes[/VERSION][:SIZE][@SEED]'; '' = those of the "
         "encoder's run, with its tfds_dir, classes and labels where these are ''; ImageNet-100 in "
         "$NSNEG_DATA if the run is unknown",
     ),

@@ -3,7 +3,8 @@
 from collections.abc import Collection
 
 from nsneg_jax.jobs.fields.field import Field
-from nsneg_jax.jobs.fields.kinds import Choice, Number, Pair, Switch, Text, Whole
+from nsneg_jax.jobs.fields.kinds import Choice, Names, Number, Pair, Switch, Text, Whole
+from nsneg_jax.training.loggers.process import SERVICES
 
 MOST_EPOCHS = 1_000_000
 MOST_STEPS = 2**31 - 1  # steps are counted in int32
@@ -140,5 +141,23 @@ def running(work: str) -> tuple[Field, ...]:
             "deterministic",
             False,
             "GPUs: whether to use only operations that repeat to the bit, which takes longer",
+        ),
+    )
+
+
+def logging(what: str) -> tuple[Field, ...]:
+    """Returns the rows of the services that figures are logged to; `what` says of which runs."""
+    return (
+        Field(
+            "log.to",
+            "",
+            Names(SERVICES),
+            f"{what}services that get the figures too, besides the files of the workdir",
+        ),
+        Field(
+            "log.project",
+            "nsneg_jax",
+            Text("a project", needed=True),
+            "project of W&B and Trackio, and experiment of MLflow",
         ),
     )

@@ -14,7 +14,13 @@ from nsneg_jax.training.checkpoints import checkpoint
 from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG, METRICS, RESULTS, STARTS, step_folders
 
 _PROBED = "best_accuracy_top1"  # of the classifier that an export has
-_KNN = "knn_"
+# Accuracies along a pre-training, in metrics.jsonl.
+_MEASURED = {
+    "knn_20": "20 nearest neighbours, top-1",
+    "knn_200": "200 nearest neighbours, top-1",
+    "probe_top1": "linear probe along the training, top-1",
+    "probe_top5": "linear probe along the training, top-5",
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def _of_pretraining(
         images=progress.get("images"),
         start=(_lines(folder, STARTS) or [{}])[-1],
         imported=_imported(progress),
-        figures=_neighbours(folder, step),
+        figures=_measured(folder, step),
     )
 
 
@@ -119,8 +125,8 @@ def named(source: str) -> str:
     return data_set_name(source) if source else "unknown"
 
 
-def _neighbours(folder: Path, step: int | None) -> tuple[tuple[str, float, str], ...]:
-    """Returns the last kNN accuracies up to a step."""
+def _measured(folder: Path, step: int | None) -> tuple[tuple[str, float, str], ...]:
+    """Returns the last accuracies along the training up to a step."""
     if step is None:
         return ()
     measured = [
@@ -128,15 +134,15 @@ def _neighbours(folder: Path, step: int | None) -> tuple[tuple[str, float, str],
         for line in _lines(folder, METRICS)
         if isinstance(line.get("step"), int)
         and line["step"] <= step
-        and any(name.startswith(_KNN) for name in line)
+        and _MEASURED.keys() & line.keys()
     ]
     if not measured:
         return ()
     note = f"measured at step {measured[-1]['step']:,}"
     return tuple(
-        (f"{name.removeprefix(_KNN)} nearest neighbours, top-1", float(value), note)
-        for name, value in measured[-1].items()
-        if name.startswith(_KNN) and isinstance(value, int | float)
+        (title, float(measured[-1][name]), note)
+        for name, title in _MEASURED.items()
+        if isinstance(measured[-1].get(name), int | float)
     )
 
 

@@ -24,6 +24,8 @@ _FIGURES = (
     ("to non-semantic", "train", "nonsemantic_similarity", ".3f"),
     ("to queue", "train", "negative_similarity", ".3f"),
     ("kNN, k = 20, %", "val", "knn_20", ".2f"),
+    ("probe, %", "val", "probe_top1", ".2f"),
+    ("RankMe", "val", "rankme", ".1f"),
     ("images/s", "train", "images_per_second", ",.0f"),
 )
 
@@ -129,7 +131,7 @@ def elsewhere(runs: Sequence[Run], reasons: Sequence[str], has_umap: bool) -> st
                 + " after a linear probe."
             )
         if not any(str(name).startswith("knn_") for line in run.metrics for name in line):
-            text = "kNN accuracy along a training: <code>--config.knn_every_epochs=10</code>"
+            text = "kNN and a probe along a training: <code>--config.knn_every_epochs=10</code>"
             if "knn" not in jobs:
                 text += "; at its end: " + _command("knn", f"linear{tiny}", path, f"{path}-knn")
             items.append(f"{text}.")

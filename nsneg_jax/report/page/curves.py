@@ -46,6 +46,16 @@ _TRAINING = (
     _Curve("Throughput", "images/s", {"images_per_second": ""}, from_zero=True),
     _Curve("Waiting for input", "% of the time", {"input_wait_fraction": ""}, 100, True),
 )
+_VALIDATION = (
+    _Curve("kNN on validation images", "accuracy in %", {"knn_20": "k = 20", "knn_200": "k = 200"}),
+    _Curve(
+        "Linear probe on validation images",
+        "accuracy in %",
+        {"probe_top1": "top-1", "probe_top5": "top-5"},
+    ),
+    _Curve("RankMe of the features", "effective rank", {"rankme": ""}, from_zero=True),
+    _Curve("Deviation of the features", "1 = even directions", {"feature_std": ""}, from_zero=True),
+)
 
 
 def pretraining(runs: Sequence[Run]) -> Plot | None:
@@ -57,11 +67,9 @@ def pretraining(runs: Sequence[Run]) -> Plot | None:
     runs = [run for run in runs if run.metrics]
     if not runs:
         return None
-    known = {metric for curve in _TRAINING for metric in curve.names}
     panels = [*_panels(runs, "train", _TRAINING)]
-    validation = _found(runs, "val", lambda name: True)
-    panels[1:1] = _panels(runs, "val", _by_prefix(validation))
-    panels += _panels(runs, "train", _by_prefix(_found(runs, "train", lambda n: n not in known)))
+    panels[1:1] = [*_panels(runs, "val", _VALIDATION), *_others(runs, "val", _VALIDATION)]
+    panels += _others(runs, "train", _TRAINING)
     return Plot("curves", "Pre-training", tuple(panels)) if panels else None
 
 
@@ -112,14 +120,18 @@ def _panels(runs: Sequence[Run], split: str, curves: Sequence[_Curve]) -> Iterat
             yield Panel(curve.title, tuple(lines), _STEP, curve.unit, from_zero=curve.from_zero)
 
 
+def _others(runs: Sequence[Run], split: str, known: Sequence[_Curve]) -> Iterator[Panel]:
+    """Yields the panels of metrics that are in no curve of `known`."""
+    names = {metric for curve in known for metric in curve.names}
+    yield from _panels(runs, split, _by_prefix(_found(runs, split, lambda n: n not in names)))
+
+
 def _by_prefix(names: Sequence[str]) -> list[_Curve]:
-    """Makes a panel for the metrics 'knn_20' and 'knn_200', or 'loss/a' and 'loss/b', together."""
+    """Makes a panel for the metrics 'loss/a' and 'loss/b' together."""
     grouped: dict[str, dict[str, str]] = {}
     for name in names:
         head, mark, tail = name.partition("/")
-        if name.startswith("knn_"):
-            head, tail = "kNN on validation images", f"k = {name.removeprefix('knn_')}"
-        elif not mark:
+        if not mark:
             head = name.replace("_", " ")
         grouped.setdefault(head, {})[name] = tail
     return [
@@ -129,7 +141,7 @@ def _by_prefix(names: Sequence[str]) -> list[_Curve]:
 
 
 def _is_percent(title: str) -> bool:
-    return title.startswith("kNN") or "accuracy" in title or "top1" in title or "top5" in title
+    return "accuracy" in title or "top1" in title or "top5" in title
 
 
 def _found(runs: Sequence[Run], split: str, wanted: Callable[[str], bool]) -> list[str]:

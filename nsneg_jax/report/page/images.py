@@ -45,16 +45,26 @@ def views(run: Run) -> list[tuple[str, list[bytes]]]:
 
 def views_sheet(run: Run) -> str:
     """Returns the views of a run as a table: a row per kind, a column per image; '' without any."""
-    rows = [
+    return rows_sheet(views(run), f"Training views of {run.name}")
+
+
+def rows_sheet(rows: Sequence[tuple[str, Sequence[bytes]]], title: str) -> str:
+    """Returns versions of images as a table: a row per version, a column per image; '' for none.
+
+    Args:
+        rows: name and pictures of each version, in the order of the images.
+        title: what is shown, for those who do not see it.
+    """
+    texts = [
         f'<tr><th scope="row">{escape(name)}</th>'
         + "".join(
             f"<td>{_picture(data, f'{name} of image {place}')}</td>"
             for place, data in enumerate(shown, 1)
         )
         + "</tr>"
-        for name, shown in views(run)
+        for name, shown in rows
     ]
-    return _sheet(rows, f"Training views of {run.name}") if rows else ""
+    return _sheet(texts, title) if texts else ""
 
 
 def neighbours_sheet(gallery: Gallery, name: str) -> str:

@@ -205,7 +205,11 @@ class Saves:
 
 
 def _keep_quiet() -> None:
-    """Leaves out what the threads of a save that failed print, which is reported in a line."""
+    """Leaves out lines about saves that say nothing to users.
+
+    The threads of a save that failed print a traceback each, which is reported in a line; a save
+    that waits for the one before says so although nothing is wrong.
+    """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_for_users)
     if not isinstance(sys.unraisablehook, _Hook):
@@ -226,10 +230,11 @@ class _Hook:
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:
-    """Returns whether a line is to be logged: a save that fails logs a traceback per thread."""
+    """Returns whether a line is to be logged."""
     # Only orbax uses asyncio here.
     of_save = "orbax" in record.pathname or "exception was never retrieved" in record.getMessage()
-    return not (record.exc_info and of_save)
+    waits = "orbax" in record.pathname and "Waiting for previous save" in record.msg
+    return not (waits or (record.exc_info and of_save))
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Saves that fail: noticed at once, tried once more, and then the run ends with a paragraph."""
 
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -126,3 +127,21 @@ def test_a_workdir_that_cannot_be_made_is_one_paragraph(place, tmp_path, capsys)
     said = capsys.readouterr().err
     assert said.startswith("error:") and len(said.split("\n\n")) == 1 and len(said) < 700
     assert str(tmp_path) in said.replace("\n", "") or "/proc" in said
+
+
+def test_waiting_for_the_save_before_is_no_line_of_the_log(tmp_path):
+    """Orbax warns of it, although nothing is wrong; its other warnings stay."""
+    with Checkpoints(tmp_path, keep=1):
+        lines = []
+        logger, handler = logging.getLogger("absl"), logging.Handler()
+        handler.emit = lambda record: lines.append(record.getMessage())
+        logger.addHandler(handler)
+        try:
+            for text in ("Waiting for previous save to complete took %f seconds.", "%f lost"):
+                place = "/lib/orbax/checkpoint/checkpoint_manager.py"
+                logger.handle(
+                    logging.LogRecord("absl", logging.WARNING, place, 1, text, (3.0,), None)
+                )
+        finally:
+            logger.removeHandler(handler)
+    assert lines == ["3.000000 lost"]

@@ -1,5 +1,6 @@
 """Runs several chains of commands side by side; the commands of a chain run one after another."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from nsneg_jax.errors import STOPPED, RunError
 from nsneg_jax.training.signals import StopSignals
+
+TIME_UP = "the end of the time"  # what stopped chains that reached their deadline
 
 _LOOK_EVERY = 0.2  # seconds
 _TAIL = 12  # lines to show of a failed command's log
@@ -40,6 +43,7 @@ class _Worker:
     cores: set[int] | None
     links: list[Link] = field(default_factory=list)
     process: subprocess.Popen | None = None
+    started: float = 0.0
 
 
 def run(
@@ -47,6 +51,8 @@ def run(
     processes: int,
     environment: Mapping[str, str] | None = None,
     look: Callable[[], None] = lambda: None,
+    deadline: float = math.inf,
+    ended: Callable[[Link, float], None] = lambda link, seconds: None,
 ) -> str | None:
     """Runs the chains to their ends, `processes` of them at a time.
 
@@ -58,9 +64,11 @@ def run(
         processes: number of commands to run at a time, at least 1.
         environment: environment variables to add to those of this process.
         look: called several times per second.
+        deadline: reading of `time.monotonic` at which the commands are stopped as by a signal.
+        ended: called with each command that ended well, and the seconds it took.
 
     Returns:
-        The signal that stopped the chains; None if they ended.
+        The signal that stopped the chains, or `TIME_UP`; None if they ended.
 
     Raises:
         RunError: a command failed; the message shows the end of its log. The others are stopped.
@@ -73,18 +81,25 @@ def run(
         try:
             while True:
                 for worker in workers:
-                    _advance(worker, waiting, environment)
+                    _advance(worker, waiting, environment, ended)
                 if not any(worker.process for worker in workers):
                     return None
                 if signals.received:
                     return signals.received
+                if time.monotonic() >= deadline:
+                    return TIME_UP
                 look()
                 time.sleep(_LOOK_EVERY)
         finally:
             _stop(workers)
 
 
-def _advance(worker: _Worker, waiting: list[list[Link]], environment: Mapping[str, str]) -> None:
+def _advance(
+    worker: _Worker,
+    waiting: list[list[Link]],
+    environment: Mapping[str, str],
+    ended: Callable[[Link, float], None],
+) -> None:
     """Starts the worker's next command if it has none running."""
     if worker.process is not None:
         status = worker.process.poll()
@@ -94,9 +109,11 @@ def _advance(worker: _Worker, waiting: list[list[Link]], environment: Mapping[st
         worker.process = None
         if status != 0 or not link.done():
             raise RunError(_failure(link, status))
+        ended(link, time.monotonic() - worker.started)
     if not worker.links and waiting:
         worker.links = waiting.pop(0)
     if worker.links:
+        worker.started = time.monotonic()
         worker.process = _start(worker.links[0], worker.cores, environment)
 
 

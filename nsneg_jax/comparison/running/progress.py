@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from experiments.claim.chains import Link
+from nsneg_jax.comparison.running.chains import Link
 from nsneg_jax.training.progress import duration
 from nsneg_jax.training.workdir import METRICS
 
@@ -62,7 +62,7 @@ def last_figures(path: Path) -> dict[str, Any]:
             lines = file.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return {}
-    figures = {}
+    figures: dict[str, Any] = {}
     for line in lines:
         try:
             figures |= json.loads(line)
@@ -71,7 +71,7 @@ def last_figures(path: Path) -> dict[str, Any]:
     return figures
 
 
-class ClaimProgress:
+class RunsProgress:
     """A progress bar over all runs on a terminal; elsewhere an occasional line.
 
     Args:
@@ -90,7 +90,7 @@ class ClaimProgress:
             form = "{percentage:3.0f}% |{bar}| {postfix}"
             self._bar = tqdm(total=1.0, bar_format=form, dynamic_ncols=True)
 
-    def __enter__(self) -> "ClaimProgress":
+    def __enter__(self) -> "RunsProgress":
         return self
 
     def __exit__(self, *_: object) -> None:

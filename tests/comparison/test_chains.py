@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments.claim import chains
+from nsneg_jax.comparison.running import chains
 from nsneg_jax.errors import RunError
 
 

@@ -1,0 +1,93 @@
+"""The state of a pre-training: built or restored, and what a checkpoint keeps besides."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from nsneg_jax.input.sources.identity import check_same_data
+from nsneg_jax.jobs import build, opening
+from nsneg_jax.jobs.opening import Resumption, Run
+from nsneg_jax.jobs.pretraining.data import Data
+from nsneg_jax.methods.method import Method
+from nsneg_jax.parallel import mesh
+from nsneg_jax.parallel.watchdog import alive
+from nsneg_jax.pretrained import DATASET
+from nsneg_jax.training.health import CollapseWatch
+from nsneg_jax.training.metrics import Window
+from nsneg_jax.training.step import Placement, state_sharding
+from nsneg_jax.training.unreadable import listed
+
+
+@dataclass
+class Training:
+    """The method, its state, and the metrics that are not yet written."""
+
+    method: Method
+    placement: Placement
+    state: Any
+    window: Window
+    start: int
+    replaced: float  # samples of another image than the order's, until the window
+    watch: CollapseWatch
+
+
+def build_or_restore(config: ConfigDict, run: Run, data: Data, resumption: Resumption) -> Training:
+    """Builds the state of a new run, or restores it from the run's newest checkpoint.
+
+    Raises:
+        UsageError: the network or the images are not those of the checkpoint.
+        RunError: the checkpoint cannot be read.
+    """
+    checkpoints, resumed = resumption.checkpoints, resumption.step
+    if resumption.progress is not None:
+        opening.check_same_model(config.model, resumption.progress, run.workdir)
+    method, state = build.build(config, data.steps_per_epoch)
+    placement = build.placement(config)
+    state = mesh.put(state, state_sharding(method, run.devices, placement))
+    negatives = method.views.num_negatives
+    # Their weights let a query's own negatives win for long; five of them fill its top 5.
+    choices = 1 + config.moco.queue_size + negatives if negatives < 5 else 0
+    if resumed is None:
+        watch = CollapseWatch(config.collapse_steps, choices)
+        return Training(method, placement, state, Window(), 0, 0, watch)
+    alive(f"restoring the checkpoint of step {resumed}")
+    state, progress = checkpoints.restore(resumed, state)
+    for name, source in (("data", data.source), ("textures", data.textures)):
+        if source is not None and name in data.identities:
+            images = progress["images"] if name == "data" else None
+            now, before = data.identities[name], progress.get(name)
+            check_same_data(source, now, before, images, run.workdir, listed(run.workdir))
+    if "official" in progress:
+        print(opening.about_import(progress, config.batch_size, data.steps_per_epoch))
+    window, replaced = Window(**progress["window"]), progress.get("replaced_samples", 0)
+    watched = progress.get("collapse", {"at": resumed})
+    watch = CollapseWatch(config.collapse_steps, choices, **watched)
+    return Training(method, placement, state, window, resumed, replaced, watch)
+
+
+def progress_of(fields: Mapping[str, Any], training: Training, data: Data) -> dict[str, Any]:
+    """Returns what a checkpoint stores besides the state, so that it needs no config to be used.
+
+    Args:
+        fields: config of the run.
+        training: its state.
+        data: its images.
+    """
+    return {
+        "config": fields,
+        "window": training.window.totals(),
+        "replaced_samples": training.replaced,
+        "collapse": training.watch.totals(),
+        "images": len(data.source),
+        **data.identities,
+        "dataset": {name: fields["data"][name] for name in DATASET},
+        "image_size": fields["data"]["image_size"],
+        "resize": fields["data"]["resize"],
+        "seed": fields["seed"],
+        "model": fields["model"],
+        "batch_size": fields["batch_size"],
+        "negatives": training.method.views.num_negatives,
+        "optimizer": fields["optimizer"],
+    }
