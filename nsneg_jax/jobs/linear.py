@@ -353,11 +353,9 @@ def _finish(run: Run, results: dict) -> None:
     path = run.write_results(results)
     for each in results.get("probes", [results]):
         rate = f"lr {each['learning_rate']:g}: " if "learning_rate" in each else ""
-        best = (
-            f", best {each['best_accuracy_top1']:.2f} % in epoch {each['best_epoch']}"
-            if "best_epoch" in each
-            else ""
-        )
+        best = ""
+        if "best_epoch" in each:
+            best = f", best {each['best_accuracy_top1']:.2f} % in epoch {each['best_epoch']}"
         top5 = f", top-5 {each['accuracy_top5']:.2f} %" if has_top5(results.get("classes")) else ""
         print(f"{rate}top-1 {each['accuracy_top1']:.2f} %{top5}{best}")
     print(f"done: {results['validation_images']:,} images counted; {path}")
