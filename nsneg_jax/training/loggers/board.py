@@ -43,7 +43,7 @@ class Board:
         """Adds a PNG file."""
         with self._reported():
             encoded = path.read_bytes()
-            with Image.open(path) as picture:
+            with Image.open(path, formats=("PNG",)) as picture:
                 width, height = picture.size
             kind = self._summary.Summary
             image = kind.Image(
