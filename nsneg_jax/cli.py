@@ -49,11 +49,11 @@ ABOUT = {
     "pretrain": "train an encoder by MoCo-v2, with or without non-semantic negatives",
     "linear": "train a linear probe on a frozen encoder",
     "knn": "classify images by their nearest neighbours in an encoder's features",
-    "features": "write an encoder's features and the labels to one file",
+    "features": "embed a folder of images, or splits with their labels, into one file",
     "evaluate": "fill a row of the robustness table: a trained probe on many test sets",
     "report": "make tables, pictures and a page from what these jobs left",
     "compare": "say whether patch negatives help on your pictures: yes, no or undecided",
-    "convert": "import and export PyTorch checkpoints",
+    "convert": "import PyTorch checkpoints; export ours for PyTorch, timm, the hub and plain JAX",
     "verify": "check that the values in checkpoints are those that were saved",
 }
 # Scripts of `nsneg prepare`, in data/.
@@ -110,6 +110,8 @@ def _dispatch(arguments: list[str]) -> int | str:
         return _function(PROGRAMS[name])(rest, _measures())
     if name in PROGRAMS:
         return _function(PROGRAMS[name])(rest)
+    if name == "features" and _function("nsneg_jax.features.command:is_asked")(rest):
+        return _function("nsneg_jax.features.command:main")(rest)
     return _run_job(rest, name)
 
 

@@ -10,6 +10,8 @@ PACKAGES = {
     "shapes": ("cv2",),
     "tfds": ("tensorflow_datasets",),
     "hf": ("pyarrow",),
+    "parquet": ("pyarrow",),
+    "stablehlo": ("flatbuffers",),
     "report": ("matplotlib",),
     "torch": ("torch",),
     "gcs": ("gcsfs",),

@@ -215,6 +215,23 @@ def write_npz(
     write_whole(path, write, mark)
 
 
+def write_safetensors(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes arrays by name, completely or not at all, with texts by name as metadata."""
+    from safetensors.numpy import save_file
+
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+
+    def write(partial: Path) -> None:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(plain, partial, metadata=dict(metadata))
+        partial.chmod(mode)  # safetensors lets nobody but the owner read it
+
+    write_whole(path, write)
+
+
 def without_nan(value: Any) -> Any:
     """Replaces numbers that JSON does not have, NaN and infinities, by None in plain values."""
     if isinstance(value, Mapping):

@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from nsneg_jax import command_line
+from nsneg_jax.features import command as folder_command
 from nsneg_jax.jobs.fields.config_files import (
     config_file,
     config_names,
@@ -34,6 +35,7 @@ def of_job(argv: list[str], command: str) -> str:
     given = command_line.given_config(argv)
     if given is None:
         parts = [
+            *_of_folder(command),
             command_line.usage(command),
             _titled("flags", _flags(command)),
             _titled("configs, by name", _configs(command)),
@@ -48,6 +50,24 @@ def of_job(argv: list[str], command: str) -> str:
             _titled("fields, set by --config.FIELD=VALUE", fields_of(config)),
         ]
     return "\n\n".join(parts)
+
+
+def _of_folder(command: str) -> Iterator[str]:
+    """Yields the help of the other form of `nsneg features`, which takes a folder."""
+    if command != "features":
+        return
+    yield f"Usage: {folder_command.USAGE}"
+    yield (
+        "embeds all images below FOLDER, without labels or a config. FILE gets a row per image,\n"
+        "with its name; files that cannot be read are named and left out."
+    )
+    actions = folder_command.parser()._actions
+    rows = (
+        _row("=".join((*each.option_strings, str(each.metavar or ""))).strip("="), each.help or "")
+        for each in actions
+    )
+    yield _titled("arguments", (line for row in rows for line in row))
+    yield "The features of a data set's splits, with their labels, come from a config:"
 
 
 def fields_of(config: ConfigDict) -> Iterator[str]:

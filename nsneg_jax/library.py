@@ -16,14 +16,12 @@ from jax.typing import ArrayLike
 from nsneg_jax import corruptions, models, pretrained
 from nsneg_jax.embedding import Pretrained, check_whole
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import user_path
 from nsneg_jax.methods import negatives, views
 from nsneg_jax.methods.contrast import InfoNCE, l2_normalize, similarities
 from nsneg_jax.methods.shuffling import sample_keys
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.parallel.mesh import DTYPES
-from nsneg_jax.pytorch.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
-from nsneg_jax.pytorch.loading import load_file
+from nsneg_jax.pytorch.loading import load
 
 _RECIPES = {"v1": views.V1, "v2": views.V2}
 
@@ -39,11 +37,13 @@ def load_pretrained(
     """Reads a trained encoder, whose `embed` and `classify` take raw images.
 
     For a run of this package, `nsneg_jax.pretrained.load_pretrained` says where the image size
-    comes from; for a PyTorch file, `image_size` and `resize` default to 224 and 256.
+    comes from; an exported folder and our own safetensors files record it; for another file,
+    `image_size` and `resize` default to 224 and 256.
 
     Args:
-        path: workdir of a pre-training or linear probe, a checkpoint folder in it or a copy of one,
-            or a PyTorch (.pth, .pth.tar, .pt) or safetensors file: the original's pre-training, its
+        path: workdir of a pre-training or linear probe, a checkpoint folder in it or a copy of one;
+            a folder that `nsneg convert export` or timm wrote (model.safetensors, config.json); or
+            a PyTorch (.pth, .pth.tar, .pt) or safetensors file: the original's pre-training, its
             linear probe or a torchvision ResNet. Nothing in a file is executed and nothing is
             written. '~' is your home.
         dtype: dtype of the computation: 'float32', 'bfloat16' or 'float64'.
@@ -56,12 +56,7 @@ def load_pretrained(
     Raises:
         UsageError: there is no checkpoint, it cannot be read, or it has another kind.
     """
-    given: dict[str, Any] = {"image_size": image_size, "resize": resize}
-    file = user_path(str(path))
-    named_so = file.name.endswith((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
-    if file.is_file() or (named_so and not file.is_dir()):
-        return load_file(file, dtype, precision, **given)
-    return pretrained.load_pretrained(path, dtype, precision, **given)
+    return load(path, dtype, precision, image_size=image_size, resize=resize)
 
 
 def build_encoder(

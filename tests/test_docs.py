@@ -45,6 +45,7 @@ def folder(tmp_path, monkeypatch):
         write_json(tmp_path / "runs" / name / "config.json", fields)
     large = checkpoint_of_untrained(tmp_path / "runs" / "large", **{"model.stem": "imagenet"})
     export(large, tmp_path / "encoder.safetensors")
+    export(tmp_path / "runs" / "patch", tmp_path / "encoder")
     (tmp_path / "photographs").mkdir()
     rng = np.random.default_rng(1)
     for index in range(4):

@@ -26,6 +26,9 @@ USES = {
     "open_source('folder:gs://bucket/photos', 'train', image_size=32)",
     "torch": "from pathlib import Path\nfrom nsneg_jax.pytorch import files\n"
     "files.write_torch(Path('x.pt'), {})",
+    "parquet": "from nsneg_jax.features.table import check_format\ncheck_format('parquet')",
+    "stablehlo": "from pathlib import Path\nfrom nsneg_jax.stablehlo import program\n"
+    "program.write(None, Path('x.stablehlo'))",
     **{
         name: "from nsneg_jax.training.loggers.services import check_installed\n"
         f"check_installed({name!r})"

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from safetensors import safe_open
 
 from nsneg_jax.analysis.similarities import config_of
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.cue_conflict import CueFolder, named_cues
+from nsneg_jax.features.table import FORMATS, read_table
 from nsneg_jax.files import expand, read_json
 from nsneg_jax.input.crops import central_view
 from nsneg_jax.input.decode import UnreadableImage
@@ -79,18 +79,23 @@ def of_features(run: Path, images: int) -> Gallery:
     Raises:
         UsageError: there are no features, or the file is damaged.
     """
-    arrays, classes = _stored(run)
-    wanted = spread_over_classes(arrays["labels"], images)
-    features, labels, indices = (arrays[name][wanted] for name in ("features", "labels", "indices"))
+    table = read_table(_stored(run))
+    split = table.splits[0] if table.splits else ""
+    rows = np.flatnonzero([each == split for each in table.splits])
+    wanted = rows[spread_over_classes(table.labels[rows], images)]
+    features, labels, indices = (
+        each[wanted] for each in (table.features, table.labels, table.indices)
+    )
     data = ConfigDict(read_json(run / CONFIG, "Run the job again.")["data"])
-    about, pictures = f"{data.source} [{data.eval_split}]", []
+    split = split or data.eval_split  # earlier versions did not write it
+    about, pictures = f"{data.source} [{split}]", []
     try:
-        source = open_split(data, data.eval_split)
+        source = open_split(data, split)
         pictures = [encoded(_view(source, place, data)) for place in indices.tolist()]
     except (UsageError, UnreadableImage, IndexError):
         pictures = []  # the features are worth a map without them
-    about += f", {len(wanted):,} of {len(arrays['features']):,} images"
-    return Gallery(features, labels, classes, indices, tuple(pictures), about)
+    about += f", {len(wanted):,} of {len(rows):,} images"
+    return Gallery(features, labels, table.classes, indices, tuple(pictures), about)
 
 
 def conflicts(run: Path, name: str, wanted: Sequence[str]) -> dict[str, Example]:
@@ -150,18 +155,9 @@ def _view(source: Source, place: int, data: ConfigDict) -> np.ndarray:
     return central_view(source.image(place), size, scaled_resize(data.resize, size))
 
 
-def _stored(run: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Reads the features of a job and the names of their classes."""
-    packed, tensors = (run / f"{FEATURES}.{ending}" for ending in ("npz", "safetensors"))
-    try:
-        if packed.exists():
-            with np.load(packed) as file:
-                found = dict(file)
-            return found, tuple(found["classes"].tolist())
-        with safe_open(str(tensors), framework="numpy") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return found, tuple((file.metadata() or {}).get("classes", "").split("\n"))
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"The features in {run} cannot be read: {error}. Run the job again."
-        ) from error
+def _stored(run: Path) -> Path:
+    """Returns the file of a features job, the newest if it was run in several formats."""
+    found = [path for form in FORMATS if (path := run / f"{FEATURES}.{form}").exists()]
+    if not found:
+        raise UsageError(f"There are no features in {run}. Run the job again.")
+    return max(found, key=lambda path: path.stat().st_mtime)

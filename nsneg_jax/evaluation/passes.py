@@ -20,6 +20,7 @@ from nsneg_jax.models.encoder import Tree
 from nsneg_jax.parallel import mesh
 from nsneg_jax.training.progress import Progress
 
+_LITTLE = 20  # percent of a picture that a view shows
 _MOST_LOOKED_AT = 8  # unreadable images, until the size of a source's files counts as unknown
 
 
@@ -75,6 +76,12 @@ def described(view: dict[str, Any]) -> str:
         return view["view"]
     files = " x ".join(map(str, view["files"]))
     return f"{view['view']}: {view['seen_percent']:g} % of a picture of {files}"
+
+
+def shows_little(view: dict[str, Any], resize: int) -> bool:
+    """Returns whether the views of `view_of` show little of a picture for want of a resize."""
+    seen = view["seen_percent"]
+    return resize == 0 and seen is not None and seen < _LITTLE
 
 
 def central_batches(

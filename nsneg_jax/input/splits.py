@@ -114,14 +114,19 @@ def check_pair(training: Source, validation: Source) -> None:
     Raises:
         UsageError: they would number their labels differently, or have images in common.
     """
-    if training.classes != validation.classes:
-        only = sorted(set(training.classes) ^ set(validation.classes))
+    check_classes(training, validation)
+    _check_disjoint(training, validation)
+
+
+def check_classes(one: Source, other: Source) -> None:
+    """Raises UsageError if two splits would number their labels differently."""
+    if one.classes != other.classes:
+        only = sorted(set(one.classes) ^ set(other.classes))
         raise UsageError(
-            f"{training.name} and {validation.name} have different classes: "
+            f"{one.name} and {other.name} have different classes: "
             f"{', '.join(only[:8])} {'...' if len(only) > 8 else ''} in one of them only. Complete "
             "the folders, or choose classes that both have with --config.data.classes."
         )
-    _check_disjoint(training, validation)
 
 
 def _check_disjoint(training: Source, validation: Source) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,10 +10,11 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.evaluation.features import Extractor, Features
 from nsneg_jax.evaluation.protocols.finite import check_features
-from nsneg_jax.files import write_npz, write_whole
-from nsneg_jax.input.splits import open_split
-from nsneg_jax.jobs.frozen import feature_settings
-from nsneg_jax.jobs.opening import open_frozen
+from nsneg_jax.features.table import Table, check_format, write_table
+from nsneg_jax.input.sources.protocol import Source, image_name
+from nsneg_jax.input.splits import check_classes, open_split
+from nsneg_jax.jobs.frozen import FeatureSettings, feature_settings
+from nsneg_jax.jobs.opening import Run, open_frozen
 from nsneg_jax.jobs.validation import validate_features
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.training.unreadable import UnreadableImages
@@ -22,12 +24,11 @@ from nsneg_jax.training.workdir import FEATURES
 def write_features(
     config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
 ) -> Path:
-    """Writes the features of `data.eval_split` to WORKDIR/features.npz and returns its path.
+    """Writes the features of splits to WORKDIR/features.npz and returns its path.
 
-    With `features_format='safetensors'` the file is WORKDIR/features.safetensors. It holds
-    `features` float32 [n, F], `labels` int32 [n], `indices` int32 [n] (the place of each image in
-    the split; images that cannot be read are left out) and the class names: the array `classes` in
-    npz, the metadata entry `classes`, one name per line, in safetensors.
+    The splits are those of `features_splits`, or `data.eval_split`. `features_format` gives the
+    suffix and the format of the file; `features.table.write_table` says what it holds. Images that
+    cannot be read are left out.
 
     Args:
         config: config of the job; see configs/linear.py.
@@ -40,34 +41,68 @@ def write_features(
     """
     run, config = open_frozen(config, workdir, devices, validate_features)
     settings = feature_settings(config)
-    source = open_split(settings.data, settings.data.eval_split)
+    form = settings.features_format
+    sources = {split: open_split(settings.data, split) for split in settings.splits}
+    first, *others = sources.values()
+    for other in others:
+        check_classes(first, other)
+    check_format(form, (name for each in sources.values() for name in _names(each)))
     pretrained = load_pretrained(settings.pretrained, run.dtype, run.precision)
     run.claim()
-    print(f"encoder  {pretrained.origin}\ndata     {source.name}: {len(source):,} images")
-    run.print_views(source)
+    print(f"encoder  {pretrained.origin}")
+    for source in sources.values():
+        print(f"data     {source.name}: {len(source):,} images")
+    run.print_views(first)
     extract = Extractor(pretrained.encoder, settings.reading, run.dtype, run.devices)
-    unreadable = UnreadableImages(workdir, len(source), settings.data.max_bad_fraction)
-    found = extract(pretrained.params, pretrained.stats, source, unreadable)
-    check_features(found.features, source.name)
-    path = workdir / f"{FEATURES}.{settings.features_format}"
+    images = sum(map(len, sources.values()))
+    unreadable = UnreadableImages(workdir, images, settings.data.max_bad_fraction)
+    found = {}
+    for split, source in sources.items():
+        found[split] = extract(pretrained.params, pretrained.stats, source, unreadable)
+        check_features(found[split].features, source.name)
+    path = workdir / f"{FEATURES}.{form}"
     if jax.process_index() == 0:
-        _WRITERS[settings.features_format](path, found, source.classes)
-    n, values = found.features.shape
-    print(f"done: {n:,} features of {values} values in {path}")
+        about = _about(run, settings, sources, pretrained.encoder_origin)
+        write_table(path, _table(found, sources, about), form)
+    n, values = sum(len(each.labels) for each in found.values()), found[settings.splits[0]]
+    left_out = f", {images - n:,} left out" if n < images else ""
+    print(f"done: {n:,} features of {values.features.shape[1]} values in {path}{left_out}")
     return path
 
 
-def _write_npz(path: Path, found: Features, classes: tuple[str, ...]) -> None:
-    # Features hardly compress.
-    write_npz(path, {**found._asdict(), "classes": np.array(classes)}, compressed=False)
+def _table(found: dict[str, Features], sources: dict[str, Source], about: dict[str, Any]) -> Table:
+    parts = list(found.values())
+    arrays = {
+        # without a copy of the features of a single split
+        name: getattr(parts[0], name)
+        if len(parts) == 1
+        else np.concatenate([getattr(part, name) for part in parts])
+        for name in Features._fields
+    }
+    names = [
+        image_name(sources[split], index)
+        for split, part in found.items()
+        for index in part.indices.tolist()
+    ]
+    splits = [split for split, part in found.items() for _ in range(len(part.labels))]
+    classes = next(iter(sources.values())).classes
+    return Table(**arrays, names=names, splits=splits, classes=classes, about=about)
 
 
-def _write_safetensors(path: Path, found: Features, classes: tuple[str, ...]) -> None:
-    from safetensors.numpy import save_file
+def _about(
+    run: Run, settings: FeatureSettings, sources: dict[str, Source], encoder: str
+) -> dict[str, Any]:
+    folders = {split: getattr(source, "folder", None) for split, source in sources.items()}
+    return {
+        "encoder": encoder,
+        "source": settings.data.source,
+        "folders": {split: folder for split, folder in folders.items() if folder},
+        "image_size": settings.reading.image_size,
+        "resize": settings.reading.resize,
+        "dtype": run.dtype,
+        "precision": run.precision,
+    }
 
-    # Names that are no UTF-8 are escaped.
-    metadata = {"classes": "\n".join(classes).encode("utf-8", "backslashreplace").decode()}
-    write_whole(path, lambda partial_path: save_file(found._asdict(), partial_path, metadata))
 
-
-_WRITERS = {"npz": _write_npz, "safetensors": _write_safetensors}
+def _names(source: Source) -> Sequence[str]:
+    return [image_name(source, index) for index in range(len(source))]

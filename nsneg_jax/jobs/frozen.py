@@ -63,10 +63,11 @@ class _Frozen:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings(_Frozen):
-    """Settings of the features job."""
+    """Settings of the features job; `splits` comes from `features_splits` or the data."""
 
     data: Splits
     features_format: str
+    splits: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,11 @@ def difference(config: ConfigDict, record: Mapping[str, Any]) -> str:
 def feature_settings(config: ConfigDict) -> FeatureSettings:
     """Reads the settings of a features job."""
     return _section(
-        FeatureSettings, config, data=_section(Splits, config.data), reading=reading_of(config)
+        FeatureSettings,
+        config,
+        data=_section(Splits, config.data),
+        reading=reading_of(config),
+        splits=_listed(config.features_splits) or (config.data.eval_split,),
     )
 
 
@@ -199,7 +204,7 @@ def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
         config,
         reading=reading_of(config, resize=0),
         tfds_dir=config.data.tfds_dir,
-        only=tuple(name.strip() for name in config.only.split(",") if name.strip()),
+        only=_listed(config.only),
         sets={name: _section(EvaluationSet, section) for name, section in config.sets.items()},
     )
 
@@ -207,6 +212,11 @@ def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
 def reading_of(config: ConfigDict, **given: int) -> Reading:
     """Reads how a job reads its images; `given` replaces fields of its section `data`."""
     return _section(Reading, config.data, batch_size=config.batch_size, **given)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Returns the names in a text with commas, each once, in their order."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _section(kind: type[Section], section: ConfigDict, **given: Any) -> Section:

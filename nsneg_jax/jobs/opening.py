@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.evaluation.passes import described, view_of
+from nsneg_jax.evaluation.passes import described, shows_little, view_of
 from nsneg_jax.files import write_json
 from nsneg_jax.input.sources.protocol import Source
 from nsneg_jax.jobs.fields.memory import check_memory
@@ -33,8 +33,6 @@ from nsneg_jax.training.workdir import (
     refuse_links,
     step_folders,
 )
-
-_LITTLE = 20  # percent of a picture that a view shows
 
 
 class Resumption(NamedTuple):
@@ -122,8 +120,7 @@ class Run:
         data = self.config["data"]
         view = view_of(source, data["resize"], data["image_size"])
         print(f"views    {described(view)}", flush=True)
-        seen = view["seen_percent"]
-        if data["resize"] == 0 and seen is not None and seen < _LITTLE:
+        if shows_little(view, data["resize"]):
             print("note     --config.data.resize=256 would show more of a picture", flush=True)
         self.print_note()
 

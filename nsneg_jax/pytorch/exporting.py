@@ -1,6 +1,5 @@
-"""Exports checkpoints to PyTorch and safetensors files."""
+"""Exports checkpoints to PyTorch and safetensors files, hub folders and StableHLO programs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,58 +7,111 @@ import numpy as np
 
 from nsneg_jax import pretrained
 from nsneg_jax.errors import UsageError
+from nsneg_jax.files import check_writable, write_safetensors
 from nsneg_jax.methods.moco import queue_pointer
 from nsneg_jax.pytorch import files as torch_file
 from nsneg_jax.pytorch import states as official
+from nsneg_jax.pytorch.hub import folder as hub
+from nsneg_jax.pytorch.hub import layout as hub_layout
 from nsneg_jax.pytorch.layouts import KEY, MODULE, QUERY
 from nsneg_jax.pytorch.momentum import write_momentum
 from nsneg_jax.pytorch.names import counter_names, to_state_dict, to_torch_layout
 from nsneg_jax.pytorch.states import RECORD
+from nsneg_jax.stablehlo import program as stablehlo
 from nsneg_jax.training.checkpoints import checkpoint
 
 _OFFICIAL_SETTINGS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
 _UNKNOWN_TO_TORCHVISION = (
     "note       torchvision has no such network (arch, width and stem): its names are continued"
 )
+_UNKNOWN_TO_TIMM = (
+    "note       timm has no such network (arch, width and stem): only load_pretrained reads it"
+)
 
 
-def export(path: Path, out: Path) -> str:
-    """Writes a checkpoint as a file of PyTorch or safetensors.
+def export(path: Path, out: Path, image_size: int | None = None, resize: int | None = None) -> str:
+    """Writes a checkpoint for other programs.
 
     Args:
         path: a workdir, for its latest checkpoint, or a checkpoint folder.
-        out: file to write. Suffix .pth or .pth.tar writes the original's dict; .safetensors writes
-            the query encoder's backbone (and a probe's fc) under torchvision's names.
+        out: where to write. A name without a suffix becomes a folder that timm and the Hugging Face
+            hub read. Suffix .stablehlo writes a program of the encoder, .safetensors the query
+            encoder's backbone (and a probe's fc) under torchvision's names, .pth or .pth.tar the
+            original's dict.
+        image_size, resize: see `pretrained.load_pretrained`.
 
     Returns:
         A summary of several lines.
 
     Raises:
         UsageError: the checkpoint cannot be read, or the suffix or folder of `out` is wrong.
+        RunError: a StableHLO program differs from the encoder.
     """
-    if not out.name.endswith((*torch_file.TORCH_SUFFIXES, torch_file.SAFETENSORS_SUFFIX)):
-        raise UsageError(f"{out} must end in .safetensors, .pth or .pth.tar.")
-    if not out.parent.is_dir():
-        raise UsageError(f"There is no folder {out.parent} to write {out.name} into.")
+    as_folder = _check_out(out)
     folder = checkpoint.find_checkpoint(path)
     state, progress = checkpoint.read_checkpoint(folder)
-    double = progress.get("model", {}).get("dtype") == "float64"
-    source = pretrained.load_pretrained(folder, "float64" if double else "float32")
+    is_program = out.name.endswith(stablehlo.SUFFIX)
+    double = progress.get("model", {}).get("dtype") == "float64" and not is_program
+    source = pretrained.load_pretrained(
+        folder, "float64" if double else "float32", image_size=image_size, resize=resize
+    )
     origin = progress.get("official")
     notes: list[str] = []
-    if out.name.endswith(torch_file.SAFETENSORS_SUFFIX):
-        keys = _write_backbone(source, out)
+    if is_program:
+        written = stablehlo.write(source, out)
+        notes += [
+            f"program    uint8 [N, {written.image_size}, {written.image_size}, 3] to float32 "
+            f"[N, {written.features}], for {', '.join(stablehlo.PLATFORMS)}",
+            f"checked    read back, on the CPU: off by {written.difference:.1e} of the largest",
+        ]
+    elif as_folder or out.name.endswith(torch_file.SAFETENSORS_SUFFIX):
+        state_dict = _backbone_dict(source)
+        if as_folder:
+            hub.write_folder(source, folder, state_dict, out)
+        else:
+            write_safetensors(out, state_dict, hub.metadata_of(source))
+        notes.append(f"keys       {len(state_dict)}")
     else:
         if pretrained.kind_of(state, folder) == pretrained.PRETRAINING:
             content, notes = _pretraining_content(state, progress, origin)
         else:
             content = _probe_content(source, progress, origin)
+        content[RECORD] = hub_layout.record_of(source) | content[RECORD]
         torch_file.write_torch(out, content | {"arch": source.model["arch"]})
-        keys = len(content["state_dict"])
-    if not official.in_torchvision(source.model):
-        notes += [_UNKNOWN_TO_TORCHVISION]
-    lines = [f"found      {source.origin}: {source.model['arch']}", f"keys       {keys}", *notes]
+        notes.insert(0, f"keys       {len(content['state_dict'])}")
+    if not is_program and not official.in_torchvision(source.model):
+        notes += [_UNKNOWN_TO_TIMM if as_folder else _UNKNOWN_TO_TORCHVISION]
+    if as_folder:
+        notes.append(f"to do      choose a licence in the first lines of {out / hub_layout.CARD}")
+    lines = [f"found      {source.origin}: {source.model['arch']}", *notes]
     return "\n".join([*lines, f"written    {out}"])
+
+
+def _check_out(out: Path) -> bool:
+    """Checks where to write; returns whether it is a folder.
+
+    Raises:
+        UsageError: the suffix is unknown, or nothing can be written there.
+    """
+    suffixes = (*torch_file.TORCH_SUFFIXES, torch_file.SAFETENSORS_SUFFIX, stablehlo.SUFFIX)
+    as_folder = not out.name.endswith(suffixes)
+    if as_folder and out.suffix:
+        raise UsageError(
+            f"{out} must end in {', '.join(suffixes)}, or have no '.' in its name: then it "
+            "becomes a folder for timm and the Hugging Face hub."
+            + (
+                " ONNX is not written: .stablehlo is the form for other runtimes."
+                if out.suffix == ".onnx"
+                else ""
+            )
+        )
+    if not out.parent.is_dir():
+        raise UsageError(f"There is no folder {out.parent} to write {out.name} into.")
+    if as_folder:
+        hub.check_free(out)
+    else:
+        check_writable(out, "OUT")
+    return as_folder
 
 
 def _pretraining_content(
@@ -137,12 +189,10 @@ def _probe_content(
     }
 
 
-def _write_backbone(source: pretrained.Pretrained, out: Path) -> int:
+def _backbone_dict(source: pretrained.Pretrained) -> official.Arrays:
+    """Returns the backbone, and a probe's fc, in PyTorch's order, with its counters."""
     arrays = _backbone(source)
-    state_dict = official.assemble({"": arrays}, "", dict.fromkeys(counter_names(arrays), 0))
-    metadata = {"arch": source.model["arch"], RECORD: json.dumps({"model": source.model})}
-    torch_file.write_safetensors(out, state_dict, metadata)
-    return len(state_dict)
+    return official.assemble({"": arrays}, "", dict.fromkeys(counter_names(arrays), 0))
 
 
 def _backbone(source: pretrained.Pretrained) -> official.Arrays:

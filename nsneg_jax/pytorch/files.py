@@ -68,14 +68,6 @@ def write_torch(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, lambda partial: torch.save(tensors, partial))
 
 
-def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes arrays by name; the file is never partial."""
-    from safetensors.numpy import save_file
-
-    plain = {name: np.array(array, order="C") for name, array in arrays.items()}
-    write_whole(path, lambda partial: save_file(plain, partial, metadata=metadata))
-
-
 def _import_torch() -> ModuleType:
     otherwise = "PyTorch's CPU build is enough. Or use .safetensors files."
     with needed("torch", "A file of PyTorch", otherwise):

@@ -1,6 +1,7 @@
 """Imports PyTorch files as checkpoints that jobs of this package can use."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nsneg_jax.methods.optimizer import sgd
 from nsneg_jax.models.encoder import PRECISIONS
 from nsneg_jax.pytorch import files as torch_file
 from nsneg_jax.pytorch import states as official
+from nsneg_jax.pytorch.hub import layout
 from nsneg_jax.pytorch.layouts import KEY, QUERY, find_state_dict
 from nsneg_jax.pytorch.momentum import read_momentum
 from nsneg_jax.pytorch.names import from_state_dict, from_torch_layout
@@ -34,7 +36,7 @@ def import_file(
     """Writes the checkpoint of a PyTorch or safetensors file into `workdir`.
 
     Args:
-        path: the file.
+        path: the file, or a folder for timm and the Hugging Face hub.
         workdir: folder, made if missing; must not hold checkpoints.
         images, batch_size: number of images and batch size of the run, to convert epochs to steps;
             by default as recorded in a file of ours, else IMAGES and BATCH_SIZE.
@@ -63,6 +65,7 @@ def import_file(
         *_notes(found),
     ]
     state: TrainState | dict[str, Any]
+    progress: dict[str, Any]
     if found.kind == official.PRETRAINING:
         step, batch_size, images, said = _step(record, epoch, images, batch_size)
         momentum, without = _momentum(around, found, path)
@@ -70,6 +73,7 @@ def import_file(
         origin |= {"pointer": found.pointer, "roll": roll, "images": images}
         origin["settings"] = None if momentum is None else _settings(around)
         progress = {"window": Window().totals(), "images": None, "batch_size": batch_size}
+        progress |= recorded_views(record)
         said_of_momentum = f"{without}; starts from zero" if without else "the file's"
         lines += [
             f"momentum   {said_of_momentum}",
@@ -80,8 +84,10 @@ def import_file(
         ]
     else:
         step, state = 0, _probe_state(found)
-        progress = {"chosen": 0, "classes": None}
-        if "best" in state:
+        names = recorded_classes(record, classifier_of(found.encoders[""]))
+        progress = {"chosen": 0, **recorded_views(record)}
+        progress["classes"] = list(names) if names else None
+        if "best" in state and names is None:
             lines.append(
                 "classes    the file names none; jobs that classify find them in their test data,\n"
                 "           or take them from --config.classes=FILE"
@@ -99,7 +105,7 @@ def recognise_file(
     """Recognises the contents of a PyTorch or safetensors file, see `states.recognise`.
 
     Args:
-        path: the file.
+        path: the file, or a folder of `hub.layout` with one.
         stem: see `states.recognise`; by default as recorded in a file of ours.
 
     Returns:
@@ -109,16 +115,21 @@ def recognise_file(
     Raises:
         UsageError: the file is refused.
     """
+    beside: dict[str, Any] = {}
+    arch: str | None = None
+    if layout.is_hub_folder(path):
+        beside, arch = layout.read_config(path)
+        path = path / layout.WEIGHTS
     content = torch_file.read(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a dict with a state dict.")
     state_dict, entry = find_state_dict(content)
     around = content if entry else {}
-    record = _own_record(around)
+    record = _own_record(around) or beside
     found = official.recognise(
         state_dict,
         str(path),
-        arch=around.get("arch"),
+        arch=around.get("arch", arch),
         stem=stem or _fields(record.get("model")).get("stem"),
         around=around,
         entry=entry,
@@ -197,6 +208,23 @@ def classifier_of(arrays: official.Arrays) -> dict[str, np.ndarray] | None:
         return None
     kernel = np.ascontiguousarray(from_torch_layout(arrays["fc.weight"]))
     return {"kernel": kernel, "bias": arrays["fc.bias"]}
+
+
+def recorded_views(record: Mapping[str, Any]) -> dict[str, int]:
+    """Returns image size and resize of a record, if they are numbers of pixels."""
+    views = {name: record.get(name) for name in ("image_size", "resize")}
+    return {name: v for name, v in views.items() if type(v) is int and v >= (name != "resize")}
+
+
+def recorded_classes(
+    record: Mapping[str, Any], classifier: Mapping[str, Any] | None
+) -> tuple[str, ...] | None:
+    """Returns the names of a classifier's classes in a record, if there is one per output."""
+    names = record.get("classes")
+    if classifier is None or not isinstance(names, list):
+        return None
+    fits = len(names) == len(classifier["bias"]) and all(isinstance(n, str) for n in names)
+    return tuple(names) if fits else None
 
 
 def _momentum(

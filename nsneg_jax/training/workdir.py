@@ -62,6 +62,7 @@ _ADDED = {
     "data.labels": "",
     "model.precision": "tensorfloat32",
     "negatives.patch_mode": "crops",
+    "features_splits": "",
     "optimizer.name": "sgd",
     "optimizer.warmup_epochs": 0,
     "precision": "float32",

@@ -57,7 +57,7 @@ def test_features_are_those_of_the_images(run, tmp_path):
         load(tmp_path / "7.npz")
 
 
-@pytest.mark.parametrize("form", ["npz", "safetensors"])
+@pytest.mark.parametrize("form", ["npz", "safetensors", "parquet"])
 def test_features_of_a_job_with_their_images(run, tmp_path, form):
     config = tiny_linear_config(run, **{"data.source": f"shapes:{SIZE}", "features_format": form})
     config.job = "features"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nsneg_jax import cli, command_line
+from nsneg_jax.features import command as features_of_folder
 from nsneg_jax.jobs import validation
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +156,8 @@ def _check_nsneg(words: list[str], folder: Path, monkeypatch) -> None:
         assert not rest or rest[0] in cli.PREPARE, rest
         if rest:
             _check_module(f"data.{rest[0]}", rest[1:], monkeypatch)
+    elif name == "features" and rest and features_of_folder.is_asked(rest):
+        features_of_folder.parse(rest)
     elif name in cli.PROGRAMS:
         named_only = rest in ([], ["import"], ["export"]) or all(w.startswith("-") for w in rest)
         if not named_only:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.decode import UnreadableImage
-from nsneg_jax.input.sources.protocol import FileSource
+from nsneg_jax.input.sources.protocol import FileSource, image_name
 
 
 class Derived:
@@ -24,6 +24,7 @@ class Derived:
 
     Attributes:
         classes, labels, present: see `FileSource`; those of the images chosen.
+        folder: folder of the split of `source`; None if it is none of files in folders.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Derived:
         self.classes = source.classes
         self.labels = np.asarray(source.labels)[self._records]
         self.present = np.unique(self.labels).astype(np.int32)
+        self.folder: str | None = getattr(source, "folder", None)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -65,6 +67,10 @@ class Derived:
     def path(self, index: int) -> str:
         """Returns the path of image `index`, see `FileSource`."""
         return self._source.path(self._of(index))
+
+    def file_name(self, index: int) -> str:
+        """Returns the name of image `index`, see `image_name`."""
+        return image_name(self._source, self._of(index))
 
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of the file of image `index`, with the border."""

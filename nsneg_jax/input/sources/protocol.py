@@ -68,3 +68,17 @@ def has_files(source: Source) -> TypeGuard[FileSource]:
 def has_classes(source: Source) -> bool:
     """Whether the classes of the images of a source are known."""
     return source.classes != UNLABELLED
+
+
+def image_name(source: Source, index: int) -> str:
+    """Names an image: its path below the folder of its split, or as its data set names it.
+
+    Args:
+        source: the images.
+        index: place of the image; its name where the data set has none.
+    """
+    for naming in ("file_name", "path"):
+        name = getattr(source, naming, None)
+        if name is not None:
+            return str(name(index))
+    return str(index)

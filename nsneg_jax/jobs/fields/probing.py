@@ -132,8 +132,14 @@ PROBING = (
     Field(
         "features_format",
         "npz",
-        Choice(("npz", "safetensors")),
-        "format of the features file: 'npz' or 'safetensors'",
+        Choice(("npz", "safetensors", "parquet")),
+        "format of the features file: 'npz', 'safetensors' or 'parquet'",
         is_wordy=True,
+    ),
+    Field(
+        "features_splits",
+        "",
+        Text("splits of data.source with commas"),
+        "splits to turn into features, such as 'train,val'; '' = data.eval_split",
     ),
 )

@@ -13,14 +13,13 @@ from safetensors.numpy import load_file, safe_open
 from data import arrayrecord, texture
 from nsneg_jax import command_line
 from nsneg_jax.errors import UsageError, escape_output, paragraph, printable
-from nsneg_jax.evaluation.features import Features
+from nsneg_jax.features.table import Table, read_table, write_table
 from nsneg_jax.files import write_json
 from nsneg_jax.input.decode import UnreadableImage
 from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.identity import fingerprint
 from nsneg_jax.input.sources.lists.class_list import class_names
 from nsneg_jax.input.sources.packed import ArrayRecord
-from nsneg_jax.jobs import features
 from nsneg_jax.textures.synthesis import random_generator
 
 LATIN, CLASS = os.fsdecode(b"caf\xe9.JPEG"), os.fsdecode(b"\xe9t\xe9")
@@ -77,10 +76,20 @@ def test_lists_of_classes_may_name_them(root, tmp_path):
 def test_results_are_valid_files(tmp_path):
     write_json(tmp_path / "a.json", {"classes": [CLASS, "é"]})
     assert json.loads((tmp_path / "a.json").read_text("ascii"))["classes"] == [CLASS, "é"]
-    found = Features(np.zeros((1, 2), np.float32), np.zeros(1, np.int32), np.zeros(1, np.int32))
-    features._write_npz(tmp_path / "a.npz", found, ("a", CLASS))
-    assert np.load(tmp_path / "a.npz")["classes"].tolist() == ["a", CLASS]
-    features._write_safetensors(tmp_path / "a.safetensors", found, ("a", CLASS, "é"))
+    table = Table(
+        features=np.zeros((1, 2), np.float32),
+        labels=np.ones(1, np.int32),
+        indices=np.zeros(1, np.int32),
+        names=[LATIN],
+        splits=["train"],
+        classes=("a", CLASS, "é"),
+        about={"source": f"folder:/{LATIN}"},
+    )
+    for form in ("npz", "safetensors", "parquet"):
+        write_table(tmp_path / f"a.{form}", table, form)
+        assert read_table(tmp_path / f"a.{form}").about == table.about
+    assert np.load(tmp_path / "a.npz")["classes"].tolist() == ["a", CLASS, "é"]
+    assert np.load(tmp_path / "a.npz")["names"].tolist() == [LATIN]
     assert load_file(tmp_path / "a.safetensors")["labels"].shape == (1,)
     with safe_open(tmp_path / "a.safetensors", "numpy") as kept:
         assert kept.metadata()["classes"].split("\n") == ["a", r"\udce9t\udce9", "é"]

@@ -61,6 +61,7 @@ class Folder:
 
     Attributes:
         present: int32, indices of the classes with images, ascending: all of them unless `partial`.
+        folder: folder of the split.
 
     Raises:
         UsageError: there is nothing to read, or a requested class is missing. Unless `partial`, a
@@ -77,15 +78,15 @@ class Folder:
         labels: str = "",
     ) -> None:
         self.name = f"folder:{root} [{split}]"
-        self._folder, is_root = layout.place_of(root, split)
+        self.folder, is_root = layout.place_of(root, split)
         self._is_by_file = False
         if labels and self._read_labels(Labels(labels), split, classes, partial):
             return
-        found = storage.folders(self._folder)
-        loose = layout.loose_image(self._folder, IMAGE_ENDINGS)
+        found = storage.folders(self.folder)
+        loose = layout.loose_image(self.folder, IMAGE_ENDINGS)
         asked = {name for each in classes or () for name in readings(each)}
         if tuple(classes or ()) == UNLABELLED or (loose and not asked & set(found)):
-            given = None if tuple(classes or ()) == UNLABELLED else found_labels(self._folder)
+            given = None if tuple(classes or ()) == UNLABELLED else found_labels(self.folder)
             if given and self._read_labels(Labels(given), split, classes, partial):
                 return
             self._read_unlabelled(classes, loose, is_root)
@@ -98,10 +99,10 @@ class Folder:
         """Takes the folders as classes."""
         if not found:
             raise UsageError(
-                f"There are no images in {self._folder}, and no class folders. Put images there, "
-                f"those of each class into {self._folder}/CLASS/ if classes are known. {_IMAGES}"
+                f"There are no images in {self.folder}, and no class folders. Put images there, "
+                f"those of each class into {self.folder}/CLASS/ if classes are known. {_IMAGES}"
             )
-        self.classes = wanted(self._folder, found, classes, partial)
+        self.classes = wanted(self.folder, found, classes, partial)
         there = set(found)
         passed: list[str] = []
         with ThreadPoolExecutor(_LISTING_THREADS) as pool:
@@ -116,7 +117,7 @@ class Folder:
         empty = [name for name, files in zip(self.classes, listings, strict=True) if not files]
         if len(empty) == len(self.classes):
             raise UsageError(
-                f"None of the {len(empty)} classes in {self._folder} has a folder with an image: "
+                f"None of the {len(empty)} classes in {self.folder} has a folder with an image: "
                 f"{some(empty)}. Class folders there: {some(found)}. {_IMAGES}"
             )
         if empty and is_root and classes is None:
@@ -125,7 +126,7 @@ class Folder:
             listings = [listings[i] for i in filled]
         elif empty and not partial:
             raise UsageError(
-                f"{len(empty)} of the {len(self.classes)} class folders in {self._folder} hold no "
+                f"{len(empty)} of the {len(self.classes)} class folders in {self.folder} hold no "
                 f"image: {some(empty)}. Complete or remove them, or set data.classes to the "
                 "classes wanted."
             )
@@ -146,14 +147,14 @@ class Folder:
         if unknown:
             raise UsageError(
                 f"{labels.path} does not name {unknown:,} of the {len(files):,} images in "
-                f"{self._folder}; the first is {files[of_image.index(None)]}. Complete it, or "
+                f"{self.folder}; the first is {files[of_image.index(None)]}. Complete it, or "
                 "remove these images."
             )
         names = sorted({name for name in of_image if name is not None})
         numbers = {name: number for number, name in enumerate(names)}
         paths = [f"{_as_folder(name)}/{path}" for name, path in zip(of_image, files, strict=True)]
         choice = Choice(
-            f"{self._folder} by {labels.path}",
+            f"{self.folder} by {labels.path}",
             names,
             np.array([numbers[name] for name in of_image if name is not None], np.int64),
             paths,
@@ -172,20 +173,20 @@ class Folder:
         if classes is not None and tuple(classes) != UNLABELLED:
             raise UsageError(
                 f"{self.name} has no classes: images such as {loose} lie directly in "
-                f"{self._folder}, and none of the {len(classes)} classes asked for is a folder "
+                f"{self.folder}, and none of the {len(classes)} classes asked for is a folder "
                 f"there: {some(sorted(classes))}. {MEND_CLASSES}"
             )
         self.classes = UNLABELLED
         self._files = self._everything()
         if not self._files:
-            raise UsageError(f"There are no images in {self._folder}. {_IMAGES}")
+            raise UsageError(f"There are no images in {self.folder}. {_IMAGES}")
         nested = next((path for path in self._files if "/" in path), None)
         if nested and loose and classes is None and not is_root:
             raise UsageError(
-                f"{self._folder} has images that lie directly in it, such as {loose}, and images "
+                f"{self.folder} has images that lie directly in it, such as {loose}, and images "
                 f"in folders, such as {nested}. If the folders are classes, move {loose} and its "
                 "like away, or name the classes by --config.data.classes. If not, give "
-                f"folder:{self._folder} as the source, which takes all images without classes."
+                f"folder:{self.folder} as the source, which takes all images without classes."
             )
         self.labels = np.zeros(len(self._files), np.int32)
         self.present = np.zeros(1, np.int32)
@@ -204,13 +205,17 @@ class Folder:
             f"{_as_folder(self.classes[self.labels[index]])}/{name}" if self._is_by_file else name
         )
 
+    def file_name(self, index: int) -> str:
+        """Returns the path of the file of image `index` below `folder`."""
+        return self._files[index]
+
     def location(self, index: int) -> str:
         """Returns the path of the file of image `index`."""
-        return storage.join(self._folder, self._files[index])
+        return storage.join(self.folder, self._files[index])
 
     def size(self, index: int) -> int | None:
         """Returns the length of the file of image `index`; None if it is missing or in a store."""
-        if storage.is_remote(self._folder):
+        if storage.is_remote(self.folder):
             return None  # a request per file
         try:
             return storage.size(self.location(index))
@@ -239,7 +244,7 @@ class Folder:
 
     def _everything(self) -> Names:
         passed: list[str] = []
-        files = layout.everything(self._folder, IMAGE_ENDINGS, passed)
+        files = layout.everything(self.folder, IMAGE_ENDINGS, passed)
         self._note([path.removeprefix("./") for path in passed])
         return files
 
@@ -247,17 +252,17 @@ class Folder:
         """Names the links that are not followed."""
         if passed:
             _say_once(
-                f"note: {len(passed)} links in {self._folder} lead to a folder that is listed "
+                f"note: {len(passed)} links in {self.folder} lead to a folder that is listed "
                 f"anyway or holds the data set, and are not followed: {some(sorted(passed))}"
             )
 
     def _listing(self, name: str, passed: list[str]) -> Names:
         try:
-            found = storage.files_below(self._folder, name, IMAGE_ENDINGS, passed)
+            found = storage.files_below(self.folder, name, IMAGE_ENDINGS, passed)
             return Names.of(sorted(found))
         except OSError as error:
             raise UsageError(
-                f"The class folder {storage.join(self._folder, name)} cannot be listed: {error}. "
+                f"The class folder {storage.join(self.folder, name)} cannot be listed: {error}. "
                 "Make it readable, or remove it."
             ) from error
 
