@@ -44,11 +44,14 @@ def test_every_command_of_the_page(tmp_path, monkeypatch, capsys):
         program, job, *words = command.words
         if program != "nsneg" or not words or job in ("plan", "compare"):
             continue
+        words = [word.replace("~/", f"{Path.home()}/") for word in words]  # as a shell does
         status = cli.main([job, *words, *shlex.split(SMALL.get(job, ""))])
         assert status == 0, (command.text, capsys.readouterr().err)
         ran.append(job)
     assert ran.count("pretrain") == 3 and {"knn", "linear", "evaluate", "report"} <= set(ran)
     assert Path("runs/look/pictures/views.png").exists()
+    assert Path("encoder/model.safetensors").exists()
+    assert len(np.load("features.npz")["names"]) == PICTURES
     assert Path("report.html").stat().st_size < 5_000_000
     photographs = sorted((tmp_path / "home" / "Pictures").rglob("*.jpg"))
     assert load_pretrained("runs/mine").embed(photographs).shape[0] == PICTURES
