@@ -147,7 +147,8 @@ def _measured(data: Data) -> str:
     epochs = measured.every // data.steps_per_epoch
     of = measured.queries.name if measured.bank is not None else "training images"
     few = len(measured.queries)
-    return f"{measured.names} of {few:,} images ({of}) every {epochs} epochs and after the last one"
+    when = f"every {epochs} epochs and after the last one" if epochs > 1 else "after each epoch"
+    return f"{measured.names} of {few:,} images ({of}) {when}"
 
 
 def _last_figures(path: Path) -> dict[str, float]:
