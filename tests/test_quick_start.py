@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from nsneg_jax import cli, load_pretrained
+from nsneg_jax.features.table import read_table
 
 PAGE = doc_commands.ROOT / "docs" / "quick-start.md"
 # so that a command takes seconds: last, so these hold
@@ -51,7 +52,9 @@ def test_every_command_of_the_page(tmp_path, monkeypatch, capsys):
     assert ran.count("pretrain") == 3 and {"knn", "linear", "evaluate", "report"} <= set(ran)
     assert Path("runs/look/pictures/views.png").exists()
     assert Path("encoder/model.safetensors").exists()
-    assert len(np.load("features.npz")["names"]) == PICTURES
-    assert Path("report.html").stat().st_size < 5_000_000
     photographs = sorted((tmp_path / "home" / "Pictures").rglob("*.jpg"))
-    assert load_pretrained("runs/mine").embed(photographs).shape[0] == PICTURES
+    features = load_pretrained("runs/mine").embed(photographs)
+    assert len(features) == PICTURES
+    np.testing.assert_array_equal(load_pretrained("encoder").embed(photographs), features)
+    assert len(read_table(Path("features.parquet")).names) == PICTURES
+    assert Path("report.html").stat().st_size < 5_000_000
