@@ -122,19 +122,34 @@ def compared(data, workdir, budget):
 BUDGET = os.environ.get("NSNEG_COMPARE_BUDGET", "1h")
 
 
+def answered_in_time(data, workdir):
+    """The answer for alpha 2, after a command that keeps to its budget."""
+    start = time.monotonic()
+    found = compared(data, workdir, BUDGET)
+    assert time.monotonic() - start < command.planning.budget(BUDGET)
+    assert len(found["seeds"]) >= 2 and found["answers"]["patch2"] == found["answer"]
+    return found["answer"]
+
+
+# Neither answer has been seen with the present settings (docs/compare.md); the opposite is a failure.
+NOT_SHOWN = "undecided: more seeds or steps than this budget allows may decide it"
+
+
 @pytest.mark.slow
 def test_yes_on_shapes(tmp_path):
-    start = time.monotonic()
-    assert compared("shapes:4000@2021", tmp_path, BUDGET)["answers"]["patch2"] == "yes"
-    assert time.monotonic() - start < command.planning.budget(BUDGET)
+    answer = answered_in_time("shapes:4000@2021", tmp_path)
+    if answer == "undecided":
+        pytest.xfail(NOT_SHOWN)
+    assert answer == "yes"
 
 
 @pytest.mark.slow
 def test_no_where_patches_keep_the_label(tmp_path):
     folder = write_textured(tmp_path / "textured", 400)
-    start = time.monotonic()
-    assert compared(folder, tmp_path / "work", BUDGET)["answers"]["patch2"] == "no"
-    assert time.monotonic() - start < command.planning.budget(BUDGET)
+    answer = answered_in_time(folder, tmp_path / "work")
+    if answer == "undecided":
+        pytest.xfail(NOT_SHOWN)
+    assert answer == "no"
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
     python tests/helpers/textured_folder.py FOLDER [PICTURES_PER_CLASS]
 
-Each picture has a random blob in random colours. The class is the wavelength and orientation of the
-noise that fills the blob; its place, outline, colours and contrast say nothing about the class. The
+Each picture is grey and has a random blob. The class is the wavelength and orientation of the noise
+that fills the blob; its place, outline, brightness and contrast say nothing about the class. The
 wavelengths are shorter than most patches of a patch negative.
 """
 
@@ -35,12 +35,12 @@ def write_textured(root: Path, per_class: int, side: int = 32, seed: int = 0) ->
 
 
 def textured(rng: np.random.Generator, side: int, length: float, across: bool) -> np.ndarray:
-    """One picture, uint8 [S, S, 3]; `length` is the wavelength in pixels at 32."""
-    ground, first, second = rng.uniform(0, 255, (3, 3))
-    share = 0.5 + rng.uniform(0.15, 0.5) * _noise(rng, side, length * side / 32, across)
-    inside = first + np.clip(share, 0, 1)[..., None] * (second - first)
-    picture = np.where(_blob(rng, side)[..., None], inside, ground)
-    return np.rint(picture).astype(np.uint8)
+    """One picture, uint8 [S, S, 3], grey; `length` is the wavelength in pixels at 32."""
+    ground, dark, bright = rng.uniform((0, 20, 145), (255, 110, 235))
+    share = 0.5 + rng.uniform(0.5, 1) * _noise(rng, side, length * side / 32, across)
+    inside = dark + np.clip(share, 0, 1) * (bright - dark)
+    picture = np.where(_blob(rng, side), inside, ground)
+    return np.repeat(np.rint(picture).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _noise(rng: np.random.Generator, side: int, length: float, across: bool) -> np.ndarray:
