@@ -131,7 +131,7 @@ def answered_in_time(data, workdir):
     return found["answer"]
 
 
-# Neither answer has been seen with the present settings (docs/compare.md); the opposite is a failure.
+# Neither answer has been shown yet (docs/compare.md); the opposite one is a failure.
 NOT_SHOWN = "undecided: more seeds or steps than this budget allows may decide it"
 
 
