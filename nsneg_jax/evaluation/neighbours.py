@@ -5,7 +5,7 @@ exp(s / temperature).
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +103,7 @@ def query_block(devices: Mesh) -> int:
     return -(-_QUERY_BLOCK // devices.size) * devices.size
 
 
+@cache  # a pre-training searches again and again
 def compile_search(k: int, devices: Mesh) -> jax.stages.Wrapped:
     """Compiles the program that continues the search in a block of the bank.
 
