@@ -5,6 +5,7 @@ devices than there are must skip themselves: tests/methods/test_parity.py does.
 """
 
 import os
+import signal
 from pathlib import Path
 
 # Most of the tests' time is compilation, and many compile the same. By environment, for the
@@ -34,6 +35,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Under nohup the signal is ignored, here and in every command that is started.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
     if config.getoption("device") == "cpu":
         jax.config.update("jax_num_cpu_devices", 8)
         jax.config.update("jax_platforms", "cpu")

@@ -3,7 +3,6 @@
 import fcntl
 import itertools
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -107,14 +106,7 @@ def start(command: Sequence[str], folder: Path | None = None, **options) -> subp
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # Under nohup the command would inherit that this signal is ignored.
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    try:
-        return subprocess.Popen(
-            list(command), cwd=folder, env=os.environ | environ, **pipes | options
-        )
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    return subprocess.Popen(list(command), cwd=folder, env=os.environ | environ, **pipes | options)
 
 
 def run(count: int, devices: int, argv: Sequence[str], **others: Path) -> str:
