@@ -79,7 +79,13 @@ def examples(pictures: Path, count: int = _EXAMPLES) -> list[tuple[Column, list[
     name, severity = CORRUPTIONS[0]
     folders["corruption"] = pictures / "corruption" / name / str(severity)
     return [
-        (column, [np.asarray(Image.open(folders[column.name] / path)) for path in chosen])
+        (
+            column,
+            [
+                np.asarray(Image.open(folders[column.name] / path, formats=("PNG",)))
+                for path in chosen
+            ],
+        )
         for column in COLUMNS
     ]
 

@@ -170,9 +170,7 @@ DRILLS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("make", "kills", "workers"), [(pretraining, FAST, 0), (packing, FAST, 0), *DRILLS]
-)
+@pytest.mark.parametrize(("make", "kills", "workers"), [(packing, FAST, 0), *DRILLS])
 def test_a_killed_command_leaves_the_same(tmp_path, capsys, make, kills, workers):
     seed = kills + workers
     if kills > FAST:
