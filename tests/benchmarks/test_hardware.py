@@ -13,6 +13,7 @@ from nsneg_jax.parallel.mesh import data_mesh
 from nsneg_jax.planning.flops import flops_of
 
 
+@pytest.mark.slow
 def test_flops_of_a_resnet50():
     """Its convolutions are known to take 4,087,136,256 multiplications per image; the backward pass
     takes twice as many, but for the input of the first one."""

@@ -43,7 +43,8 @@ def start(config, kind="TorchMoCo"):
     return method, state, peer
 
 
-@pytest.mark.parametrize("arch", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_peer_embeddings(arch, float64):
     method, state, peer = start(float64_config(arch))
     images = draw("images", (6, 64, 64, 3))

@@ -17,6 +17,7 @@ QUICK = TextureRecipe(output_size=96, passes=(1, 0), jump_cost=1, use_cost=2, ce
 QUICK_RECIPES = {"coherent": QUICK, "patchwork": QUICK}
 
 
+@pytest.mark.slow
 def test_json_line(capsys, monkeypatch):
     monkeypatch.setattr(texture, "RECIPES", QUICK_RECIPES)
     devices = jax.device_count()

@@ -17,6 +17,8 @@ def pytest_generate_tests(metafunc):
     if "trajectory" in metafunc.fixturenames:
         paths = trajectories(metafunc.config.getoption("golden"))
         marks = [()] * len(paths)
+        if metafunc.function is test_one_device:  # two processes differ from four in number only
+            marks = [[pytest.mark.slow] if path.stem == "two_processes" else [] for path in paths]
         if metafunc.function is test_eight_devices:
             marks[1:] = [pytest.mark.slow] * (len(paths) - 1)
         parameters = [
