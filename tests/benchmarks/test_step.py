@@ -57,6 +57,7 @@ def test_peer_embeddings(arch, float64):
     np.testing.assert_allclose(ours, theirs, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_peer_steps(float64):
     # at 32 px the last stage's batch norm would see 3 values, and rounding errors would grow
     # a hundredfold a step

@@ -112,6 +112,7 @@ def test_correlations():
     assert texture_quality.correlations(np.full_like(same, 9), image) == (0, 0)
 
 
+@pytest.mark.slow
 def test_table_and_sheet(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(texture_quality, "RECIPES", QUICK_RECIPES)
     folder = tmp_path / "train" / "a"

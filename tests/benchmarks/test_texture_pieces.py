@@ -54,6 +54,7 @@ def test_exemplars_of_one_colour_have_no_contrast():
     assert np.isnan(got.seam_contrast) and np.isnan(got.contrast)
 
 
+@pytest.mark.slow
 def test_the_default_recipe_makes_large_pieces_of_less_of_the_exemplars():
     recipe = dataclasses.replace(RECIPES["coherent"], output_size=64)
     exemplars, mosaics = prepared([3, 5], recipe, size=80)
