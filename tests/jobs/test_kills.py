@@ -39,7 +39,9 @@ def checkpoint_left(workdir: Path) -> list:
 
 
 def results_left(workdir: Path) -> dict:
-    return json.loads((workdir / "results.json").read_text())
+    results = json.loads((workdir / "results.json").read_text())
+    results.pop("kept", None)  # which parts an earlier start has done
+    return results
 
 
 def files_left(out: Path) -> dict[str, bytes]:
