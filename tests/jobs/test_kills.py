@@ -4,7 +4,6 @@ The slow ones are many; NSNEG_DRILLS scales their numbers: 0.1 makes a tenth of 
 """
 
 import json
-import os
 import random
 import signal
 import sys
@@ -14,15 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from drills import FAST, LONG, end_state, number
 from photo_folder import write_photos
 from processes import ROOT, flags, start
-from tiny import checkpoint_of_untrained, metrics_lines, tiny_config, tiny_linear_config
+from tiny import checkpoint_of_untrained, tiny_config, tiny_linear_config
 
 from configs import evaluate
 from nsneg_jax.input.shapes.source import CLASSES
-
-SCALE = float(os.environ.get("NSNEG_DRILLS", "1"))
-FAST = 5
 
 
 class Job(NamedTuple):
@@ -30,12 +27,6 @@ class Job(NamedTuple):
 
     command: Callable[[Path, int], list[str]]
     left: Callable[[Path], object]
-
-
-def checkpoint_left(workdir: Path) -> list:
-    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    digests = json.loads((newest / "digests" / "metadata").read_text())
-    return [newest.name, digests["state"], metrics_lines(workdir)]
 
 
 def results_left(workdir: Path) -> dict:
@@ -55,11 +46,10 @@ def of_main(argv: list[str], workdir: Path) -> list[str]:
 
 def pretraining(_: Path) -> Job:
     def command(out: Path, workers: int) -> list[str]:
-        values = {"epochs": 40, "log_every_steps": 3, "checkpoint.every_steps": 7}
-        config = tiny_config(**values, **{"data.workers": workers})
+        config = tiny_config(**LONG, **{"data.workers": workers})
         return of_main(flags(config, "patch"), out)
 
-    return Job(command, checkpoint_left)
+    return Job(command, end_state)
 
 
 def probe(folder: Path) -> Job:
@@ -69,7 +59,7 @@ def probe(folder: Path) -> Job:
         config = tiny_linear_config(pretrained, epochs=60, **{"data.workers": workers})
         return of_main(flags(config, "linear"), out)
 
-    return Job(command, lambda out: [checkpoint_left(out), results_left(out)])
+    return Job(command, lambda out: [end_state(out), results_left(out)])
 
 
 def evaluation(folder: Path) -> Job:
@@ -176,7 +166,7 @@ DRILLS = [
 def test_a_killed_command_leaves_the_same(tmp_path, capsys, make, kills, workers):
     seed = kills + workers
     if kills > FAST:
-        kills = max(1, round(SCALE * kills))
+        kills = number(kills)
     counts = drill(make(tmp_path), tmp_path, kills, workers, seed, make is pretraining)
     with capsys.disabled():
         said = ", ".join(f"{n} {name}" for name, n in counts.items())

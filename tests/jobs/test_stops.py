@@ -4,7 +4,6 @@ The fast ones train in this process, with its programs compiled once. The slow o
 NSNEG_DRILLS scales their numbers: 0.1 makes a tenth of them.
 """
 
-import json
 import os
 import random
 import signal
@@ -15,29 +14,17 @@ from pathlib import Path
 
 import jax
 import pytest
+from drills import FAST, LONG, end_state, number
 from processes import ROOT, flags, start
 from small_disk import fill, small_disk
-from tiny import metrics_lines, tiny_config
+from tiny import tiny_config
 
 from nsneg_jax.errors import STOPPED, RunError, Stopped
 from nsneg_jax.jobs import build, pretrain
 from nsneg_jax.training import signals
 from nsneg_jax.training.checkpoints import saving
 
-SCALE = float(os.environ.get("NSNEG_DRILLS", "1"))
-FAST = 5
 STEPS = 20
-
-
-def number(count: int) -> int:
-    return max(1, round(SCALE * count))
-
-
-def end_state(workdir: Path) -> tuple[str, list[dict]]:
-    """Digests of all values in the newest checkpoint, and metrics.jsonl without times."""
-    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    digests = json.loads((newest / "digests" / "metadata").read_text())
-    return digests["state"] | {"step": newest.name}, metrics_lines(workdir)
 
 
 def saved_steps(workdir: Path) -> list[int]:
@@ -164,8 +151,6 @@ def test_a_disk_that_fills_at_random_loses_nothing(undisturbed, tmp_path, capsys
 
 
 # The command.
-
-LONG = {"epochs": 40, "log_every_steps": 3, "checkpoint.every_steps": 7}
 
 
 class Command:
