@@ -43,7 +43,7 @@ def load(
     place = user_path(str(path))
     named_so = place.name.endswith((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
     if layout.is_hub_folder(place) or place.is_file() or (named_so and not place.is_dir()):
-        return load_file(place, dtype, precision, **given)
+        return _from_file(place, dtype, precision, **given)
     if not place.exists() and not str(path).startswith(pretrained.UNTRAINED):
         raise UsageError(
             f"There is no folder {place}. Give a run's workdir, a checkpoint in it such as "
@@ -52,23 +52,10 @@ def load(
     return pretrained.load_pretrained(path, dtype, precision, **given)
 
 
-def load_file(
-    path: Path,
-    dtype: str = "float32",
-    precision: str = "float32",
-    *,
-    image_size: int | None = None,
-    resize: int | None = None,
+def _from_file(
+    path: Path, dtype: str, precision: str, image_size: int | None, resize: int | None
 ) -> Pretrained:
-    """Loads the encoder in a file, as importing it and `load_pretrained` would.
-
-    Args:
-        path: the file, see `states` for the supported kinds; or a folder of `hub.layout`.
-        dtype, precision, image_size, resize: see `pretrained.load_pretrained`.
-
-    Raises:
-        UsageError: the file is refused.
-    """
+    """Loads the encoder in a file or exported folder, as importing it and then loading would."""
     check_computation(dtype, precision)
     found, _, record = recognise_file(path)
     is_pretraining = found.kind == states.PRETRAINING
