@@ -278,6 +278,27 @@ def json_object(path: Path) -> dict[str, Any]:
         return {}
 
 
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads a file of JSON lines; [] if it is missing, see `json_objects`."""
+    try:
+        return json_objects(path.read_text("utf-8", "replace"))
+    except OSError:
+        return []
+
+
+def json_objects(lines: str) -> list[dict[str, Any]]:
+    """Parses JSON lines; leaves out what is no object, as the end of a file being written."""
+    found = []
+    for line in lines.splitlines():
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) and value:
+            found.append(value)
+    return found
+
+
 def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]} ..."

@@ -6,7 +6,7 @@ from configs import evaluate, linear, patch
 from data import arrayrecord, imagenet100, texture
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import sets
-from nsneg_jax.files import data_root, earlier_data
+from nsneg_jax.files import data_root, earlier_data, json_lines
 from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.packed import ArrayRecord
 from nsneg_jax.jobs.frozen import completed
@@ -138,3 +138,10 @@ def test_other_textures_are_refused_where_they_are_used(at):
     config.negatives.texture_source = "folder:others"
     with pytest.raises(UsageError, match=r"negatives\.texture_source"):
         check_workdir(to_json(config), at / "run")
+
+
+def test_json_lines_leave_out_what_is_no_object(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"step": 1}\n[2]\n\xff\n{}\n\n{"step": 3}\n{"st')
+    assert json_lines(path) == [{"step": 1}, {"step": 3}]
+    assert json_lines(tmp_path / "none") == []

@@ -1,6 +1,5 @@
 """Measures what the runs of a comparison take, by short ones."""
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from nsneg_jax.comparison.planning import MOCO, PATCH2, Measured
 from nsneg_jax.comparison.running.stages import carry_out
 from nsneg_jax.comparison.runs import Run, Setting, folder_of, stages_of
 from nsneg_jax.errors import RunError
+from nsneg_jax.files import json_lines
 from nsneg_jax.training.workdir import METRICS
 
 _STEPS = 60  # at least
@@ -48,6 +48,5 @@ def measure(setting: Setting, processes: int, deadline: float) -> Measured:
 
 
 def _seconds_per_step(pretraining: Path, batch: int) -> float:
-    lines = (pretraining / METRICS).read_text("utf-8").splitlines()
-    found = [json.loads(line).get("images_per_second") for line in lines]
+    found = [line.get("images_per_second") for line in json_lines(pretraining / METRICS)]
     return batch / median(speed for speed in found if speed)

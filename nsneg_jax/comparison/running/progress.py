@@ -1,6 +1,5 @@
 """Shows the progress of many runs, from the files that they write."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from nsneg_jax.comparison.running.chains import Link
+from nsneg_jax.files import json_objects
 from nsneg_jax.training.progress import duration
 from nsneg_jax.training.workdir import METRICS
 
@@ -59,15 +59,12 @@ def last_figures(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LAST_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
+            lines = file.read().decode(errors="replace")
     except FileNotFoundError:
         return {}
     figures: dict[str, Any] = {}
-    for line in lines:
-        try:
-            figures |= json.loads(line)
-        except (ValueError, TypeError):  # the first and the last line may be incomplete
-            continue
+    for line in json_objects(lines):  # the first and the last line may be incomplete
+        figures |= line
     return figures
 
 

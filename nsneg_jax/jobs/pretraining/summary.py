@@ -1,6 +1,5 @@
 """What a pre-training says of itself: at its start, with what to consider, and at its end."""
 
-import json
 import math
 import shlex
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from nsneg_jax.files import json_lines
 from nsneg_jax.input.sources.protocol import has_classes
 from nsneg_jax.jobs import opening
 from nsneg_jax.jobs.opening import Run
@@ -154,12 +154,8 @@ def _measured(data: Data) -> str:
 def _last_figures(path: Path) -> dict[str, float]:
     """Returns the last value of each figure in metrics.jsonl; {} if it cannot be read."""
     found: dict[str, float] = {}
-    try:
-        lines = path.read_text("utf-8").splitlines()
-        for line in lines:
-            found |= {k: v for k, v in json.loads(line).items() if isinstance(v, int | float)}
-    except (OSError, ValueError):
-        pass
+    for line in json_lines(path):
+        found |= {k: v for k, v in line.items() if isinstance(v, int | float)}
     return found
 
 

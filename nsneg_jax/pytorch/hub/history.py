@@ -1,14 +1,13 @@
 """What a run's files say of an encoder: settings, data, hardware, figures."""
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.files import json_object
+from nsneg_jax.files import json_lines, json_object
 from nsneg_jax.input.sources.source import data_set_name
 from nsneg_jax.training.checkpoints import checkpoint
 from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG, METRICS, RESULTS, STARTS, step_folders
@@ -147,14 +146,9 @@ def _measured(folder: Path, step: int | None) -> tuple[tuple[str, float, str], .
 
 
 def _lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Returns the objects in a file of JSON lines; [] if it is missing or damaged."""
+    """Returns the objects in a file of JSON lines of a checkpoint's run; [] if there is none."""
     workdir = _workdir(folder)
-    try:
-        text = "" if workdir is None else (workdir / name).read_text("utf-8")
-        found = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError):
-        return []
-    return [line for line in found if isinstance(line, dict)]
+    return [] if workdir is None else json_lines(workdir / name)
 
 
 def _workdir(folder: Path) -> Path | None:

@@ -1,12 +1,11 @@
 """Reads what the workdirs of runs hold, finished or not."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nsneg_jax.files import json_object
+from nsneg_jax.files import json_lines, json_object
 from nsneg_jax.training.workdir import (
     CHECKPOINTS,
     CONFIG,
@@ -110,26 +109,10 @@ def _run(folder: Path, given: Path, name: str) -> Run:
         job=str(config.get("job") or results.get("job") or ""),
         config=config,
         results=results,
-        metrics=_lines(folder / METRICS),
-        starts=_lines(folder / STARTS),
+        metrics=json_lines(folder / METRICS),
+        starts=json_lines(folder / STARTS),
         steps=[int(path.name) for path in step_folders(folder / CHECKPOINTS)],
     )
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return []
-    return [entry for entry in map(_entry, lines) if entry]
-
-
-def _entry(line: str) -> dict[str, Any]:
-    try:
-        content = json.loads(line)
-    except ValueError:  # the end of a file that is being written
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _names(folders: Iterable[Path]) -> list[str]:
