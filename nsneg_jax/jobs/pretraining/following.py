@@ -28,7 +28,7 @@ class Following:
         run: the run.
         data: its images.
         training: its state; the figures of its steps are added to the window there.
-        unreadable: told of images that cannot be read.
+        unreadable: collects the images that cannot be read.
         summary: what the run said of itself at its start.
     """
 
