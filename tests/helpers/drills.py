@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tiny import metrics_lines
 
+from nsneg_jax.training.workdir import step_folders
+
 FAST = 5  # of a kind in the fast tests
 # of a pre-training that is stopped or killed at random
 LONG = {"epochs": 40, "log_every_steps": 3, "checkpoint.every_steps": 7}
@@ -18,6 +20,6 @@ def number(count: int) -> int:
 
 def end_state(workdir: Path) -> tuple[dict, list[dict]]:
     """Digests of all values in the newest checkpoint, and metrics.jsonl without times."""
-    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    newest = step_folders(workdir / "checkpoints")[-1]
     digests = json.loads((newest / "digests" / "metadata").read_text())
     return digests["state"] | {"step": newest.name}, metrics_lines(workdir)

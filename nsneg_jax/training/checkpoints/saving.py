@@ -64,7 +64,7 @@ class Saves:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
             self._manager.close()
-            self._remove_parts()
+            self._remove_parts("[0-9]*")  # an earlier run's writers may have been late, too
         except Exception as failure:
             lost = self._given_up(failure)
             if error is None:
@@ -123,7 +123,7 @@ class Saves:
             self._starting = False
 
     def _start(self, step: int, state: Any, progress: Mapping[str, Any]) -> None:
-        self._remove_parts()
+        self._remove_parts_of_failed()
         plain = without_nan(progress)  # JSON has no NaN
         self._manager.save(
             step,
@@ -194,14 +194,17 @@ class Saves:
         with suppress(Exception):
             self._manager.close()
         self._broken.add(self._step)
-        self._remove_parts()
+        self._remove_parts_of_failed()
 
-    def _remove_parts(self) -> None:
+    def _remove_parts_of_failed(self) -> None:
         """Removes what failed saves left; writers that were not waited for may leave it late."""
+        for step in self._broken:
+            self._remove_parts(str(step))
+
+    def _remove_parts(self, steps: str) -> None:
         if jax.process_count() == 1:
-            for step in self._broken:
-                for path in self.folder.glob(f"{step}.*tmp*"):
-                    shutil.rmtree(path, ignore_errors=True)
+            for path in self.folder.glob(f"{steps}.*tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _keep_quiet() -> None:
