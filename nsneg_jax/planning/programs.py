@@ -17,8 +17,8 @@ from nsneg_jax.evaluation import classifier, features
 from nsneg_jax.evaluation import neighbours as knn
 from nsneg_jax.evaluation import passes as evaluation
 from nsneg_jax.input.texture_pairs import EXEMPLARS, is_photograph, made_at_once, small_recipe
-from nsneg_jax.jobs import linear
 from nsneg_jax.jobs.frozen import completed, probe_settings
+from nsneg_jax.jobs.probing import program as probing
 from nsneg_jax.jobs.validation import (
     validate_evaluate,
     validate_features,
@@ -133,9 +133,9 @@ def lower(
 def _lower_probe(
     config: ConfigDict, pretrained: Pretrained, devices: Mesh, classes: int
 ) -> Lowered:
-    method, state = linear.build(probe_settings(config), pretrained, 1, classes)
+    method, state = probing.build(probe_settings(config), pretrained, 1, classes)
     state = _shapes(state)
-    train_step, end_epoch = linear.compile_steps(method, devices)
+    train_step, end_epoch = probing.compile_steps(method, devices)
     batch = _batch(config)
     rates = len(config.learning_rates)
     yield "probe: train step", train_step.lower(state, batch)

@@ -15,7 +15,8 @@ from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.evaluation.passes import Evaluation
 from nsneg_jax.input.shapes.source import Shapes
 from nsneg_jax.jobs.frozen import probe_settings
-from nsneg_jax.jobs.linear import build, linear
+from nsneg_jax.jobs.linear import linear
+from nsneg_jax.jobs.probing.program import build
 from nsneg_jax.methods import probe
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import load_pretrained
