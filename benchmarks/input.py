@@ -38,7 +38,7 @@ from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.input.crops import sample_crop
 from nsneg_jax.input.decode import FORMATS
 from nsneg_jax.input.loading import AUTOMATIC, Loaders, Steps, available_processors
-from nsneg_jax.input.pipeline import pretrain_batches
+from nsneg_jax.input.pipeline import pretrain_batches, sample_order
 from nsneg_jax.input.sources.folders.folder import Folder
 from nsneg_jax.input.sources.protocol import Source
 from nsneg_jax.input.sources.source import open_source
@@ -165,8 +165,11 @@ def scaling(options: argparse.Namespace) -> dict[str, object]:
     specs = options.source or [f"folder:{options.root}"]
     found = {}
     for spec in specs:
-        make = partial(_batches_by, _open(spec, options), options)
-        found[spec] = input_scaling.scaling(make, options.batch, options.seconds / len(specs))
+        source = _open(spec, options)
+        make = partial(_batches_by, source, options)
+        order = sample_order(len(source), options.batch, 0)
+        seconds = options.seconds / len(specs)
+        found[spec] = input_scaling.scaling(make, order, options.batch, seconds)
         print(f"{spec}\n\n{input_scaling.table(found[spec])}\n", flush=True)
     return {
         "benchmark": "input",

@@ -5,8 +5,10 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks import input_profile
 from nsneg_jax.errors import UsageError
@@ -15,23 +17,29 @@ from nsneg_jax.input.loading import Loaders
 _TURNS = 3
 _WARM_UP = 4  # batches; more than are loaded ahead
 _PROFILED_SECONDS = 10.0
+_ORDERED = 50  # batches whose order is timed
 
 Make = Callable[[Loaders], Iterator[object]]
 
 
-def scaling(make: Make, batch_size: int, seconds: float) -> list[dict[str, object]]:
+def scaling(
+    make: Make, order: Sequence[np.ndarray], batch_size: int, seconds: float
+) -> list[dict[str, object]]:
     """Measures 1, 2, 4 ... threads and workers, up to four per processor, in turns.
 
     Args:
         make: makes our batches for given loaders.
+        order: which images each batch has; it is drawn by this process, whatever loads them.
         batch_size: images per batch.
         seconds: time to measure for, over all.
 
     Returns:
-        Per number of threads or workers: images per second, processor time per image of all
-        processes, and of this process alone; with threads the time that an image holds Python's
-        lock, where py-spy is installed.
+        Per number of threads or workers: images per second and processor time per image of all
+        processes; with workers the processor time per image of this process alone, and what is
+        left of it without drawing the order, which is the hand-over; with threads the time that an
+        image holds Python's lock, where py-spy is installed.
     """
+    ordering = _order_ms(order) / batch_size
     counts = list(itertools.takewhile(lambda n: n <= 4 * (os.cpu_count() or 1), _doubling()))
     cases = [Loaders(threads=n, workers=0) for n in counts]
     cases += [Loaders(threads=1, workers=n) for n in counts]
@@ -50,6 +58,7 @@ def scaling(make: Make, batch_size: int, seconds: float) -> list[dict[str, objec
         }
         if case.workers:
             row["parent_ms_per_image"] = round(parent, 3)
+            row["hand_over_ms_per_image"] = round(parent - ordering, 3)
         elif case.threads in (counts[0], os.cpu_count()):
             row["lock_ms_per_image"] = _lock(make(case), batch_size)
         found.append(row)
@@ -58,10 +67,11 @@ def scaling(make: Make, batch_size: int, seconds: float) -> list[dict[str, objec
 
 def table(rows: list[dict[str, object]]) -> str:
     """Formats the rows as a table in Markdown."""
-    names = ("images_per_second", "cpu_ms_per_image", "parent_ms_per_image", "lock_ms_per_image")
+    names = ("images_per_second", "cpu_ms_per_image", "parent_ms_per_image")
+    names += ("hand_over_ms_per_image", "lock_ms_per_image")
     lines = [
-        "| | images/s | processor time | of the parent | holds the lock |",
-        "|---|" + "---|" * 4,
+        "| | images/s | processor time | of the parent | hand-over | holds the lock |",
+        "|---|" + "---|" * 5,
     ]
     for row in rows:
         kind = "workers" if "workers" in row else "threads"
@@ -72,6 +82,15 @@ def table(rows: list[dict[str, object]]) -> str:
 
 def _doubling() -> Iterator[int]:
     return (2**power for power in itertools.count())
+
+
+def _order_ms(order: Sequence[np.ndarray]) -> float:
+    """Returns the milliseconds of processor time that drawing one batch's order takes."""
+    order[0]
+    start = time.process_time()
+    for step in range(1, 1 + _ORDERED):
+        order[step]
+    return 1000 * (time.process_time() - start) / _ORDERED
 
 
 def _measure(
