@@ -6,13 +6,14 @@ What it does, and what another does, is decided by the innermost of the scopes t
 
 * `begin`: a program starts or ends. The first signal ends the process.
 * `ended_by_signals`: work that saves nothing, or saves as it goes. The first signal raises
-  `Stopped`, the second ends the process.
+  `Stopped`, or ends the process during an import; the second ends it.
 * `StopSignals`: steps that must be saved. The first signal lets the run stop after its step. The
   second raises `Stopped`, except that a save is finished; the third ends the process.
 
 This module imports nothing that takes long, so that signals are caught from the first line on.
 """
 
+import atexit
 import ctypes
 import os
 import select
@@ -175,7 +176,11 @@ class _Catcher:
             self._due = False
             scope = self._scopes[-1]
             if scope.may_raise():
-                raise Stopped(f"stopped by {self.first}; {scope.advice}")
+                text = f"stopped by {self.first}; {scope.advice}"
+                if _is_importing(frame):  # an exception would crash some libraries of C
+                    _say(text)
+                    _exit()
+                raise Stopped(text)
 
     def _unraisable(self, unraisable: Any) -> None:
         """Raises Stopped again if it was raised where Python drops errors, as in `__del__`."""
@@ -213,8 +218,14 @@ _program = _Program()
 
 def begin() -> None:
     """Lets a signal end this process with status 75, until it ends; programs call it first."""
-    if _program not in _catcher._scopes:
-        _catcher.enter(_program, STOP_SIGNALS)
+    if _program not in _catcher._scopes and _catcher.enter(_program, STOP_SIGNALS):
+        atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    """Ignores signals from here on: Python drops its handlers before the process has ended."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Ended:
@@ -336,6 +347,15 @@ def stopped(received: str | None, done: int, total: int, unit: str = "step") -> 
 def _processes() -> int:
     """Returns the number of processes of the run; a command that did not import JAX is alone."""
     return sys.modules["jax"].process_count() if "jax" in sys.modules else 1
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Returns whether a frame, or one that called it, imports a module."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _say(text: str) -> None:

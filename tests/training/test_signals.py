@@ -164,3 +164,47 @@ def test_a_handler_of_c_code_is_taken_over_and_called(capfd):
         assert heard == [signal.SIGTERM] and signals.received == "SIGTERM"
         assert len(capfd.readouterr().err.splitlines()) == 1
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def run_script(folder, text):
+    (folder / "script.py").write_text(text)
+    command = [sys.executable, "script.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_an_import_is_not_interrupted_by_an_exception(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(20)\n"
+        "finally:\n"
+        "    print('unwound', flush=True)\n"
+    )
+    done = run_script(
+        tmp_path,
+        "from nsneg_jax.training.signals import ended_by_signals\n"
+        "with ended_by_signals('once more'):\n"
+        "    import slow\n",
+    )
+    assert done.returncode == STOPPED and not done.stdout
+    assert done.stderr.splitlines()[-1] == "stopped by SIGINT; once more"
+
+
+def test_a_signal_after_all_work_changes_no_status(tmp_path):
+    """Python drops its handlers before the last objects go."""
+    done = run_script(
+        tmp_path,
+        "import atexit, ctypes, sys\n"
+        "from nsneg_jax.training import signals\n"
+        "class Last:\n"
+        "    send = ctypes.CDLL(None).kill\n"
+        "    pid = ctypes.CDLL(None).getpid()\n"
+        "    def __del__(self):\n"
+        "        self.send(self.pid, 15)\n"
+        "signals.begin()\n"
+        "sys.last = Last()\n"
+        "sys.exit(3)\n",
+    )
+    assert done.returncode == 3, done.stderr
