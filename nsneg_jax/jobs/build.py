@@ -160,6 +160,7 @@ def placement(config: ConfigDict) -> Placement:
     """Builds the placement of a run's arrays."""
     return Placement(
         share_queue=config.moco.shard_queue,
+        share_optimizer=config.optimizer.shard,
         # One group sees the whole batch in any order, so there is nothing to shuffle.
         arranged=config.moco.shuffle == "data" and config.model.bn_groups > 1,
     )

@@ -88,7 +88,7 @@ def _train(
     """Trains until the end or a signal; returns the steps done."""
     total, start = data.total, training.start
     views, placement = training.method.views, training.placement
-    train_step = compile_step(training.method, run.devices, placement)
+    train_step = compile_step(training.method, run.devices, placement, training.state)
     finite = jax.jit(is_finite)
     count = jax.jit(jnp.sum, out_shardings=mesh.replicated(run.devices))
     read = partial(batches, config, run, data, views, unreadable)

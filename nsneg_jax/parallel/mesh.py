@@ -39,6 +39,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def split_longest(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
+    """Returns the sharding that splits the longest axis which the devices share evenly.
+
+    Args:
+        mesh: the devices.
+        shape: shape of the array; one without such an axis stays whole.
+    """
+    even = [axis for axis, length in enumerate(shape) if length and length % mesh.size == 0]
+    if not even:
+        return replicated(mesh)
+    return split_axis(mesh, max(even, key=lambda axis: shape[axis]))
+
+
 def put(tree: Any, shardings: Any) -> Any:
     """Puts the arrays of `tree` on the devices; every process must hold all of them.
 

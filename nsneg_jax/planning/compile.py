@@ -81,7 +81,7 @@ def trace_step(config: ConfigDict, devices: Mesh) -> Step:
     placement = build.placement(config)
     state = jax.eval_shape(method.init, params, stats)
     batch = abstract_batch(method.views, config.batch_size, config.data.image_size, placement)
-    traced = compile_step(method, devices, placement).trace(state, batch)
+    traced = compile_step(method, devices, placement, state).trace(state, batch)
     return Step(method, placement, state, batch, traced)
 
 
@@ -119,7 +119,7 @@ def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Progra
     devices = split.size
     step = trace_step(config, split)
     cost = compile_and_read(step.traced.lower(), options)
-    sharding = state_sharding(step.method, split, step.placement)
+    sharding = state_sharding(step.method, split, step.placement, step.state)
     state_bytes = _bytes_on_a_device(step.state, sharding)
     batch_bytes = _bytes(step.batch) // devices
     exchanges = {}

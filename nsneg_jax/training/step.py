@@ -21,24 +21,33 @@ class Placement:
 
     Attributes:
         share_queue: whether the rows of the queue are split over the devices, not replicated.
+        share_optimizer: whether the arrays of the optimiser's state are split over the devices
+            (stage 1 of ZeRO, Rajbhandari et al. 2020).
         arranged: whether each process loads key crops and the sources of negatives in the orders of
             shuffling BN, so that the devices need not exchange them.
     """
 
     share_queue: bool = False
+    share_optimizer: bool = False
     arranged: bool = False
 
 
 def compile_step(
-    method: Method, devices: Mesh, placement: Placement = Placement()
+    method: Method, devices: Mesh, placement: Placement = Placement(), like: Any = None
 ) -> jax.stages.Wrapped:
     """Compiles `method.step` into one program over the devices.
+
+    Args:
+        method: the method.
+        devices: the devices.
+        placement: how the arrays are placed.
+        like: state of the method, or its shapes; needed if the optimiser's state is split.
 
     Returns:
         A function of state and batch that returns the next state and scalar metrics. It donates
         the state, so the caller must not use that state again.
     """
-    state = state_sharding(method, devices, placement)
+    state = state_sharding(method, devices, placement, like)
 
     def train_step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
         with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
@@ -52,12 +61,22 @@ def compile_step(
     )
 
 
-def state_sharding(method: Method, devices: Mesh, placement: Placement = Placement()) -> Any:
-    """Returns the sharding of the state: its dataclass with one sharding per field."""
+def state_sharding(
+    method: Method, devices: Mesh, placement: Placement = Placement(), like: Any = None
+) -> Any:
+    """Returns the sharding of the state: its dataclass with one sharding per field.
+
+    A split optimiser's state has one per array. For the arguments see `compile_step`.
+    """
     whole, split = mesh.replicated(devices), mesh.split_batch(devices)
     shared = method.queue_fields if placement.share_queue else ()
     names = [field.name for field in dataclasses.fields(method.state_type)]
-    return method.state_type(**{name: split if name in shared else whole for name in names})
+    of_fields: dict[str, Any] = {name: split if name in shared else whole for name in names}
+    if placement.share_optimizer:
+        of_fields["opt_state"] = jax.tree.map(
+            lambda leaf: mesh.split_longest(devices, leaf.shape), like.opt_state
+        )
+    return method.state_type(**of_fields)
 
 
 def abstract_batch(

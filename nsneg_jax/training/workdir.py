@@ -55,6 +55,7 @@ _FREE_IN_PRETRAINING = (
     "data.resize",
     "moco.shuffle",
     "moco.shard_queue",
+    "optimizer.shard",
 )
 # Fields missing in config.json of earlier versions, with the values that such runs used.
 _ADDED = {

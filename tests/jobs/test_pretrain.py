@@ -160,9 +160,9 @@ def test_signal_stops_with_everything_saved(whole, tmp_path, monkeypatch):
 def test_resume_on_other_devices_float64(tmp_path, float64):
     """1 and 8 devices, and a run that moves from 1 to 8 and back, agree to 1e-9 after 20 steps.
 
-    On 8 the mover loads shuffled crops and has a part of the queue on each device. The batches,
-    crops and draws are the same to the bit; sums over the batch are not, since each device adds
-    its part first. The variant below has the colours of the views too.
+    On 8 the mover loads shuffled crops, and each device has a part of queue and optimiser. The
+    batches, crops and draws are the same to the bit; sums over the batch are not, since each device
+    adds its part first. The variant below has the colours of the views too.
     """
     values = {"views.jitter_probability": 0.0, "views.grayscale_probability": 0.0}
     values |= {"model.dtype": "float64"}
@@ -170,7 +170,7 @@ def test_resume_on_other_devices_float64(tmp_path, float64):
     one = pretrain(config, tmp_path / "one", one_device())
     eight = pretrain(config, tmp_path / "eight", jax.devices())
     pretrain(tiny_config(**values, total_steps=7), tmp_path / "moved", one_device())
-    spread = values | {"moco.shuffle": "data", "moco.shard_queue": True}
+    spread = values | {"moco.shuffle": "data", "moco.shard_queue": True, "optimizer.shard": True}
     pretrain(tiny_config(**spread, total_steps=14), tmp_path / "moved", jax.devices())
     moved = pretrain(config, tmp_path / "moved", one_device())
     for other in (eight, moved):

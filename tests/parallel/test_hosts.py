@@ -204,8 +204,8 @@ def test_processes_pretrain_as_one_does(alone, tmp_path, processes, devices):
 
 @pytest.mark.slow
 def test_a_split_queue_and_shuffled_crops(alone, tmp_path):
-    """Each process loads its permuted crops and saves its part of the queue."""
-    values = {"moco.shard_queue": True, "moco.shuffle": "data"}
+    """Each process loads its permuted crops and saves its part of queue and optimiser."""
+    values = {"moco.shard_queue": True, "moco.shuffle": "data", "optimizer.shard": True}
     run(2, 2, pretrain_argv(tiny_config(epochs=2, **values, **FLOAT64), tmp_path))
     assert_same_run(tmp_path, alone)
 

@@ -29,9 +29,9 @@ def compiled(**values):
     config = tiny_config(**PLAIN | values)
     method, state = build(config, 5)
     place = placement(config)
-    state = jax.device_put(state, state_sharding(method, devices, place))
+    state = jax.device_put(state, state_sharding(method, devices, place, state))
     batch = abstract_batch(method.views, N, SIZE, place)
-    lowered = compile_step(method, devices, place).lower(state, batch)
+    lowered = compile_step(method, devices, place, state).lower(state, batch)
     return method, state, lowered.compile(compiler_options=FAST)
 
 
@@ -137,6 +137,26 @@ def test_crops_loaded_in_order_or_shuffled_are_the_same_step(crops, float64):
 def test_queue_whole_or_in_parts_is_the_same_step(crops, float64):
     whole, parts = run({}, in_order(crops)), run({"moco.shard_queue": True}, in_order(crops))
     assert_close(whole, parts)
+
+
+def test_optimizer_whole_or_in_parts_is_the_same_step(crops, float64):
+    whole, parts = run({}, in_order(crops)), run({"optimizer.shard": True}, in_order(crops))
+    assert_close(whole, parts)
+
+
+def test_each_device_holds_its_part_of_the_optimizer(float64):
+    _, whole, step = compiled(**{"optimizer.shard": True})
+    state = jax.tree.map(jnp.copy, whole)
+    momenta = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in momenta)
+    assert held < bytes_of(momenta) / 4  # arrays that eight devices cannot share stay whole
+    # Each device gets the parts of the updates that the others compute, and nothing else.
+    found, before = exchanged(step), exchanged(compiled()[2])
+    more = found - before
+    norms = 8 * len(jax.tree.leaves(state.params_q))  # of the gradient's parts
+    assert not before - found and more.pop("all-reduce", 0) <= norms
+    assert {kind for kind, _, _ in more} == {"all-gather"}
+    assert sum(size * times for (_, _, size), times in more.items()) <= bytes_of(state.params_q)
 
 
 def test_each_device_holds_its_part_of_the_queue(float64):

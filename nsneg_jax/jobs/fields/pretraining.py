@@ -374,6 +374,12 @@ PRETRAINING = (
         "'sgd' decays every parameter, the others no biases or norm scales",
         shared.DECAY_REASON,
     ),
+    switch(
+        "optimizer.shard",
+        False,
+        "whether to split the optimiser's state over the devices, for large networks; may change "
+        "on resume",
+    ),
     Field("checkpoint.every_steps", 500, shared.STEPS, "steps between checkpoints"),
     Field("checkpoint.keep", 2, Whole(1, 1_000_000), "latest checkpoints kept"),
     Field(

@@ -45,7 +45,7 @@ def build_or_restore(config: ConfigDict, run: Run, data: Data, resumption: Resum
         opening.check_same_model(config.model, resumption.progress, run.workdir)
     method, state = build.build(config, data.steps_per_epoch)
     placement = build.placement(config)
-    state = mesh.put(state, state_sharding(method, run.devices, placement))
+    state = mesh.put(state, state_sharding(method, run.devices, placement, state))
     negatives = method.views.num_negatives
     # Their weights let a query's own negatives win for long; five of them fill its top 5.
     choices = 1 + config.moco.queue_size + negatives if negatives < 5 else 0
