@@ -9,6 +9,8 @@ tfds             data sets of TFDS where it has them (docs/robustness.md), folde
 small            the validation or test pictures of the probe's run, clean and with ImageNet-C's
                  corruptions made here.
 tiny             the versions of the built-in shapes, for the tiny configs.
+shape            the probe's images without their shapes, details, areas or colours, by degree, and
+                 cue conflicts (docs/shape.md); tiny_shape: on the built-in shapes.
 tiny_texture     textures made of the built-in shapes, and these themselves, by class.
 columns          the versions of your own pictures that `nsneg compare` makes (docs/compare.md).
 
@@ -25,7 +27,7 @@ from nsneg_jax.files import data_root
 from nsneg_jax.jobs import defaults
 from nsneg_jax.jobs.defaults import WHOLE, test_set
 
-VARIANTS = ("", "paper", "tfds", "small", "tiny", "tiny_texture", "columns")
+VARIANTS = ("", "paper", "tfds", "small", "tiny", "tiny_texture", "shape", "tiny_shape", "columns")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -88,6 +90,23 @@ def get_config(variant: str = "") -> ConfigDict:
             {
                 "clean": test_set("shapes:1000", **plain),
                 "texture": test_set("shapes:500", **plain, protocol="texture", generate=True),
+            }
+        )
+    suppression = {"protocol": "corruption", "benchmark": "suppression", "generate": True}
+    if variant == "shape":
+        config.sets = ConfigDict(
+            {
+                "clean": test_set("", "val"),
+                "suppression": test_set("", "val", **suppression),
+                "cue_conflict": config.sets.cue_conflict,
+            }
+        )
+    if variant == "tiny_shape":
+        config.sets = ConfigDict(
+            {
+                "clean": test_set("shapes:1000", **plain),
+                "suppression": test_set("shapes:1000", **plain, **suppression),
+                "cue_conflict": test_set("shapes/conflict:1000", **plain, protocol="cue_conflict"),
             }
         )
     if variant == "columns":

@@ -17,21 +17,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nsneg_jax.corruptions import blur, digital, jpeg, noise, registry, spatter, weather
+from nsneg_jax.corruptions import (
+    blur,
+    digital,
+    jpeg,
+    noise,
+    registry,
+    spatter,
+    suppression,
+    weather,
+)
 from nsneg_jax.corruptions.registry import TABLE, corruption, groups, names, settings_of
 from nsneg_jax.errors import UsageError
 
 __all__ = [
-    "CORRUPTIONS", "EXTRA", "SEVERITIES", "TABLE",
+    "CORRUPTIONS", "EXTRA", "SEVERITIES", "SUPPRESSIONS", "TABLE",
     "corrupt", "corruption", "definition", "groups", "image_keys", "lower", "names", "programs",
     "settings_of",
 ]  # fmt: skip
 
 # Importing a file adds its corruptions to the table.
-_FILES = (noise, blur, weather, spatter, digital, jpeg)
+_FILES = (noise, blur, weather, spatter, digital, jpeg, suppression)
 
 CORRUPTIONS: tuple[str, ...] = names(registry.TEST)  # in the benchmark's mean
 EXTRA: tuple[str, ...] = names(registry.EXTRA)
+SUPPRESSIONS: tuple[str, ...] = names(registry.SUPPRESSION)
 SEVERITIES: tuple[int, ...] = tuple(range(1, 1 + TABLE[CORRUPTIONS[0]].severities))
 
 _LEAST_SIDE = 16
@@ -51,7 +61,7 @@ def corrupt(images: jax.Array, name: str, severity: int, keys: jax.Array) -> jax
 
     Args:
         images: uint8 [N, S, S, 3], S at least 16.
-        name: one of `CORRUPTIONS` or `EXTRA`, or an added corruption.
+        name: one of `CORRUPTIONS`, `EXTRA` or `SUPPRESSIONS`, or an added corruption.
         severity: 1 to 5, or to the number of severities of an added corruption.
         keys: typed keys [N]; one key serves all names and severities, whose draws are independent.
 
@@ -90,7 +100,7 @@ def corrupt(images: jax.Array, name: str, severity: int, keys: jax.Array) -> jax
 def programs(side: int) -> list[tuple[str, int]]:
     """Returns one (name, severity) per program that `corrupt` compiles for pictures of `side`."""
     first: dict[tuple[str | tuple[int, ...], ...], tuple[str, int]] = {}
-    for name, severity in settings_of():
+    for name, severity in (*settings_of(), *settings_of(registry.SUPPRESSION)):
         _, arrays = _inputs(name, severity, side)
         first.setdefault((name, *(array.shape for array in arrays)), (name, severity))
     return list(first.values())

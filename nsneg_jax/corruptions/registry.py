@@ -11,9 +11,10 @@ import numpy as np
 from nsneg_jax.errors import UsageError
 
 GROUPS = ("noise", "blur", "weather", "digital")  # in the order of the paper's table
-# Kinds of corruptions: in ImageNet-C's mean, outside its mean, or not in ImageNet-C.
-TEST, EXTRA, OWN = "test", "extra", "own"
-_KINDS = (TEST, EXTRA, OWN)
+# Kinds of corruptions: in ImageNet-C's mean, outside its mean, a user's, or a suppression.
+TEST, EXTRA, OWN, SUPPRESSION = "test", "extra", "own", "suppression"
+_KINDS = (TEST, EXTRA, SUPPRESSION, OWN)
+_CORRUPTIONS = (TEST, EXTRA, OWN)
 
 Function = Callable[..., jax.Array]
 Settings = Callable[[int, int], tuple[Any, ...]]
@@ -26,7 +27,7 @@ class Corruption:
     Attributes:
         name: name in `corrupt` and in the folders of released sets.
         group: one of `GROUPS`, or another.
-        kind: 'test', 'extra' or 'own'.
+        kind: 'test', 'extra', 'own' or 'suppression'.
         severities: number of severities; the first is 1.
         settings: returns the last arrays of `function` for a side in pixels and a severity.
         function: takes planes float32 [N, 3, S, S] in [0, 1], typed keys [N] and these arrays;
@@ -78,7 +79,8 @@ def corruption(
         settings: one number or array per severity, from severity 1; or a function of side and
             severity that returns a tuple of arrays.
         severities: number of severities, if `settings` is a function.
-        kind: 'test' or 'extra' for corruptions of ImageNet-C.
+        kind: 'test' or 'extra' for corruptions of ImageNet-C, 'suppression' for what is evaluated
+            apart from corruptions.
         stream: see `Corruption`; by default a hash of the name, which no other entry changes.
 
     Raises:
@@ -114,8 +116,8 @@ def corruption(
 
 
 def names(*kinds: str) -> tuple[str, ...]:
-    """Returns the names of corruptions of these kinds (by default all), in the table's order."""
-    return tuple(each.name for each in TABLE.values() if not kinds or each.kind in kinds)
+    """Returns the names of these kinds, by default all but suppressions, in the table's order."""
+    return tuple(each.name for each in TABLE.values() if each.kind in (kinds or _CORRUPTIONS))
 
 
 def groups() -> dict[str, tuple[str, ...]]:
@@ -127,7 +129,7 @@ def groups() -> dict[str, tuple[str, ...]]:
 
 
 def settings_of(*kinds: str) -> tuple[tuple[str, int], ...]:
-    """Returns each (name, severity) of corruptions of these kinds, in the table's order."""
+    """Returns each (name, severity) of these kinds, see `names`."""
     return tuple(
         (name, severity)
         for name in names(*kinds)

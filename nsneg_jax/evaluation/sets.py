@@ -12,7 +12,7 @@ from nsneg_jax.corruptions import registry, settings_of
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.cue_conflict import check_textures, open_cues
 from nsneg_jax.evaluation.protocols.accepted import Accepted
-from nsneg_jax.evaluation.protocols.benchmarks import IMAGENET_C, available
+from nsneg_jax.evaluation.protocols.benchmarks import IMAGENET_C, SUPPRESSION, available
 from nsneg_jax.evaluation.protocols.imagenet import CLASS_LISTS, index_names, listed
 from nsneg_jax.evaluation.protocols.objectnet import open_objectnet
 from nsneg_jax.evaluation.protocols.real import WHERE, with_real_labels
@@ -201,7 +201,9 @@ def _parts(
     one = _part(name, settings, source, classes, about=source.name, generated=procedural)
     if settings.protocol != "corruption":
         return [one]
-    kinds = () if settings.extra else (registry.TEST,)
+    kinds: tuple[str, ...] = () if settings.extra else (registry.TEST,)
+    if settings.benchmark == SUPPRESSION:
+        kinds = (registry.SUPPRESSION,)
     return [
         one._replace(corruption_of=which, corruption=which, generated=True)
         for which in settings_of(*kinds)

@@ -8,7 +8,7 @@ import os
 
 from ml_collections import ConfigDict
 
-from nsneg_jax.evaluation.protocols.benchmarks import IMAGENET_C
+from nsneg_jax.evaluation.protocols.benchmarks import MADE_HERE
 from nsneg_jax.input.labelled import scaled_resize
 from nsneg_jax.input.sources.source import is_files
 from nsneg_jax.jobs.fields.field import wrong
@@ -103,8 +103,9 @@ def validate_evaluate(config: ConfigDict, devices: int) -> None:
         if config.sets[name].generate:
             check.expect(
                 f"sets.{name}.benchmark",
-                config.sets[name].benchmark == IMAGENET_C,
-                f"{IMAGENET_C!r} while sets.{name}.generate is set (others are not made here)",
+                config.sets[name].benchmark in MADE_HERE,
+                f"one of {', '.join(map(repr, MADE_HERE))} while sets.{name}.generate is set "
+                "(others are not made here)",
             )
 
 

@@ -27,6 +27,7 @@ SET_TITLES = {
     "real": "ReaL",
     "objectnet": "ObjectNet",
     "corruption_bar": "Corruption-bar",
+    "suppression": "Suppression",
 }
 # Sets that have no 19-way result share the column of their 100-way result.
 _SYNONYMS = {"rendition": "rendition_100way"}

@@ -138,6 +138,7 @@ def test_names_are_imagenet_cs():
         "blur": 5,
         "weather": 5,
         "digital": 5,
+        "suppression": 4,
     }
     assert SEVERITIES == (1, 2, 3, 4, 5)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, settings_of
+from nsneg_jax.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, SUPPRESSIONS, settings_of
 
 
 class Benchmark(NamedTuple):
@@ -24,6 +24,8 @@ class Benchmark(NamedTuple):
 
 
 IMAGENET_C = "imagenet-c"
+SUPPRESSION = "suppression"
+MADE_HERE = (IMAGENET_C, SUPPRESSION)  # the others are read from files
 # Hendrycks & Dietterich 2019; Mintun, Kirillov & Xie 2021, github.com/facebookresearch/
 # augmentation-corruption, whose folders these are. Both have SEVERITIES.
 BENCHMARKS = {
@@ -35,6 +37,7 @@ BENCHMARKS = {
             "single_frequency_greyscale", "sparkles",
         )
     ),
+    SUPPRESSION: Benchmark(SUPPRESSIONS),
 }  # fmt: skip
 
 # AlexNet's top-1 errors on ImageNet-C in %, means over the severities, from the authors' code

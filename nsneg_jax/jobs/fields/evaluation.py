@@ -158,7 +158,8 @@ TEST_SET = (
         "benchmark",
         "imagenet-c",
         Choice(_benchmarks),
-        "corruptions that 'corruption' looks for and averages: 'imagenet-c' or 'imagenet-c-bar'",
+        "what 'corruption' looks for and averages: 'imagenet-c', 'imagenet-c-bar' or, made here, "
+        "'suppression'",
         is_wordy=True,
     ),
     Field("border", 0, Whole(0, 64), "pixels that 'objectnet' cuts from each side of an image"),
