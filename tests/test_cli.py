@@ -54,7 +54,7 @@ def test_configs_are_found_by_name():
     assert config_files.config_names() == [
         "claim", "compare", "evaluate", "linear", "moco", "patch", "texture",
     ]  # fmt: skip
-    assert len(every_config()) == 41
+    assert len(every_config()) == 43
 
 
 @pytest.mark.parametrize("given", every_config())
