@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nsneg_jax.files import write_whole
+from nsneg_jax.methods.negatives import numbered, parse
 from nsneg_jax.report import sheets
 from nsneg_jax.report.page import conflicts, html
 from nsneg_jax.report.page.gallery import Gallery, agreement, chosen, encoded, neighbours
@@ -153,12 +154,21 @@ def _shrunk(tile: Image.Image, side: int) -> np.ndarray:
 
 
 def _names_of_views(run: Run, columns: int) -> list[str]:
-    kind = str(run.config.get("negatives", {}).get("kind", ""))
+    """Returns a name per column of a run's picture."""
+    negatives = run.config.get("negatives", {})
+    kind, more = str(negatives.get("kind", "")), _more(str(negatives.get("more", "")))
     textures = int("texture" in kind)
-    patches = columns - 2 - textures
+    patches = columns - 2 - textures - len(more)
     names = ["query", "key"]
     names += ["patch negative" + (f" {m}" if patches > 1 else "") for m in range(1, patches + 1)]
+    names += [f"{name} negative" for name in numbered(more)]
     return [*names, *["texture negative"] * textures][:columns]
+
+
+def _more(text: str) -> list[str]:
+    """Returns the names in `negatives.more`, the texture last."""
+    parts = parse(text, known=None)  # a config of the user's may have registered others
+    return sorted((part.name for part in parts for _ in range(part.count)), key="texture".__eq__)
 
 
 def _sheet(rows: Sequence[str], title: str) -> str:
