@@ -8,15 +8,17 @@ import numpy as np
 import optax
 import pytest
 import torch
-from tiny import PLAIN, tiny_config
+from tiny import PLAIN, metrics_lines, tiny_config
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs import build
+from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.batches import MIXING, Views
 from nsneg_jax.methods.contrast import IFM, InfoNCE
 from nsneg_jax.methods.mochi import MoCHi
+from nsneg_jax.methods.negatives import NEGATIVES
 from nsneg_jax.parallel import mesh
 
 pytestmark = pytest.mark.usefixtures("quick_code")
@@ -179,6 +181,21 @@ def test_draws_of_a_query_are_its_own_and_pairs_are_two_keys():
     assert (np.bincount(draws.single.ravel()) > 2400).all()
     assert 0 <= draws.alpha.min() < 0.01 and 0.99 < draws.alpha.max() < 1
     assert 0 <= draws.beta.min() < 0.01 and 0.49 < draws.beta.max() < 0.5
+
+
+@pytest.mark.slow
+def test_a_run_resumes_to_the_bit(tmp_path):
+    """IFM, MoCHi after its warm-up and every negative, stopped in the warm-up and after it."""
+    others = ",".join(f"{name}@1" for name in NEGATIVES if name not in ("patch", "texture"))
+    values = MIXED | {"mochi.warmup_epochs": 1, "loss.name": "ifm", "loss.epsilon": 0.1}
+    values |= {"negatives.more": others, "log_every_steps": 1, "checkpoint.every_steps": 100}
+    states = {}
+    for name, stops in (("whole", (9,)), ("parts", (3, 7, 9))):
+        for stop in stops:
+            config = tiny_config(total_steps=stop, **values)
+            states[name] = pretrain(config, tmp_path / name, jax.devices()[:2])
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, states.values()))
+    assert metrics_lines(tmp_path / "whole") == metrics_lines(tmp_path / "parts")
 
 
 def test_what_mochi_cannot_do_is_refused():

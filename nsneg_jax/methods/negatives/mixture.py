@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.methods.negatives.colours import ColourHistogram
@@ -40,7 +40,8 @@ FORM = (
 )
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """One part of a mixture.
 
     Attributes:
