@@ -8,6 +8,7 @@ import os
 
 from ml_collections import ConfigDict
 
+from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.protocols.benchmarks import IMAGENET_C
 from nsneg_jax.input.labelled import scaled_resize
 from nsneg_jax.input.sources.source import is_files
@@ -191,7 +192,11 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
 
 
 def _check_negatives(check: _Checker, config: ConfigDict) -> None:
-    kind, more = config.negatives.kind, parse(config.negatives.more)
+    kind = config.negatives.kind
+    try:
+        more = parse(config.negatives.more)
+    except UsageError as error:
+        raise UsageError(f"negatives.more cannot be used. {error}") from error
     if "patch" not in kind and not any(part.name == "patch" for part in more):
         check.expect(
             "negatives.patch_mode",

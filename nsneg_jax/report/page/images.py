@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from nsneg_jax.files import write_whole
-from nsneg_jax.methods.negatives import numbered, parse
 from nsneg_jax.report import sheets
 from nsneg_jax.report.page import conflicts, html
 from nsneg_jax.report.page.gallery import Gallery, agreement, chosen, encoded, neighbours
@@ -156,19 +155,23 @@ def _shrunk(tile: Image.Image, side: int) -> np.ndarray:
 def _names_of_views(run: Run, columns: int) -> list[str]:
     """Returns a name per column of a run's picture."""
     negatives = run.config.get("negatives", {})
-    kind, more = str(negatives.get("kind", "")), _more(str(negatives.get("more", "")))
+    kind, text = str(negatives.get("kind", "")), str(negatives.get("more", ""))
+    more = _more(text) if text else []
     textures = int("texture" in kind)
     patches = columns - 2 - textures - len(more)
     names = ["query", "key"]
     names += ["patch negative" + (f" {m}" if patches > 1 else "") for m in range(1, patches + 1)]
-    names += [f"{name} negative" for name in numbered(more)]
+    names += [f"{name} negative" for name in more]
     return [*names, *["texture negative"] * textures][:columns]
 
 
 def _more(text: str) -> list[str]:
-    """Returns the names in `negatives.more`, the texture last."""
+    """Returns the names in `negatives.more`, numbered, the texture last."""
+    from nsneg_jax.methods.negatives import numbered, parse  # JAX, which other pages do without
+
     parts = parse(text, known=None)  # a config of the user's may have registered others
-    return sorted((part.name for part in parts for _ in range(part.count)), key="texture".__eq__)
+    names = [part.name for part in parts for _ in range(part.count)]
+    return numbered(sorted(names, key="texture".__eq__))
 
 
 def _sheet(rows: Sequence[str], title: str) -> str:
