@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         contrastive_loss,
         corrupt,
         load_pretrained,
+        make_negatives,
         patch_negatives,
     )
     from nsneg_jax.methods.moco import MoCo, train_step
@@ -27,6 +28,7 @@ __all__ = [
     "contrastive_loss",
     "corrupt",
     "load_pretrained",
+    "make_negatives",
     "patch_negatives",
     "train_step",
 ]

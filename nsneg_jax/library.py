@@ -174,30 +174,76 @@ def patch_negatives(
         UsageError: the images are not square or have another dtype, the range does not fit, or
             there is no such mode.
     """
-    images = jnp.asarray(images)
-    if images.ndim != 4 or images.shape[1] != images.shape[2]:
-        raise UsageError(
-            f"The images have the shape {images.shape}, but must be squares, [N, S, S, 3]. Crop or "
-            "resize them first."
-        )
-    is_bytes = images.dtype == jnp.uint8
-    if not is_bytes and not jnp.issubdtype(images.dtype, jnp.floating):
-        raise UsageError(
-            f"The images have dtype {images.dtype}, but must have uint8 or a floating dtype."
-        )
+    images = _squares(images)
     check_whole("num", num, 1)
-    if not isinstance(patch_size, tuple | list) or len(patch_size) != 2:
-        raise UsageError(
-            f"patch_size is {patch_size!r}, but must be two whole numbers, the smallest and the "
-            "largest side, such as (16, 72)."
-        )
-    side = images.shape[1]
-    low, high = negatives.scaled_patch_range((patch_size[0], patch_size[1]), side)
-    draws = negatives.draw_patches(_keys(key, len(images)), num, side, low, high, mode)
+    low, high = _patch_range(patch_size, images.shape[1])
+    draws = negatives.draw_patches(_keys(key, len(images)), num, images.shape[1], low, high, mode)
     # bfloat16 holds every whole number up to 256.
-    floats = images.astype(jnp.bfloat16) if is_bytes else images
+    floats = images.astype(jnp.bfloat16) if images.dtype == jnp.uint8 else images
     floats = negatives.oriented(floats, mode)
     return negatives.patch_negatives(floats, draws).astype(images.dtype)
+
+
+def make_negatives(
+    images: ArrayLike,
+    key: jax.Array,
+    kinds: str = "low_frequency",
+    *,
+    patch_size: tuple[int, int] = (16, 72),
+    patch_mode: negatives.Mode = "crops",
+    low_pass_sigma: float = 10.0,
+    high_pass_sigma: float = 3.0,
+) -> jax.Array:
+    """Makes negatives of one kind or several; docs/negatives.md shows them.
+
+    Args:
+        images: [N, S, S, C] in a floating dtype, normalised as the encoder's input or not, or
+            uint8, whose negatives are rounded to whole levels and cut to 0..255.
+        key: one key from `jax.random.key` or `jax.random.PRNGKey`; the draws of image i depend only
+            on it, i and the place of the negative.
+        kinds: names with commas, each with a number per image if it is not 1:
+            'low_frequency,colour_histogram:2'. Names are those of
+            `nsneg_jax.methods.negatives.NEGATIVES` but 'texture'; static under `jit`.
+        patch_size, patch_mode: of 'patch', see `patch_negatives`.
+        low_pass_sigma, high_pass_sigma: standard deviations of the Gaussians of 'low_frequency' and
+            'high_frequency', in pixels of images of 224, scaled for others.
+
+    Returns:
+        [N, M, S, S, C] in the dtype of the images, in the order of the names.
+
+    Raises:
+        UsageError: the images are not square or have another dtype, there is no such kind, or a
+            number is out of range.
+    """
+    images = _squares(images)
+    for name, sigma in (("low_pass_sigma", low_pass_sigma), ("high_pass_sigma", high_pass_sigma)):
+        if not isinstance(sigma, Real) or not 0.1 <= sigma <= 100:
+            raise UsageError(f"{name} is {sigma!r}, but must be a number from 0.1 to 100.")
+    side = images.shape[1]
+    scale = side / 224
+    settings = negatives.Settings(
+        image_size=side,
+        patch_range=_patch_range(patch_size, side),
+        patch_mode=patch_mode,
+        low_pass_sigma=float(low_pass_sigma) * scale,
+        high_pass_sigma=float(high_pass_sigma) * scale,
+    )
+    parts = negatives.parse(kinds)
+    made = [negatives.NEGATIVES[part.name](settings) for part in parts for _ in range(part.count)]
+    if not made or any(negative.reads != "query" for negative in made):
+        raise UsageError(
+            f"kinds is {kinds!r}, but must name one negative or more that are made from the image "
+            "itself, such as 'low_frequency'."
+        )
+    is_bytes = images.dtype == jnp.uint8
+    floats = images.astype(jnp.float32) if is_bytes else images
+    keys = _keys(key, len(images))
+    by_place = [jax.vmap(jax.random.fold_in, (0, None))(keys, m) for m in range(len(made))]
+    found = jnp.stack(
+        [negative(floats, own) for negative, own in zip(made, by_place, strict=True)], axis=1
+    )
+    found = jnp.clip(jnp.rint(found), 0, 255) if is_bytes else found
+    return found.astype(images.dtype)
 
 
 def augment(
@@ -278,6 +324,34 @@ def _keys(key: jax.Array, n: int) -> jax.Array:
         f"key is {key!r}, but must be a single key, such as jax.random.key(0). With several keys, "
         "call the function once per key."
     )
+
+
+def _squares(images: ArrayLike) -> jax.Array:
+    """Returns images [N, S, S, C] as an array.
+
+    Raises:
+        UsageError: they have another shape, or a dtype that is neither uint8 nor floating.
+    """
+    images = jnp.asarray(images)
+    if images.ndim != 4 or images.shape[1] != images.shape[2]:
+        raise UsageError(
+            f"The images have the shape {images.shape}, but must be squares, [N, S, S, 3]. Crop or "
+            "resize them first."
+        )
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UsageError(
+            f"The images have dtype {images.dtype}, but must have uint8 or a floating dtype."
+        )
+    return images
+
+
+def _patch_range(patch_size: Any, side: int) -> tuple[int, int]:
+    if not isinstance(patch_size, tuple | list) or len(patch_size) != 2:
+        raise UsageError(
+            f"patch_size is {patch_size!r}, but must be two whole numbers, the smallest and the "
+            "largest side, such as (16, 72)."
+        )
+    return negatives.scaled_patch_range((patch_size[0], patch_size[1]), side)
 
 
 def _one_of(name: str, value: Any, known: Sequence[str]) -> None:

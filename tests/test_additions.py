@@ -43,12 +43,14 @@ def test_a_method_and_a_network_train_and_are_probed(tmp_path):
     assert state.classifier["kernel"].shape == (1, 8, 10)
 
 
-def test_a_loss_is_a_function_of_the_similarities(tmp_path):
-    _, state, lines = trained(tmp_path / "ifm", method="moco_ifm")
-    _, plain, before = trained(tmp_path / "plain")
-    assert lines[0]["loss"] > before[0]["loss"]  # the moved similarities are harder
-    assert additions.moved(plain.params_q, state.params_q) > 0
-    assert lines[0]["positive_similarity"] == before[0]["positive_similarity"]
+def test_a_loss_and_a_negative_are_names_in_the_config(tmp_path):
+    values = {"loss.name": "dcl", "negatives.more": "mean_colour:2@0.5"}
+    start, state, lines = trained(tmp_path, **values)
+    assert additions.moved(start.params_q, state.params_q) > 1e-4
+    method, _ = build.build(tiny_config(**values), 5)
+    assert method.loss == additions.DCL(0.2, (2.0, 0.5, 0.5))
+    assert method.views.names == ("patch", "mean_colour", "mean_colour 2")
+    assert [line["step"] for line in lines] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,10 @@ def test_lars_and_adamw_leave_vectors_undecayed():
 
 
 def test_what_is_not_known_is_refused():
-    for wrong in ({"method": "mocco"}, {"model.arch": "resnet9"}, {"optimizer.name": "sdg"}):
+    for wrong in (
+        *({"method": "mocco"}, {"model.arch": "resnet9"}, {"optimizer.name": "sdg"}),
+        *({"loss.name": "infonze"}, {"negatives.more": "mean_color@1"}),
+    ):
         (value,) = wrong.values()
         with pytest.raises(UsageError, match=value):
             pretrain(tiny_config(**wrong), "nowhere", jax.devices()[:1])

@@ -52,9 +52,9 @@ def shown(capsys, *arguments: str) -> str:
 
 def test_configs_are_found_by_name():
     assert config_files.config_names() == [
-        "claim", "compare", "evaluate", "linear", "moco", "patch", "texture",
+        "claim", "compare", "evaluate", "ifm", "linear", "moco", "patch", "texture",
     ]  # fmt: skip
-    assert len(every_config()) == 43
+    assert len(every_config()) == 46
 
 
 @pytest.mark.parametrize("given", every_config())
@@ -73,7 +73,7 @@ def test_help_has_each_field_with_its_value_and_meaning(given, capsys):
 def test_fields_stay_those_that_workdirs_were_made_with():
     """Their names are in every config.json."""
     assert {job: len(meanings(job)) for job in ("pretrain", "linear", "evaluate")} == {
-        "pretrain": 68, "linear": 34, "evaluate": 28,
+        "pretrain": 77, "linear": 34, "evaluate": 28,
     }  # fmt: skip
     names = {name for job in ("pretrain", "linear", "evaluate") for name in meanings(job)}
     assert {"negatives.texture_alpha", "moco.shard_queue", "model.precision"} <= names

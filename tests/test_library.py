@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nsneg_jax
-from nsneg_jax import augment, contrastive_loss, corrupt, patch_negatives
+from nsneg_jax import augment, contrastive_loss, corrupt, make_negatives, patch_negatives
 from nsneg_jax.corruptions import corrupt as corrupt_each
 from nsneg_jax.corruptions import image_keys
 from nsneg_jax.errors import UsageError
@@ -203,3 +203,33 @@ def test_build_encoder():
     embeddings, after = encoder(params, stats, images, groups=1)
     assert embeddings.shape == (4, 6)
     assert (after["bn1"]["mean"] != stats["bn1"]["mean"]).any()
+
+
+def test_other_negatives_are_made_in_the_order_of_their_names():
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    key = jax.random.key(3)
+    found = make_negatives(images, key, "colour_histogram:2,low_frequency")
+    assert found.shape == (2, 3, 16, 16, 3) and found.dtype == np.uint8
+    for m in range(2):
+        np.testing.assert_array_equal(np.sort(found[:, m].reshape(2, -1)),
+                                      np.sort(images.reshape(2, -1)))  # fmt: skip
+    assert (found[:, 0] != found[:, 1]).any()
+    filtered = negatives.LowFrequency(10 * 16 / 224)(jnp.asarray(images, jnp.float32), None)
+    np.testing.assert_array_equal(found[:, 2], jnp.rint(filtered).astype(np.uint8))
+    floats = make_negatives(images / np.float32(255), key, "low_frequency")
+    np.testing.assert_allclose(255 * floats[:, 0], filtered, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "values", "named"),
+    [
+        ("", {}, "kinds is ''"),
+        ("texture", {}, "kinds is 'texture'"),
+        ("low_frequencies", {}, "'low_frequencies'"),
+        ("low_frequency", {"low_pass_sigma": 0}, "low_pass_sigma is 0"),
+        ("patch", {"patch_size": 16}, "patch_size is 16"),
+    ],
+)
+def test_wrong_kinds_of_negatives(kinds, values, named):
+    with pytest.raises(UsageError, match=named):
+        make_negatives(np.zeros((1, 16, 16, 3), np.uint8), jax.random.key(0), kinds, **values)

@@ -50,9 +50,9 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
 
     Returns:
         'step'; 'images', number of queries; 'bins', number of bins over [-1, 1]; and 'kinds', by
-        name ('positive', 'queue', 'patch', 'patch 2' .., 'texture'): 'counts' [bins], 'mean',
-        'std', and 'above_positive', the part of these similarities in % that are greater than the
-        query's similarity to its key.
+        name ('positive', 'queue', then `ViewMaker.names`): 'counts' [bins], 'mean', 'std', and
+        'above_positive', the part of these similarities in % that are greater than the query's
+        similarity to its key.
 
     Raises:
         UsageError: the run has no checkpoint or config.json, its method has no such similarities,
@@ -65,7 +65,7 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
     count = math.gcd(config.batch_size, jax.device_count())
     devices = mesh.data_mesh(jax.devices()[:count])
     source, textures = open_split(config.data, config.data.split), None
-    if "texture" in config.negatives.kind:
+    if build.build_views(config).reads_texture:
         source, textures = build.open_textures(config, source, folder.parent.parent)
     method, state = build.build(config, max(1, len(source) // config.batch_size))
     if not isinstance(method, MoCo):
@@ -171,8 +171,7 @@ def _compiled(method: MoCo, devices: Mesh) -> Callable[..., list[_Figures]]:
 
 
 def _kinds(steps: Sequence[list[_Figures]], views: ViewMaker) -> dict[str, dict[str, Any]]:
-    patches = [f"patch {m + 1}" if m else "patch" for m in range(views.patches)]
-    names = ["positive", "queue", *patches, *["texture"] * views.texture]
+    names = ["positive", "queue", *views.names]
     kinds = {}
     for name, of_kind in zip(names, zip(*steps, strict=True), strict=True):
         mean, square, above = (

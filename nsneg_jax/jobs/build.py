@@ -1,6 +1,7 @@
 """Builds the parts of a pre-training from the fields of its config."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from nsneg_jax.input.splits import agree_on_files
 from nsneg_jax.input.texture_pairs import MadeTextures, pair_folders
 from nsneg_jax.methods import optimizer
 from nsneg_jax.methods.batches import ViewMaker
-from nsneg_jax.methods.contrast import InfoNCE
+from nsneg_jax.methods.contrast import LOSSES, ContrastiveLoss
 from nsneg_jax.methods.method import Method
 from nsneg_jax.methods.moco import MoCo
-from nsneg_jax.methods.negatives import scaled_patch_range
+from nsneg_jax.methods.negatives import NEGATIVES, Negative, Settings, parse, scaled_patch_range
+from nsneg_jax.methods.negatives.mochi import MoCHi
 from nsneg_jax.methods.views import ViewRecipe
 from nsneg_jax.models.encoder import Encoder
 from nsneg_jax.registry import Registry
@@ -38,7 +40,7 @@ def build_moco(
         dim=config.model.dim,
         optimizer=build_optimizer(config, schedule),
         learning_rate=schedule,
-        loss=InfoNCE(config.moco.temperature, negative_weights(config, views)),
+        loss=build_loss(config, views),
         views=views,
         queue_size=config.moco.queue_size,
         momentum=config.moco.momentum,
@@ -73,21 +75,69 @@ def build(config: ConfigDict, steps_per_epoch: int) -> tuple[Method, Any]:
 def build_method(config: ConfigDict, encoder: Encoder, steps_per_epoch: int) -> Method:
     """Builds the method from a validated config and an encoder."""
     schedule = build_schedule(config, config.optimizer.learning_rate, steps_per_epoch)
-    return METHODS[config.method](config, encoder, build_views(config), schedule)
+    method = METHODS[config.method](config, encoder, build_views(config), schedule)
+    return _with_mixing(method, config, steps_per_epoch)
+
+
+def _with_mixing(method: Method, config: ConfigDict, steps_per_epoch: int) -> Method:
+    """Adds the mixed negatives of the config, if there are any, to a method.
+
+    Raises:
+        UsageError: the method has no queue whose keys could be mixed.
+    """
+    settings = config.mochi
+    if not settings.pairs and not settings.with_query:
+        return method
+    if not isinstance(method, MoCo):
+        raise UsageError(
+            f"mochi.pairs is {settings.pairs} and mochi.with_query is {settings.with_query}, but "
+            f"both must be 0 with the method {config.method!r}: they mix keys of MoCo's queue."
+        )
+    mochi = MoCHi(
+        hardest=settings.hardest,
+        pairs=settings.pairs,
+        with_query=settings.with_query,
+        warmup_steps=settings.warmup_epochs * steps_per_epoch,
+    )
+    return replace(method, mochi=mochi)
 
 
 def build_views(config: ConfigDict) -> ViewMaker:
     """Builds the `ViewMaker` of a config."""
     kind = config.negatives.kind
+    settings = negative_settings(config)
     return ViewMaker(
         recipe=view_recipe(config),
         patches=config.negatives.num if "patch" in kind else 0,
         texture="texture" in kind,
-        patch_range=scaled_patch_range(config.negatives.patch_size, config.data.image_size),
+        patch_range=settings.patch_range,
         dtype=config.model.dtype,
         seed=config.seed,
-        patch_mode=config.negatives.patch_mode,
+        patch_mode=settings.patch_mode,
+        more=tuple(negative for negative, _ in _more_negatives(config, settings)),
     )
+
+
+def negative_settings(config: ConfigDict) -> Settings:
+    """Returns the settings of the negatives, with lengths in pixels of the views."""
+    fields, side = config.negatives, config.data.image_size
+    return Settings(
+        image_size=side,
+        patch_range=scaled_patch_range(fields.patch_size, side),
+        patch_mode=fields.patch_mode,
+        low_pass_sigma=fields.low_pass_sigma * side / 224,
+        high_pass_sigma=fields.high_pass_sigma * side / 224,
+    )
+
+
+def _more_negatives(config: ConfigDict, settings: Settings) -> list[tuple[Negative, float]]:
+    """Returns the negatives of `negatives.more` with an alpha each, the texture last."""
+    made = [
+        (NEGATIVES[part.name](settings), part.alpha or config.negatives.alpha)
+        for part in parse(config.negatives.more)
+        for _ in range(part.count)
+    ]
+    return sorted(made, key=lambda pair: pair[0].reads == "texture")
 
 
 def view_recipe(config: ConfigDict) -> ViewRecipe:
@@ -100,11 +150,19 @@ def view_recipe(config: ConfigDict) -> ViewRecipe:
     return ViewRecipe(**values)
 
 
+def build_loss(config: ConfigDict, views: ViewMaker) -> ContrastiveLoss:
+    """Builds the loss, with alpha per negative of `views`."""
+    loss = LOSSES[config.loss.name]
+    alphas = negative_weights(config, views)
+    return loss(config.moco.temperature, alphas, epsilon=config.loss.epsilon)
+
+
 def negative_weights(config: ConfigDict, views: ViewMaker) -> tuple[float, ...]:
-    """Returns alpha per negative of `views`, patches first."""
+    """Returns alpha per negative of `views`: of patches, then of `more`, then of the texture."""
     alpha = config.negatives.alpha
+    more = tuple(alpha for _, alpha in _more_negatives(config, negative_settings(config)))
     textures = (config.negatives.texture_alpha or alpha,) * views.texture
-    return (alpha,) * views.patches + textures
+    return (alpha,) * views.patches + more + textures
 
 
 def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[Source, Source]:

@@ -8,13 +8,15 @@ import os
 
 from ml_collections import ConfigDict
 
+from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.protocols.benchmarks import MADE_HERE
 from nsneg_jax.input.labelled import scaled_resize
 from nsneg_jax.input.sources.source import is_files
+from nsneg_jax.jobs import build
 from nsneg_jax.jobs.fields.field import wrong
 from nsneg_jax.jobs.fields.shared import COUNTED, MOST_STEPS
 from nsneg_jax.jobs.fields.table import check_fields
-from nsneg_jax.methods.negatives import scaled_patch_range
+from nsneg_jax.methods.negatives import parse, scaled_patch_range
 from nsneg_jax.training.workdir import flatten
 
 _FEWEST_PER_GROUP = 2
@@ -163,6 +165,7 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         f"less than half of data.image_size, {config.data.image_size}",
     )
     _check_negatives(check, config)
+    _check_loss(check, config)
     check.expect(
         "model.bn_groups",
         config.batch_size % config.model.bn_groups == 0,
@@ -191,7 +194,11 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
 
 def _check_negatives(check: _Checker, config: ConfigDict) -> None:
     kind = config.negatives.kind
-    if "patch" not in kind:
+    try:
+        more = parse(config.negatives.more)
+    except UsageError as error:
+        raise UsageError(f"negatives.more cannot be used. {error}") from error
+    if "patch" not in kind and not any(part.name == "patch" for part in more):
         check.expect(
             "negatives.patch_mode",
             config.negatives.patch_mode == "crops",
@@ -212,21 +219,44 @@ def _check_negatives(check: _Checker, config: ConfigDict) -> None:
                 "0 while negatives.kind is 'none' (use configs/moco.py for a run without "
                 "negatives, or kind 'patch')",
             )
-        return
-    for name in ("negatives.alpha", "negatives.num"):
-        check.expect(
-            name, check.fields[name] > 0, f"greater than 0 while negatives.kind is {kind!r}"
-        )
-    scaled_patch_range(config.negatives.patch_size, config.data.image_size)
+    else:
+        for name in ("negatives.alpha", "negatives.num"):
+            check.expect(
+                name, check.fields[name] > 0, f"greater than 0 while negatives.kind is {kind!r}"
+            )
+        scaled_patch_range(config.negatives.patch_size, config.data.image_size)
     if kind == "texture":
         check.expect(
             "negatives.num", config.negatives.num == 1, "1 of kind 'texture', which has one texture"
         )
-    if "texture" in kind:
+    for part in more:
+        check.expect(
+            "negatives.more",
+            bool(part.alpha or config.negatives.alpha),
+            f"a text with an alpha for {part.name!r}, such as '{part.name}:{part.count}@1', while "
+            "negatives.kind is 'none'",
+        )
+    if "texture" in kind or (more and build.build_views(config).reads_texture):
         textures = config.negatives.texture_source
         of_files = textures.startswith(("folder:", "arrayrecord:"))
         check.expect(
             "negatives.texture_source",
             of_files if is_files(config.data.source) else textures == "made",
             "'folder:PATH' or 'arrayrecord:PATH' for image files, and 'made' for the built-in ones",
+        )
+
+
+def _check_loss(check: _Checker, config: ConfigDict) -> None:
+    name, epsilon = config.loss.name, config.loss.epsilon
+    if name == "ifm":
+        check.expect("loss.epsilon", epsilon > 0, "greater than 0 while loss.name is 'ifm'")
+    if name == "infonce":
+        check.expect(
+            "loss.epsilon", epsilon == 0, "0 while loss.name is 'infonce' (set loss.name to 'ifm')"
+        )
+    if config.mochi.pairs or config.mochi.with_query:
+        size, warmup = config.moco.queue_size, config.mochi.warmup_epochs
+        check.expect("mochi.hardest", config.mochi.hardest <= size, f"at most the queue's {size}")
+        check.expect(
+            "mochi.warmup_epochs", warmup < config.epochs, f"less than epochs, {config.epochs}"
         )

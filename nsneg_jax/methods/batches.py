@@ -10,13 +10,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from nsneg_jax.errors import UsageError
 from nsneg_jax.methods import shuffling
-from nsneg_jax.methods.negatives import Mode, draw_patches, oriented, patch_negatives
+from nsneg_jax.methods.negatives import Mode, Negative, Patches, Texture, numbered
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.methods.views import ViewRecipe, augment
 
 # Random streams of a step; negative m uses NEGATIVE + m.
 SHUFFLE, QUERY_VIEW, KEY_VIEW, NEGATIVE = range(4)
+MIXING = 2**16  # of MoCHi; far more than there are negatives
 
 
 class Views(NamedTuple):
@@ -31,6 +33,8 @@ class Views(NamedTuple):
 class ViewMaker:
     """Makes views and non-semantic negatives; hashable, so it can be static under jit.
 
+    The negatives of an image are its patches, then those of `more`, then its texture.
+
     Attributes:
         recipe: augmentation of both views.
         patches: number of patch negatives per image.
@@ -39,6 +43,11 @@ class ViewMaker:
         dtype: dtype of the views and negatives.
         seed: seed of every draw.
         patch_mode: where patches come from, one of `negatives.MODES`.
+        more: further negatives, one per image each. One that reads the texture is the last, in
+            place of `texture`.
+
+    Raises:
+        UsageError: two negatives read the texture, or one that is not the last.
     """
 
     recipe: ViewRecipe
@@ -48,11 +57,35 @@ class ViewMaker:
     dtype: str
     seed: int
     patch_mode: Mode = "crops"
+    more: tuple[Negative, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(negative.reads == "texture" for negative in self.negatives[:-1]):
+            raise UsageError(
+                f"The negatives are {', '.join(self.names)}, but must have at most one that reads "
+                "the texture, as the last: a batch has one texture per image."
+            )
+
+    @property
+    def negatives(self) -> tuple[Negative, ...]:
+        """The M negatives of an image, in the order of their images in a batch."""
+        patches = (Patches(self.patch_range, self.patch_mode),) * self.patches
+        return patches + self.more + (Texture(),) * self.texture
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the negatives, each once, such as 'patch', 'patch 2', 'texture'."""
+        return tuple(numbered([negative.name for negative in self.negatives]))
 
     @property
     def num_negatives(self) -> int:
         """M, the number of negatives per image."""
-        return self.patches + self.texture
+        return self.patches + len(self.more) + self.texture
+
+    @property
+    def reads_texture(self) -> bool:
+        """Whether a batch needs the textures of its images, for the last negative."""
+        return any(negative.reads == "texture" for negative in self.negatives[-1:])
 
     def draw_orders(self, step: jax.Array, n: int) -> jax.Array:
         """Draws the orders of shuffling BN for keys and each negative, int32 [1 + M, n]."""
@@ -80,22 +113,23 @@ class ViewMaker:
         ]
         return Views(query, key, jnp.concatenate([negatives, *made], axis=1))
 
+    def keys(self, step: jax.Array, purpose: int, n: int) -> jax.Array:
+        """Returns a typed key per place of a global batch of n samples, for a stream of a step."""
+        return self._keys(step, purpose, None, n)
+
     def _negative(
         self, m: int, order: jax.Array | None, step: jax.Array, batch: Batch, query: jax.Array
     ) -> jax.Array:
         """Makes negative m of every image, in `order`, [N, 1, S, S, 3]."""
-        is_texture = m == self.patches
+        negative = self.negatives[m]
         if "negatives" in batch:
             seen = self._view(batch["negatives"][:, m], step, QUERY_VIEW, order)
-        elif is_texture:
+        elif negative.reads == "texture":
             seen = self._view(batch["texture"], step, QUERY_VIEW, order)
         else:
             seen = query if order is None else query[order]
-        if is_texture:
-            return seen[:, None]
         keys = self._keys(step, NEGATIVE + m, order, len(query))
-        draws = draw_patches(keys, 1, query.shape[1], *self.patch_range, self.patch_mode)
-        return patch_negatives(oriented(seen, self.patch_mode), draws)
+        return negative(seen, keys)[:, None]
 
     def _view(
         self, crops: jax.Array, step: jax.Array, purpose: int, order: jax.Array | None

@@ -1,10 +1,13 @@
 """Cosine similarities of embeddings, and the contrastive loss with non-semantic negatives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+
+from nsneg_jax.registry import Registry
 
 
 class Similarities(NamedTuple):
@@ -62,6 +65,57 @@ class InfoNCE:
     def _logits(self, s: Similarities) -> Similarities:
         weighted = jnp.array(self.alphas, s.nonsemantic.dtype) * s.nonsemantic
         return Similarities(*(x / self.temperature for x in (s.positive, s.queue, weighted)))
+
+
+@dataclass(frozen=True)
+class IFM(InfoNCE):
+    """Implicit feature modification (Robinson et al. 2021, arXiv 2106.11230) of InfoNCE.
+
+    The mean of two InfoNCE losses: of the similarities as they are, and of the hardest ones that
+    embeddings moved by `epsilon` could have, which are the key's less epsilon and every negative's
+    plus epsilon. As in the authors' code for MoCo (github.com/joshr17/IFM), epsilon enters before
+    the division by the temperature, and the second loss has the weight alpha = 1 of
+    (L + alpha L_epsilon) / (1 + alpha).
+
+    IFM knows no non-semantic negatives. Their embeddings move like the others', and then alpha_m
+    multiplies: alpha_m (q.t_m + epsilon).
+
+    Attributes:
+        epsilon: how far similarities move, greater than 0; the authors have 0.05 to 0.2.
+    """
+
+    epsilon: float = 0.1
+
+    def __call__(self, s: Similarities) -> jax.Array:
+        """(L(s) + L(s.positive - e, s.queue + e, s.nonsemantic + e)) / 2 per query, [N]."""
+        e = self.epsilon
+        harder = Similarities(s.positive - e, s.queue + e, s.nonsemantic + e)
+        return (super().__call__(s) + super().__call__(harder)) / 2
+
+
+# Builds a loss from (temperature, alphas) and epsilon by name.
+LossBuilder = Callable[..., ContrastiveLoss]
+
+
+def _infonce(temperature: float, alphas: tuple[float, ...], *, epsilon: float) -> ContrastiveLoss:
+    return InfoNCE(temperature, alphas)
+
+
+LOSSES: Registry[LossBuilder] = Registry("loss", {"infonce": _infonce, "ifm": IFM})
+
+
+def register(name: str, builder: LossBuilder) -> None:
+    """Registers a loss under a name, which configs give as `loss.name`.
+
+    Args:
+        name: none of the package's own.
+        builder: called with temperature and alphas, one per non-semantic negative, and with epsilon
+            (`loss.epsilon`) by name; returns a `ContrastiveLoss`.
+
+    Raises:
+        ValueError: the package has one of this name.
+    """
+    LOSSES.add(name, builder)
 
 
 def histogram(values: jax.Array, bins: int) -> jax.Array:

@@ -21,7 +21,7 @@ import optax
 from flax import struct
 
 from nsneg_jax.methods import shuffling
-from nsneg_jax.methods.batches import ViewMaker, Views
+from nsneg_jax.methods.batches import MIXING, ViewMaker, Views
 from nsneg_jax.methods.contrast import (
     ContrastiveLoss,
     Similarities,
@@ -30,6 +30,7 @@ from nsneg_jax.methods.contrast import (
     spread,
 )
 from nsneg_jax.methods.method import Metrics
+from nsneg_jax.methods.negatives.mochi import MoCHi
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.models.encoder import Encoder, Tree
 
@@ -50,6 +51,8 @@ class MoCo:
         groups: batch-norm groups, one per process of the original.
         merge_passes: whether keys and negatives share one forward pass of (1 + M) N images instead
             of 1 + M passes: same mathematics, better use of the chip, more memory.
+        mochi: mixes further negatives from the queue, which join its similarities in the loss and
+            in nothing else; None for none.
     """
 
     encoder: Encoder
@@ -62,6 +65,7 @@ class MoCo:
     momentum: float
     groups: int
     merge_passes: bool
+    mochi: MoCHi | None = None
 
     @property
     def state_type(self) -> type["TrainState"]:
@@ -169,7 +173,7 @@ def _next_step(
 ) -> tuple[TrainState, "Outputs"]:
     orders = moco.views.draw_orders(state.step, len(batch["query"])) if moco.shuffles else None
     if orders is not None and not arranged:
-        batch = shuffling.arrange(batch, orders, moco.views.texture)
+        batch = shuffling.arrange(batch, orders, moco.views.reads_texture)
     views = moco.views(state.step, batch, orders)
     return update(moco, state, views, orders)
 
@@ -194,8 +198,9 @@ def update(
 
     def loss_fn(params_q: Tree) -> tuple[jax.Array, tuple[Tree, jax.Array, Similarities]]:
         q, stats_q = moco.encoder(params_q, state.stats_q, views.query, moco.groups)
-        s = similarities(l2_normalize(q), k, state.queue, t)
-        loss = moco.loss(s)
+        q = l2_normalize(q)
+        s = similarities(q, k, state.queue, t)
+        loss = moco.loss(_with_mixed(moco, state, q, s))
         return loss.mean(), (stats_q, loss, s)
 
     gradients, (stats_q, loss, s) = jax.grad(loss_fn, has_aux=True)(state.params_q)
@@ -213,6 +218,15 @@ def update(
         opt_state=opt_state,
     )
     return state, outputs
+
+
+def _with_mixed(moco: MoCo, state: TrainState, q: jax.Array, s: Similarities) -> Similarities:
+    """Adds the similarities of queries to mixed negatives to those of the queue."""
+    if moco.mochi is None:
+        return s
+    draws = moco.mochi.draw(moco.views.keys(state.step, MIXING, len(q)))
+    mixed = moco.mochi.similarities(state.step, q, state.queue, s.queue, draws)
+    return s._replace(queue=jnp.concatenate([s.queue, mixed], axis=1))
 
 
 def momentum_update(params_k: Tree, params_q: Tree, momentum: float) -> Tree:

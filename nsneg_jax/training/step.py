@@ -94,7 +94,7 @@ def crop_fields(views: ViewMaker, placement: Placement = Placement()) -> tuple[s
     """Returns the names of the entries in a step's batch."""
     if placement.arranged:
         return ("query", "key", "negatives") if views.num_negatives else ("query", "key")
-    return ("query", "key", "texture") if views.texture else ("query", "key")
+    return ("query", "key", "texture") if views.reads_texture else ("query", "key")
 
 
 def shuffle_orders(views: ViewMaker, batch_size: int) -> ShuffleOrders:

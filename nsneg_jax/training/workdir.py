@@ -63,6 +63,15 @@ _ADDED = {
     "data.labels": "",
     "model.precision": "tensorfloat32",
     "negatives.patch_mode": "crops",
+    "negatives.more": "",
+    "negatives.low_pass_sigma": 10.0,
+    "negatives.high_pass_sigma": 3.0,
+    "loss.name": "infonce",
+    "loss.epsilon": 0.0,
+    "mochi.hardest": 1024,
+    "mochi.pairs": 0,
+    "mochi.with_query": 0,
+    "mochi.warmup_epochs": 10,
     "features_splits": "",
     "optimizer.name": "sgd",
     "optimizer.warmup_epochs": 0,
@@ -164,7 +173,8 @@ def _differences(
     before = _ADDED | flatten(kept)
     now = flatten(config)
     free = _FREE_TO_CHANGE + (_FREE_IN_PRETRAINING if config["job"] == "pretrain" else ())
-    if "texture" not in now.get("negatives.kind", "texture"):
+    # A negative of the user's, in negatives.more, may read textures, too.
+    if "texture" not in now.get("negatives.kind", "texture") and not now.get("negatives.more"):
         free += ("negatives.texture_source",)  # unused here, and its default follows $NSNEG_DATA
     return [
         f"{name} was {_shown(before, name)} and is {_shown(now, name)}"

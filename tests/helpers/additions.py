@@ -1,6 +1,6 @@
-"""What a user adds from outside: a method, a network, a loss and an optimiser, made small."""
+"""What a user adds from outside: method, network, loss, negative and optimiser, made small."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from flax import nnx, struct
 
 from nsneg_jax import models
 from nsneg_jax.jobs import build
-from nsneg_jax.methods import optimizer
+from nsneg_jax.methods import contrast, negatives, optimizer
 from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.contrast import InfoNCE, Similarities, l2_normalize
 from nsneg_jax.models.encoder import Encoder
@@ -39,14 +39,28 @@ class TinyViT(nnx.Module):
 
 
 @dataclass(frozen=True)
-class IFM(InfoNCE):
-    """Implicit feature modification (Robinson et al. 2021): similarities moved by a budget."""
-
-    budget: float = 0.1
+class DCL(InfoNCE):
+    """The decoupled contrastive loss (Yeh et al. 2022): no positive pair in the denominator."""
 
     def __call__(self, s: Similarities) -> jax.Array:
-        harder = Similarities(s.positive - self.budget, s.queue + self.budget, s.nonsemantic)
-        return (super().__call__(s) + super().__call__(harder)) / 2
+        own = jnp.array(self.alphas, s.nonsemantic.dtype) * s.nonsemantic
+        negatives = jnp.concatenate([s.queue, own], axis=1) / self.temperature
+        return jax.nn.logsumexp(negatives, axis=1) - s.positive / self.temperature
+
+
+def build_dcl(temperature, alphas, *, epsilon):
+    return DCL(temperature, alphas)
+
+
+@dataclass(frozen=True)
+class MeanColour:
+    """The mean colour of the view and nothing else."""
+
+    name: str = "mean_colour"
+    reads: str = "query"
+
+    def __call__(self, images, keys):
+        return jnp.broadcast_to(images.mean(axis=(1, 2), keepdims=True), images.shape)
 
 
 @struct.dataclass
@@ -127,18 +141,14 @@ def build_byol(config, encoder, views, schedule):
     )
 
 
-def build_ifm(config, encoder, views, schedule):
-    moco = build.build_moco(config, encoder, views, schedule)
-    return replace(moco, loss=IFM(moco.loss.temperature, moco.loss.alphas, budget=0.2))
-
-
 def lion(schedule, *, momentum, weight_decay):
     return optax.lion(schedule, b1=momentum, weight_decay=weight_decay)
 
 
 models.register("tiny_vit", TinyViT)
 build.register("byol", build_byol)
-build.register("moco_ifm", build_ifm)
+contrast.register("dcl", build_dcl)
+negatives.register("mean_colour", lambda settings: MeanColour())
 optimizer.register("lion", lion)
 
 

@@ -67,6 +67,17 @@ def _not_names(kind: kinds.Names, rng: random.Random) -> list[Any]:
     return [f"{name}x", f"{name},{name}", f"{name},", ",", f"{name};", 0, None, True, (name,)]
 
 
+def _weighted(kind: kinds.Weighted, rng: random.Random) -> Any:
+    parts = ["patch", "low_frequency:2", "colour_histogram@0.5", "amplitude_only:3@1e-1"]
+    return rng.choice([",", ", "]).join(rng.sample(parts, rng.randint(0, len(parts))))
+
+
+def _not_weighted(kind: kinds.Weighted, rng: random.Random) -> list[Any]:
+    part = rng.choice(["patch", "low_frequency:2", "colour_histogram@0.5"])
+    bad = [f"{part},", f"{part};", f"{part}@x", f"{part}:", "@1", ":2", "patch:-1", "patch:1.5"]
+    return [*bad, 0, None, True, (part,), math.nan]
+
+
 def _pair(kind: kinds.Pair, rng: random.Random) -> Any:
     values = [valid_value(kind.of, rng) for _ in range(2)]
     return tuple(sorted(values))
@@ -110,13 +121,14 @@ def _not_several(kind: kinds.Several, rng: random.Random) -> list[Any]:
 VALID: dict[type, Any] = {
     kinds.Whole: _whole, kinds.Number: _number, kinds.Switch: _switch, kinds.Text: _text,
     kinds.Choice: _choice, kinds.Names: _names, kinds.Pair: _pair, kinds.Each: _each,
-    kinds.Several: _several,
+    kinds.Several: _several, kinds.Weighted: _weighted,
 }  # fmt: skip
 INVALID: dict[type, Any] = {
     kinds.Whole: _not_whole, kinds.Number: _not_number, kinds.Text: _not_text,
     kinds.Switch: lambda kind, rng: [0, 1, "True", "yes", None, (True,), 1.0],
     kinds.Choice: _not_choice, kinds.Names: _not_names, kinds.Pair: _not_pair,
     kinds.Each: _not_each, kinds.Several: _not_several,
+    kinds.Weighted: _not_weighted,
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from nsneg_jax.methods import moco
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import load_pretrained, trained_on
+from nsneg_jax.report.page import images, runs
 from nsneg_jax.report.pictures import save_views
 from nsneg_jax.training.checkpoints.checkpoint import Checkpoints
 from nsneg_jax.training.metrics import MetricWriter
@@ -263,10 +264,11 @@ def test_non_finite_loss_stops_without_saving(tmp_path):
 
 @pytest.mark.parametrize("negatives", [0, 2])
 def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
-    values = {"negatives.num": negatives, "total_steps": 3, "pictures": True}
-    values |= {"moco.shuffle": "data"}
-    if not negatives:
-        values |= {"negatives.kind": "none", "negatives.alpha": 0.0}
+    values = {"total_steps": 3, "pictures": True, "moco.shuffle": "data"}
+    if negatives:
+        values |= {"negatives.num": negatives - 1, "negatives.more": "colour_histogram"}
+    else:
+        values |= {"negatives.kind": "none", "negatives.num": 0, "negatives.alpha": 0.0}
     pictured = []
     monkeypatch.setattr(
         "nsneg_jax.jobs.pretraining.pictures.save_views",
@@ -277,6 +279,9 @@ def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
     assert ("nonsemantic_similarity" in line) == bool(negatives)
     # query, key and the negatives side by side, 96 px a tile
     assert Image.open(tmp_path / "pictures" / "views.png").width == 4 + (2 + negatives) * 100
+    (run,) = runs.read([tmp_path])
+    names = ["query", "key", "patch negative", "colour_histogram negative"]
+    assert [name for name, _ in images.views(run)] == names[: 2 + negatives]
     # a row is of one sample, though the run loads its keys and negatives in other orders
     (batch,) = pretrain_batches(
         Shapes("train", image_size=16, size=80), Steps(16, 0, 1), Loaders(2), image_size=16,

@@ -1,11 +1,14 @@
 """Kinds of values that a field of a config can have: what holds, and how to say it."""
 
 import math
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nsneg_jax.registry import Registry
+
+_WEIGHTED = re.compile(r"\w+(:\d{1,4})?(@[0-9.eE+-]{1,24})?")
 
 
 class Kind(Protocol):
@@ -164,6 +167,22 @@ class Names:
             return False
         given = [name.strip() for name in value.split(",")] if value else []
         return set(given) <= set(self.names) and len(set(given)) == len(given)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A text of parts with commas, each NAME[:COUNT][@WEIGHT], or none.
+
+    Names and the sizes of the numbers are checked by what reads the text.
+    """
+
+    expected = "'' or parts with commas, each NAME, NAME:COUNT, NAME@ALPHA or NAME:COUNT@ALPHA"
+
+    def holds(self, value: object) -> bool:
+        if not isinstance(value, str):
+            return False
+        parts = [part.strip() for part in value.split(",")] if value else []
+        return all(_WEIGHTED.fullmatch(part) for part in parts)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.methods.negatives import parse
 from nsneg_jax.models.resnet import ARCHS
 
 _FLOAT, _RGB = 4, 3  # bytes; channels
@@ -47,9 +48,12 @@ def _of_pretraining(config: ConfigDict, devices: Mesh) -> dict[str, int]:
     side, model = config.data.image_size, config.model
     queue = config.moco.queue_size * model.dim * _FLOAT
     views = 2 + config.negatives.num * ("patch" in config.negatives.kind)
+    views += sum(part.count for part in parse(config.negatives.more))
     pixels = share * side * side * _RGB * views * _FLOAT
+    mixed = config.mochi.pairs + config.mochi.with_query
     parts = {
         "moco.queue_size": queue // (size if config.moco.shard_queue else 1),
+        "mochi.pairs": share * mixed * model.dim * _FLOAT,
         "batch_size": pixels,
     }
     if model.arch in ARCHS:

@@ -3,12 +3,10 @@
 from collections.abc import Collection
 
 from nsneg_jax.files import data_root
-from nsneg_jax.jobs.fields import shared
+from nsneg_jax.jobs.fields import contrast, shared
 from nsneg_jax.jobs.fields.field import Field
 from nsneg_jax.jobs.fields.kinds import Choice, Each, Number, Pair, Several, Text, Whole
 from nsneg_jax.jobs.fields.shared import switch
-
-KINDS = ("none", "patch", "texture", "patch+texture")  # of negatives
 
 
 def _methods() -> Collection[str]:
@@ -33,12 +31,6 @@ def _optimizers() -> Collection[str]:
     from nsneg_jax.methods.optimizer import OPTIMIZERS
 
     return OPTIMIZERS
-
-
-def _modes() -> Collection[str]:
-    from nsneg_jax.methods.negatives import MODES
-
-    return MODES
 
 
 PRETRAINING = (
@@ -270,63 +262,8 @@ PRETRAINING = (
         "whether to split the queue over the devices, for large K; K must then be a multiple of "
         "the number of devices",
     ),
-    Field(
-        "negatives.kind",
-        "none",
-        Choice(KINDS),
-        "kind of negative: 'none', 'patch', 'texture', 'patch+texture'",
-        is_wordy=True,
-    ),
-    Field(
-        "negatives.num",
-        0,
-        Whole(0, 64),
-        "patch negatives per image; 0 for 'none', 1 for 'texture'",
-        "each is one more image per sample",
-    ),
-    Field(
-        "negatives.alpha",
-        0.0,
-        Number(1e-3, 100, zero=True),
-        "multiplies their similarity; greater than 0, but 0 for 'none'",
-        "the paper has 1 to 3",
-    ),
-    Field(
-        "negatives.texture_alpha",
-        0.0,
-        Number(1e-3, 100, zero=True),
-        "'patch+texture': multiplies the similarity of the textures; 0 = alpha",
-    ),
-    Field(
-        "negatives.texture_source",
-        lambda: f"folder:{data_root()}/imagenet100-texture",
-        Text("'folder:PATH', for example", needed=True),
-        "textures: 'folder:PATH' or 'arrayrecord:PATH' with SPLIT/CLASS/NAME.png per NAME.JPEG; "
-        "'made' = generated from the built-in images",
-        named_default="folder:$NSNEG_DATA/imagenet100-texture",
-    ),
-    Field(
-        "negatives.missing",
-        "error",
-        Choice(("error", "skip")),
-        "images without a texture: 'error' = do not start, 'skip' = leave them out",
-        is_wordy=True,
-    ),
-    Field(
-        "negatives.patch_size",
-        (16, 72),
-        Pair(Whole(1, 223)),
-        "side of a patch in pixels at 224, inclusive",
-        "a patch is smaller than an image of 224",
-    ),
-    Field(
-        "negatives.patch_mode",
-        "crops",
-        Choice(_modes),
-        "patches: 'crops' = random ones; 'rotated', 'flipped', 'rotated+flipped' = these, each in "
-        "a random orientation; 'jigsaw' = those of a grid in random order",
-        is_wordy=True,
-    ),
+    *contrast.NEGATIVES,
+    *contrast.LOSS,
     Field(
         "optimizer.name",
         "sgd",

@@ -53,7 +53,7 @@ def open_data(config: ConfigDict, workdir: Path) -> Data:
         UsageError: they cannot be used.
     """
     source, textures = open_split(config.data, config.data.split), None
-    if "texture" in config.negatives.kind:
+    if build.build_views(config).reads_texture:
         source, textures = build.open_textures(config, source, workdir)
     if len(source) < config.batch_size:
         raise UsageError(

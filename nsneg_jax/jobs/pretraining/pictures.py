@@ -52,4 +52,4 @@ def _save_first_views(make_views: ViewMaker, batch: Batch, path: Path) -> None:
         for name, crops in batch.items()
     }
     views = jax.jit(make_views)(0, first)
-    save_views(jax.device_get(views), path)
+    save_views(jax.device_get(views), path, make_views.names)

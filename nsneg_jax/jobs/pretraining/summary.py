@@ -18,6 +18,7 @@ from nsneg_jax.jobs.opening import Run
 from nsneg_jax.jobs.pretraining.data import Data
 from nsneg_jax.jobs.pretraining.following import accuracies, speed
 from nsneg_jax.jobs.pretraining.state import Training
+from nsneg_jax.methods.negatives import parse
 from nsneg_jax.training.workdir import CHECKPOINTS, METRICS, TENSORBOARD, VIEWS
 
 _WIDTH = 80
@@ -130,13 +131,22 @@ def at_end(config: ConfigDict, workdir: Path, done: int) -> str:
 def _method(config: ConfigDict, training: Training) -> str:
     if config.method != "moco":
         return config.method
-    negatives, kind = training.method.views.num_negatives, config.negatives.kind
-    own = f"{negatives} {kind} negative{'s' * (negatives > 1)} per image"
-    own += f", alpha {config.negatives.alpha:g}"
+    negatives, kind = config.negatives, config.negatives.kind
+    more = sum(part.count for part in parse(negatives.more))
+    count = training.method.views.num_negatives - more
+    own = []
+    if count:
+        own.append(f"{count} {kind} negative{'s' * (count > 1)} per image")
+        own.append(f"alpha {negatives.alpha:g}")
+    own += [f"negatives {negatives.more}"] if more else []
+    loss = f", {config.loss.name}" if config.loss.name != "infonce" else ""
+    mixing = config.mochi
+    if mixing.pairs or mixing.with_query:
+        loss += f", MoCHi ({mixing.hardest}, {mixing.pairs}, {mixing.with_query})"
     return (
-        f"moco, {own if negatives else 'no non-semantic negatives'}; queue "
+        f"moco, {', '.join(own) or 'no non-semantic negatives'}; queue "
         f"{config.moco.queue_size:,}, momentum {config.moco.momentum:g}, temperature "
-        f"{config.moco.temperature:g}"
+        f"{config.moco.temperature:g}{loss}"
     )
 
 

@@ -94,8 +94,10 @@ def _method(config: Mapping[str, Any]) -> str:
 
 
 def _negatives(config: Mapping[str, Any]) -> str:
-    kind = str(config.get("negatives", {}).get("kind", "none"))
-    return "" if kind == "none" else kind.replace("+", " and ")
+    negatives = config.get("negatives", {})
+    kind, more = str(negatives.get("kind", "none")), str(negatives.get("more", ""))
+    kinds = [] if kind == "none" else [kind.replace("+", " and ")]
+    return " and ".join([*kinds, *[more] * bool(more)])
 
 
 def _training(source: Pretrained, history: History) -> Iterator[tuple[str, str]]:
@@ -112,8 +114,8 @@ def _training(source: Pretrained, history: History) -> Iterator[tuple[str, str]]
     images = "" if history.images is None else f", {history.images:,} images"
     yield "data", f"{named(fields.get('data.source', ''))}, split {value('data.split')}{images}"
     yield "method", _method(history.config)
-    if _negatives(history.config):
-        kind = fields["negatives.kind"]
+    kind = fields.get("negatives.kind", "none")
+    if kind != "none":
         alpha = f"{value('negatives.alpha')}, {value('negatives.num')} per image"
         if "+" in kind:
             alpha += f"; of the texture {value('negatives.texture_alpha')}"
@@ -121,6 +123,13 @@ def _training(source: Pretrained, history: History) -> Iterator[tuple[str, str]]
         if "patch" in kind:
             low, high = fields["negatives.patch_size"]
             yield "patches", f"{low} to {high} px at 224, {value('negatives.patch_mode')}"
+    if fields.get("negatives.more"):
+        yield "more negatives", value("negatives.more")
+    if fields.get("loss.name", "infonce") != "infonce":
+        yield "loss", f"{value('loss.name')}, epsilon {value('loss.epsilon')}"
+    if fields.get("mochi.pairs") or fields.get("mochi.with_query"):
+        numbers = [value(f"mochi.{name}") for name in ("hardest", "pairs", "with_query")]
+        yield "MoCHi (N, s, s')", ", ".join(numbers)
     yield (
         "contrast",
         f"queue {value('moco.queue_size')}, momentum {value('moco.momentum')}, "

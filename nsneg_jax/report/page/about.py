@@ -220,13 +220,16 @@ def _method(config: Mapping[str, Any]) -> str:
 def _negatives(config: Mapping[str, Any]) -> str:
     negatives = config.get("negatives", {})
     kind = str(negatives.get("kind", ""))
-    if not negatives or kind in ("", "none"):
+    more = str(negatives.get("more", ""))
+    if not negatives or (kind in ("", "none") and not more):
         return "none beyond the queue" if negatives else ""
-    text = f"{kind}, {negatives.get('num')} per query, alpha {negatives.get('alpha')}"
+    texts = []
+    if kind not in ("", "none"):
+        texts.append(f"{kind}, {negatives.get('num')} per query, alpha {negatives.get('alpha')}")
     if "patch" in kind:
         low, high = negatives.get("patch_size", ("?", "?"))
-        text += f", patches of {low} to {high} px at 224"
-    return text
+        texts.append(f"patches of {low} to {high} px at 224")
+    return ", ".join([*texts, *[more] * bool(more)])
 
 
 def _schedule(config: Mapping[str, Any]) -> str:

@@ -153,12 +153,25 @@ def _shrunk(tile: Image.Image, side: int) -> np.ndarray:
 
 
 def _names_of_views(run: Run, columns: int) -> list[str]:
-    kind = str(run.config.get("negatives", {}).get("kind", ""))
+    """Returns a name per column of a run's picture."""
+    negatives = run.config.get("negatives", {})
+    kind, text = str(negatives.get("kind", "")), str(negatives.get("more", ""))
+    more = _more(text) if text else []
     textures = int("texture" in kind)
-    patches = columns - 2 - textures
+    patches = columns - 2 - textures - len(more)
     names = ["query", "key"]
     names += ["patch negative" + (f" {m}" if patches > 1 else "") for m in range(1, patches + 1)]
+    names += [f"{name} negative" for name in more]
     return [*names, *["texture negative"] * textures][:columns]
+
+
+def _more(text: str) -> list[str]:
+    """Returns the names in `negatives.more`, numbered, the texture last."""
+    from nsneg_jax.methods.negatives import numbered, parse  # JAX, which other pages do without
+
+    parts = parse(text, known=None)  # a config of the user's may have registered others
+    names = [part.name for part in parts for _ in range(part.count)]
+    return numbered(sorted(names, key="texture".__eq__))
 
 
 def _sheet(rows: Sequence[str], title: str) -> str:

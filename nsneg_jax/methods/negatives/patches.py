@@ -16,6 +16,7 @@ Modes other than the published 'crops' change where the patches come from:
 Sizes and crops are those of mode 'crops' with the same keys, except in 'jigsaw'.
 """
 
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal, NamedTuple, get_args
 
@@ -288,3 +289,23 @@ def _matmul(query: jax.Array, draws: PatchDraws) -> jax.Array:
 
 
 _METHODS = {"gather": _gather, "matmul": _matmul}
+
+
+@dataclass(frozen=True)
+class Patches:
+    """One patch negative of Ge et al. 2021; see this file's head.
+
+    Attributes:
+        patch_range: smallest and largest side of a patch, in pixels of the view.
+        mode: where patches come from, one of `MODES`.
+    """
+
+    patch_range: tuple[int, int]
+    mode: Mode = "crops"
+    name: str = "patch"
+    reads: Literal["query"] = "query"
+
+    def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
+        """Tiles a canvas with patches of each image [N, S, S, C]; see `Negative`."""
+        draws = draw_patches(keys, 1, images.shape[1], *self.patch_range, self.mode)
+        return patch_negatives(oriented(images, self.mode), draws)[:, 0]
