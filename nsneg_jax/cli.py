@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 JOBS = {
     "pretrain": "nsneg_jax.jobs.pretrain:pretrain",
     "linear": "nsneg_jax.jobs.linear:linear",
+    "finetune": "nsneg_jax.jobs.finetune:finetune",
     "knn": "nsneg_jax.jobs.knn:knn",
     "features": "nsneg_jax.jobs.features:write_features",
     "evaluate": "nsneg_jax.jobs.evaluate:evaluate",
 }
-_STOPPABLE = ("pretrain", "linear", "evaluate")  # these save and stop on a signal
+_STOPPABLE = ("pretrain", "linear", "finetune", "evaluate")  # these save and stop on a signal
 PROGRAMS = {
     "report": "nsneg_jax.report.command:main",
     "compare": "nsneg_jax.comparison.command:main",
@@ -48,6 +49,7 @@ ABOUT = {
     "plan": "say what a pre-training will need: memory, FLOPs, exchanges between devices",
     "pretrain": "train an encoder by MoCo-v2, with or without non-semantic negatives",
     "linear": "train a linear probe on a frozen encoder",
+    "finetune": "train an encoder and a classifier together, on all labels or a part of them",
     "knn": "classify images by their nearest neighbours in an encoder's features",
     "features": "embed a folder of images, or splits with their labels, into one file",
     "evaluate": "fill a row of the robustness table: a trained probe on many test sets",

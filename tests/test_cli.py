@@ -52,9 +52,9 @@ def shown(capsys, *arguments: str) -> str:
 
 def test_configs_are_found_by_name():
     assert config_files.config_names() == [
-        "claim", "compare", "evaluate", "ifm", "linear", "moco", "patch", "texture",
+        "claim", "compare", "evaluate", "finetune", "ifm", "linear", "moco", "patch", "texture",
     ]  # fmt: skip
-    assert len(every_config()) == 46
+    assert len(every_config()) == 50
 
 
 @pytest.mark.parametrize("given", every_config())

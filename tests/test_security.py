@@ -24,7 +24,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.files import check_writable, inside, is_plain
 from nsneg_jax.input.decode import FORMATS, UnreadableImage, decode_image
 from nsneg_jax.input.sources.packed import ArrayRecord
-from nsneg_jax.jobs.kept_parts import read_whole
+from nsneg_jax.jobs.evaluating.kept_parts import read_whole
 from nsneg_jax.jobs.opening import open_run
 from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.report.pictures import save_views

@@ -12,6 +12,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.files import data_root
 from nsneg_jax.jobs.fields.evaluation import EVALUATION, TEST_SET
 from nsneg_jax.jobs.fields.field import config_of
+from nsneg_jax.jobs.fields.finetuning import FINETUNING
 from nsneg_jax.jobs.fields.pretraining import PRETRAINING
 from nsneg_jax.jobs.fields.probing import PROBING
 
@@ -148,6 +149,11 @@ def _small(variant: str) -> dict[str, Any]:
 def probing() -> ConfigDict:
     """Returns the config of a linear probe, with the original's values; also for kNN, features."""
     return config_of(PROBING)
+
+
+def finetuning() -> ConfigDict:
+    """Returns the config of fine-tuning on all labels."""
+    return config_of(FINETUNING)
 
 
 def evaluation() -> ConfigDict:

@@ -20,8 +20,8 @@ from nsneg_jax.evaluation.released import RELEASED
 from nsneg_jax.evaluation.sets import Part, plan
 from nsneg_jax.files import user_path, write_text
 from nsneg_jax.input.sources.lists.class_list import advice, by_themselves, class_names, resolved
+from nsneg_jax.jobs.evaluating.kept_parts import KeptParts
 from nsneg_jax.jobs.frozen import EvaluationSettings, evaluation_settings
-from nsneg_jax.jobs.kept_parts import KeptParts
 from nsneg_jax.jobs.opening import Run, open_frozen
 from nsneg_jax.jobs.validation import validate_evaluate
 from nsneg_jax.parallel import hosts, mesh

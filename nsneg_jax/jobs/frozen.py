@@ -93,6 +93,36 @@ class ProbeSettings(_Frozen):
     flip_probability: float
 
 
+@dataclass(frozen=True)
+class EncoderOptimizer(Optimizer):
+    """The `optimizer` section of fine-tuning; see configs/finetune.py."""
+
+    name: str
+    learning_rate: float
+    classifier_factor: float
+    warmup_epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(_Frozen):
+    """Settings of the finetune job."""
+
+    data: Splits
+    optimizer: EncoderOptimizer
+    seed: int
+    epochs: int
+    crop_scale: tuple[float, float]
+    flip_probability: float
+    label_smoothing: float
+    anchor: float
+    bn_groups: int
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """The rates that classifiers are trained with: one."""
+        return (self.optimizer.learning_rate,)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings(_Frozen):
     """Settings of the evaluate job; `tfds_dir` comes from its section `data`."""
@@ -183,6 +213,17 @@ def probe_settings(config: ConfigDict) -> ProbeSettings:
         data=_section(Splits, config.data),
         reading=reading_of(config),
         optimizer=_section(Optimizer, config.optimizer),
+    )
+
+
+def finetune_settings(config: ConfigDict) -> FinetuneSettings:
+    """Reads the settings of a finetune job."""
+    return _section(
+        FinetuneSettings,
+        config,
+        data=_section(Splits, config.data),
+        reading=reading_of(config),
+        optimizer=_section(EncoderOptimizer, config.optimizer),
     )
 
 

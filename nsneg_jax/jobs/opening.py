@@ -198,7 +198,8 @@ def open_frozen(
     record, note = {}, ""
     if jax.process_index() == 0:
         begun = step_folders(workdir / CHECKPOINTS)
-        if config.job == "linear" and not config.evaluate_only and begun:
+        trains = config.job in ("linear", "finetune") and not config.get("evaluate_only")
+        if trains and begun:
             record = _kept_record(workdir)
         else:
             record = trained_on(config.pretrained)

@@ -81,6 +81,26 @@ def validate_linear(config: ConfigDict, devices: int) -> None:
     _check_frozen_encoder(config, devices, "linear")
 
 
+def validate_finetune(config: ConfigDict, devices: int) -> None:
+    """Like `validate_linear`, for the finetune job."""
+    check = _check_frozen_encoder(config, devices, "finetune")
+    warmup = config.optimizer.warmup_epochs
+    check.expect(
+        "optimizer.warmup_epochs", warmup < config.epochs, f"less than epochs, {config.epochs}"
+    )
+    check.expect(
+        "bn_groups",
+        not config.bn_groups or config.batch_size % config.bn_groups == 0,
+        f"0 or a divisor of batch_size, {config.batch_size}",
+    )
+    check.expect(
+        "bn_groups",
+        not config.bn_groups or config.batch_size // config.bn_groups >= _FEWEST_PER_GROUP,
+        f"0 or at most {config.batch_size // _FEWEST_PER_GROUP}, so that each group has 2 images "
+        f"or more of batch_size, {config.batch_size}",
+    )
+
+
 def validate_knn(config: ConfigDict, devices: int) -> None:
     """Like `validate_linear`, for the kNN job."""
     _check_frozen_encoder(config, devices, "knn")

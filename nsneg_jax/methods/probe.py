@@ -207,12 +207,17 @@ def frozen_features(encoder: Encoder, dtype: str, backbone: Tree, images: jax.Ar
 
 def train_step(probe: Probe, state: ProbeState, batch: Batch) -> ProbeState:
     """Takes one step from uint8 crops: flips, features, `update`."""
-    key = jax.random.fold_in(jax.random.key(probe.seed), state.step)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch["image"])))
-    chance = jax.vmap(jax.random.uniform)(keys)
-    images = flip(batch["image"], chance < probe.flip_probability)
+    images = flipped(probe, state.step, batch["image"])
     features = frozen_features(probe.encoder, probe.dtype, state.backbone, images)
     return update(probe, state, features, batch["label"], batch["valid"])
+
+
+def flipped(probe: Probe, step: jax.Array, images: jax.Array) -> jax.Array:
+    """Flips each of the images [N, S, S, 3] of a step with the probe's probability."""
+    key = jax.random.fold_in(jax.random.key(probe.seed), step)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
+    chance = jax.vmap(jax.random.uniform)(keys)
+    return flip(images, chance < probe.flip_probability)
 
 
 def evaluation_step(

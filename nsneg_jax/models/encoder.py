@@ -35,14 +35,30 @@ class Encoder:
             images: [N * passes, H, W, 3], normalised.
             groups, passes: as in `GroupedBatchNorm`; a network without batch norm ignores them.
         """
-        # Copied, because variables merged under grad must belong to this trace.
-        network = nnx.merge(self.graphdef, params, stats, copy=True)
+        network = self._network(params, stats)
         batch = {"groups": groups, "passes": passes} if stats else {}
         with jax.default_matmul_precision(self.precision):
             embeddings = network(images, **batch)
         return embeddings, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
+    def trained_features(
+        self, params: Tree, stats: Tree, images: jax.Array, groups: int | None
+    ) -> tuple[jax.Array, Tree]:
+        """Returns pooled features [N, num_features] in training mode and the updated statistics.
+
+        Takes the arguments of `__call__`; with `groups=None` statistics are used and stay.
+        """
+        network = self._network(params, stats)
+        batch = {"groups": groups} if stats else {}
+        with jax.default_matmul_precision(self.precision):
+            features = network.features(images, **batch)
+        return features, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
     def features(self, params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
         """Returns pooled features [N, num_features] in inference mode, of images [N, H, W, 3]."""
         with jax.default_matmul_precision(self.precision):
-            return nnx.merge(self.graphdef, params, stats, copy=True).features(images)
+            return self._network(params, stats).features(images)
+
+    def _network(self, params: Tree, stats: Tree) -> Any:
+        # Copied, because variables merged under grad must belong to this trace.
+        return nnx.merge(self.graphdef, params, stats, copy=True)

@@ -31,11 +31,12 @@ SET_TITLES = {
 }
 # Sets that have no 19-way result share the column of their 100-way result.
 _SYNONYMS = {"rendition": "rendition_100way"}
-# Figures of kNN and linear jobs: field of results.json, its fallback, title.
+# Figures of linear jobs: field of results.json, its fallback, title.
 _PROBE_FIGURES = (
     ("best_accuracy_top1", "accuracy_top1", "linear probe, top-1"),
     ("accuracy_top5", None, "top-5"),
 )
+_FINE_TUNED = "fine_tuned_top1"
 FEWEST_FOR_TOP5 = 6  # classes; of five, the right one is always among the first five
 
 
@@ -206,6 +207,8 @@ def columns(rows: Sequence[Row], paper_sets: bool) -> dict[str, str]:
             return 3, int(column.removeprefix("knn_"))
         if column in probes:
             return 4, probes.index(column)
+        if column == _FINE_TUNED:
+            return 5, 0
         return 1, 0
 
     return {column: titles[column] for column in sorted(titles, key=place)}
@@ -229,6 +232,11 @@ def _figures(result: Result) -> list[Figure]:
         accuracy = number(value)
         if k != name and k.isdecimal() and accuracy is not None:
             figures.append(Figure(name, f"kNN, k = {int(k)}", accuracy, content, result))
+    if content.get("job") == "finetune":
+        value = number(content.get("accuracy_top1"))
+        if value is not None:
+            figures.append(Figure(_FINE_TUNED, "fine-tuned, top-1", value, content, result))
+        return figures
     for name, instead, title in _PROBE_FIGURES:
         value = number(content.get(name))
         if value is None and instead is not None:

@@ -193,6 +193,7 @@ def _check_job(words: list[str], name: str, folder: Path, monkeypatch) -> None:
     validate = {
         "pretrain": validation.validate_pretraining,
         "linear": validation.validate_linear,
+        "finetune": validation.validate_finetune,
         "knn": validation.validate_knn,
         "features": validation.validate_features,
         "evaluate": validation.validate_evaluate,

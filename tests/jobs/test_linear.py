@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on_to_the_bit(pretrained, run_left_alone, tmp_path, 
 
     config = tiny_linear_config(pretrained)
     with monkeypatch.context() as patched:
-        patched.setattr("nsneg_jax.jobs.linear.Progress", Interrupting)
+        patched.setattr("nsneg_jax.jobs.probing.training.Progress", Interrupting)
         assert linear(config, tmp_path, ONE).step == steps
     assert not (tmp_path / "results.json").exists()
     # the encoder is in the checkpoint, so its own run may be gone or further on

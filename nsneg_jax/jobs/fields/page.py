@@ -6,7 +6,7 @@ from pathlib import Path
 from nsneg_jax.files import write_text
 from nsneg_jax.jobs.fields.field import Field
 from nsneg_jax.jobs.fields.kinds import Choice
-from nsneg_jax.jobs.fields.table import EVALUATION, OF_SETS, PRETRAINING, PROBING
+from nsneg_jax.jobs.fields.table import EVALUATION, FINETUNING, OF_SETS, PRETRAINING, PROBING
 
 PAGE = Path(__file__).parents[3] / "docs" / "fields.md"
 
@@ -23,6 +23,7 @@ scale with it."""
 _TABLES = (
     ("pretrain", "`configs/patch.py`, `moco.py`, `texture.py`, `ifm.py`, `claim.py`.", PRETRAINING),
     ("linear, knn, features", "`configs/linear.py`.", PROBING),
+    ("finetune", "`configs/finetune.py`.", FINETUNING),
     ("evaluate", "`configs/evaluate.py`.", EVALUATION),
     ("A test set of evaluate", "Each entry of `sets`; `*` stands for its name.", OF_SETS),
 )

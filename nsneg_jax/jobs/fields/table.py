@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs.fields.evaluation import EVALUATION, TEST_SET
 from nsneg_jax.jobs.fields.field import Field, shown
+from nsneg_jax.jobs.fields.finetuning import FINETUNING
 from nsneg_jax.jobs.fields.kinds import Choice, plain
 from nsneg_jax.jobs.fields.pretraining import PRETRAINING
 from nsneg_jax.jobs.fields.probing import JOBS, PROBING
@@ -22,10 +23,16 @@ OF_SETS = tuple(replace(field, name=f"sets.*.{field.name}") for field in TEST_SE
 FIELDS: Mapping[str, tuple[Field, ...]] = {
     "pretrain": PRETRAINING,
     **dict.fromkeys(JOBS, PROBING),
+    "finetune": FINETUNING,
     "evaluate": (*EVALUATION, *OF_SETS),
 }
 # a config of each job, for messages
-_EXAMPLES = {"pretrain": "patch", **dict.fromkeys(JOBS, "linear"), "evaluate": "evaluate"}
+_EXAMPLES = {
+    "pretrain": "patch",
+    **dict.fromkeys(JOBS, "linear"),
+    "finetune": "finetune",
+    "evaluate": "evaluate",
+}
 
 
 @cache

@@ -9,7 +9,7 @@ import numpy as np
 from nsneg_jax.errors import RunError
 from nsneg_jax.evaluation.passes import Evaluation, means
 from nsneg_jax.evaluation.protocols.finite import FEATURES, not_finite
-from nsneg_jax.jobs.frozen import ProbeSettings
+from nsneg_jax.jobs.frozen import FinetuneSettings, ProbeSettings
 from nsneg_jax.methods import probe
 from nsneg_jax.models.encoder import Tree
 
@@ -32,7 +32,7 @@ def check_frozen(backbone: Tree, before: Tree) -> None:
 
 def check_some_finite(
     losses: list[float],
-    settings: ProbeSettings,
+    settings: ProbeSettings | FinetuneSettings,
     done: int,
     state: probe.ProbeState,
     evaluate: Evaluation,
@@ -51,6 +51,12 @@ def check_some_finite(
     """
     if any(map(math.isfinite, losses)):
         return
+    if isinstance(settings, FinetuneSettings):
+        raise RunError(
+            f"After step {done} the loss is not finite, so the run stopped without saving it. Set "
+            f"a lower rate than {settings.optimizer.learning_rate:g} with "
+            "--config.optimizer.learning_rate=..., and another --workdir."
+        )
     if not gives_features(evaluate, state.backbone, state.classifier):
         raise not_finite(FEATURES, f"some images of the split {settings.data.eval_split!r}")
     raise RunError(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nsneg_jax.jobs.frozen import ProbeSettings
+from nsneg_jax.jobs.frozen import FinetuneSettings, ProbeSettings
 from nsneg_jax.jobs.opening import Run
 from nsneg_jax.methods import probe
 from nsneg_jax.report.rows import has_top5
@@ -18,6 +18,13 @@ Figures = dict[str, list[float]]  # a figure per learning rate, by name
 def described(model: dict[str, Any]) -> str:
     """Names a network and its width if that is not the usual one."""
     return model["arch"] + (f" of width {model['width']}" if model["width"] != 64 else "")
+
+
+def encoder_name(settings: ProbeSettings | FinetuneSettings, origin: str) -> str:
+    """Names the encoder of a run's results: where it came from, and what was done to it."""
+    if isinstance(settings, FinetuneSettings):
+        return f"{origin}, fine-tuned on {settings.data.split}"
+    return origin
 
 
 def by_rate(figures: Figures, rates: Sequence[float]) -> dict[str, float]:
@@ -31,7 +38,9 @@ def by_rate(figures: Figures, rates: Sequence[float]) -> dict[str, float]:
     }
 
 
-def status(epoch: int, settings: ProbeSettings, figures: dict[str, Figures]) -> tuple[str, ...]:
+def status(
+    epoch: int, settings: ProbeSettings | FinetuneSettings, figures: dict[str, Figures]
+) -> tuple[str, ...]:
     """Returns the figures of an epoch, of the best learning rate if there are several."""
     train, val = figures["train"], figures["val"]
     best = int(np.argmax(val["accuracy_top1"]))
@@ -50,12 +59,12 @@ def lowest_loss(figures: Figures) -> str:
 
 
 def results_of(
-    rates: Sequence[float], state: probe.ProbeState, progress: dict[str, Any]
+    settings: ProbeSettings | FinetuneSettings, state: probe.ProbeState, progress: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns the contents of results.json of a finished training.
 
     Args:
-        rates: the learning rates.
+        settings: settings of the job.
         state: state at the end.
         progress: what the checkpoint keeps beside the state.
     """
@@ -67,14 +76,20 @@ def results_of(
             "best_accuracy_top1": round(float(best[0][i]), 4),
             "best_epoch": int(best[1][i]),
         }
-        for i, rate in enumerate(rates)
+        for i, rate in enumerate(settings.learning_rates)
     ]
     chosen = probes[progress["chosen"]]
-    return {
-        "job": "linear",
+    about = {
+        "job": "finetune" if isinstance(settings, FinetuneSettings) else "linear",
         "encoder": progress["encoder"],
         "encoder_seed": progress.get("encoder_seed"),
         "classes": len(progress["classes"]),
+    }
+    if isinstance(settings, FinetuneSettings):
+        names = ("accuracy_top1", "accuracy_top5", "learning_rate")
+        return about | {name: chosen[name] for name in names}
+    return {
+        **about,
         "accuracy_top1": chosen["accuracy_top1"],
         "accuracy_top5": chosen["accuracy_top5"],
         "best_accuracy_top1": chosen["best_accuracy_top1"],

@@ -54,7 +54,7 @@ def facts(run: Run) -> dict[str, str]:
         "classifier": str(run.results.get("classifier", "")),
         "method": _method(config) if is_pretraining else "",
         "negatives": _negatives(config) if is_pretraining else "",
-        "schedule": _schedule(config) if run.job in ("pretrain", "linear") else "",
+        "schedule": _schedule(config) if run.job in _TRAINED else "",
         "done": _done(run),
         "precision": _precision(run),
         "hardware": _hardware(start) or str(run.results.get("device", "")),
@@ -149,9 +149,11 @@ def elsewhere(runs: Sequence[Run], reasons: Sequence[str], has_umap: bool) -> st
     return f'<ul class="todo">{"".join(f"<li>{item}</li>" for item in items)}</ul>' if items else ""
 
 
+_TRAINED = ("pretrain", "linear", "finetune")  # jobs that train
 _JOBS = {
     "pretrain": "pre-training",
     "linear": "linear probe",
+    "finetune": "fine-tuning",
     "knn": "kNN",
     "features": "features",
     "evaluate": "evaluation",
@@ -174,7 +176,7 @@ def _data(run: Run) -> str:
         return f"{len(sets)} sets: {', '.join(sets)}" if sets else ""
     if not data.get("source"):
         return ""
-    split = data.get("split") if run.job in ("pretrain", "linear") else data.get("eval_split")
+    split = data.get("split" if run.job in _TRAINED else "eval_split")
     parts = [f"{data['source']} [{split}]"]
     if run.job == "pretrain" and run.steps:
         # Imported here, because only this needs JAX.

@@ -110,7 +110,7 @@ def page(found: Found) -> str:
         ("runs", "What was run", _runs(runs)),
         ("settings", "Different settings", about.settings(runs)),
         ("curves", "Pre-training", _plotted(trained)),
-        ("probe", "Linear probe", _plotted(probed)),
+        ("probe", "Training on labels", _plotted(probed)),
         ("views", "Query, key and negatives", _views(runs)),
         (
             "similarities",
@@ -228,10 +228,10 @@ def _runs(runs: Sequence[Run]) -> str:
 
 
 def _curves(runs: Sequence[Run]) -> tuple[Plot | None, Plot | None]:
-    """Returns the curves of pre-trainings and of linear probes."""
+    """Returns the curves of pre-trainings and of labelled trainings."""
     return (
         curves.pretraining([run for run in runs if run.job == "pretrain"]),
-        curves.probes([run for run in runs if run.job == "linear"]),
+        curves.probes([run for run in runs if run.job in ("linear", "finetune")]),
     )
 
 

@@ -74,7 +74,7 @@ def pretraining(runs: Sequence[Run]) -> Plot | None:
 
 
 def probes(runs: Sequence[Run]) -> Plot | None:
-    """Returns the accuracies of linear probes by epoch; None if there are none.
+    """Returns the accuracies of probes and fine-tunings by epoch; None if there are none.
 
     With one run there is a line per learning rate, with several one per run, of the learning rate
     that the job chose.
@@ -91,14 +91,14 @@ def probes(runs: Sequence[Run]) -> Plot | None:
             of_rate = {f"{run.name}": next(iter(of_rate.values()))}
         elif len(of_rate) > 1:
             of_rate = {f"learning rate {rate}": name for rate, name in of_rate.items()}
-        for name, metric in of_rate.items():
+        for name, metric in (of_rate or {run.name: "accuracy_top1"}).items():
             points = _points(run, "val", metric, 1.0, "epoch")
             if points is not None:
                 lines.append(Line(name, *points, len(lines)))
     if not lines:
         return None
     panel = Panel("Top-1 on validation images", tuple(lines), "epoch", "accuracy in %")
-    return Plot("probe", "Linear probe", (panel,))
+    return Plot("probe", "Training on labels", (panel,))
 
 
 def _panels(runs: Sequence[Run], split: str, curves: Sequence[_Curve]) -> Iterator[Panel]:

@@ -142,7 +142,9 @@ def test_a_job_that_does_not_fit_its_config(fields_of, job):
 
 @pytest.mark.parametrize("job", [None, "", 3, "train"])
 def test_no_such_job(job):
-    with pytest.raises(UsageError, match=r"job is .*pretrain, linear, knn, features, evaluate"):
+    with pytest.raises(
+        UsageError, match=r"job is .*pretrain, linear, knn, features, finetune, evaluate"
+    ):
         check_fields(config_of("pretrain", {"job": job}))
 
 
