@@ -88,6 +88,35 @@ def pretraining(variant: str = "") -> ConfigDict:
     return config
 
 
+def two_views(variant: str = "") -> ConfigDict:
+    """Returns the config that BYOL, SimCLR and MoCo-v3 change, without non-semantic negatives.
+
+    Args:
+        variant: '' is for ImageNet-100 with the batch of recipe B; 'paper' has the batch, optimiser
+            and length that BYOL and MoCo-v3 share for ImageNet-1K; 'tiny' is a small encoder on the
+            built-in shapes.
+
+    Raises:
+        UsageError: there is no such variant.
+    """
+    check_variant(variant, VARIANTS)
+    config = pretraining("tiny" if variant == "tiny" else "")
+    config.model.bn_groups = 1  # all three normalise over the whole batch
+    if variant == "tiny":
+        config.model.head_hidden = 256
+        return config
+    # LARS and the rates of the papers: 0.3 at a batch of 256, by the batch.
+    config.model.dim = 256
+    config.optimizer.update(
+        {"name": "lars", "learning_rate": 0.6, "weight_decay": 1e-6, "warmup_epochs": 10}
+    )
+    if variant == "paper":
+        config.update({"batch_size": 4096, "epochs": 300})
+        config.data.source = f"folder:{data_root()}/imagenet"
+        config.optimizer.learning_rate = 4.8
+    return config
+
+
 def _small(variant: str) -> dict[str, Any]:
     """Returns what a recipe of `SMALL` changes; nothing for other variants."""
     if variant in ("small", "stl10"):

@@ -14,6 +14,7 @@ from nsneg_jax.input.sources.source import is_files
 from nsneg_jax.jobs.fields.field import wrong
 from nsneg_jax.jobs.fields.shared import COUNTED, MOST_STEPS
 from nsneg_jax.jobs.fields.table import check_fields
+from nsneg_jax.methods import siamese
 from nsneg_jax.methods.negatives import scaled_patch_range
 from nsneg_jax.training.workdir import flatten
 
@@ -175,6 +176,9 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         "its own",
     )
     check.divisible_batch(devices)
+    if config.method in siamese.NAMES:
+        _check_two_views(check, config)
+        return
     check.expect(
         "moco.queue_size",
         config.moco.queue_size >= config.batch_size,
@@ -186,6 +190,23 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
             config.moco.queue_size % devices == 0,
             f"a multiple of the {devices} devices that share it (moco.shard_queue)",
         )
+
+
+def _check_two_views(check: _Checker, config: ConfigDict) -> None:
+    """Checks BYOL, SimCLR and MoCo-v3."""
+    negatives = config.negatives
+    if config.method == siamese.BYOL:
+        patches = negatives.num if "patch" in negatives.kind else 0
+        textures = (
+            (negatives.texture_alpha or negatives.alpha) if "texture" in negatives.kind else 0
+        )
+        check.expect(
+            "negatives.alpha",
+            patches * negatives.alpha + textures < 1,
+            "so small that the negatives of an image weigh less than 1 together, because its other "
+            "view weighs 1: 'byol' subtracts alpha times their similarity",
+        )
+    check.expect("batch_size", config.batch_size > 1, "at least 2, so that there are other images")
 
 
 def _check_negatives(check: _Checker, config: ConfigDict) -> None:

@@ -15,16 +15,22 @@ from nsneg_jax.methods.negatives import Mode, draw_patches, oriented, patch_nega
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.methods.views import ViewRecipe, augment
 
-# Random streams of a step; negative m uses NEGATIVE + m.
+# Random streams of a step; negative m uses NEGATIVE + m, that of the key view KEY_NEGATIVE + m.
 SHUFFLE, QUERY_VIEW, KEY_VIEW, NEGATIVE = range(4)
+KEY_NEGATIVE = 2**16
 
 
 class Views(NamedTuple):
-    """Normalised images of one batch: query and key [N, S, S, 3], negatives [N, M, S, S, 3]."""
+    """Normalised images of one batch: query and key [N, S, S, 3], negatives [N, M, S, S, 3].
+
+    `key_negatives`, with the shape of `negatives`, are made of the key views, for methods whose key
+    views are queries too; None for others.
+    """
 
     query: jax.Array
     key: jax.Array
     negatives: jax.Array
+    key_negatives: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class ViewMaker:
         dtype: dtype of the views and negatives.
         seed: seed of every draw.
         patch_mode: where patches come from, one of `negatives.MODES`.
+        of_both: whether negatives are made of the key view too.
     """
 
     recipe: ViewRecipe
@@ -48,6 +55,7 @@ class ViewMaker:
     dtype: str
     seed: int
     patch_mode: Mode = "crops"
+    of_both: bool = False
 
     @property
     def num_negatives(self) -> int:
@@ -73,12 +81,32 @@ class ViewMaker:
             [None] * (1 + self.num_negatives) if (orders is None) else orders
         )
         key = self._view(batch["key"], step, KEY_VIEW, order_of_key)
-        negatives = jnp.zeros((len(query), 0, *query.shape[1:]), query.dtype)
+        none = jnp.zeros((len(query), 0, *query.shape[1:]), query.dtype)
         made = [
             self._negative(m, order, step, batch, query)
             for m, order in enumerate(orders_of_negatives)
         ]
-        return Views(query, key, jnp.concatenate([negatives, *made], axis=1))
+        views = Views(query, key, jnp.concatenate([none, *made], axis=1))
+        if not self.of_both:
+            return views
+        of_key = [self._negative_of_key(m, step, batch, key) for m in range(self.num_negatives)]
+        return views._replace(key_negatives=jnp.concatenate([none, *of_key], axis=1))
+
+    def _negative_of_key(
+        self, m: int, step: jax.Array, batch: Batch, key_view: jax.Array
+    ) -> jax.Array:
+        """Makes negative m of every key view, [N, 1, S, S, 3].
+
+        A texture is the query's crop of it, with the draws of the key view.
+        """
+        if m == self.patches:
+            return self._view(batch["texture"], step, KEY_VIEW, None)[:, None]
+        return self._patches(key_view, self._keys(step, KEY_NEGATIVE + m, None, len(key_view)))
+
+    def _patches(self, source: jax.Array, keys: jax.Array) -> jax.Array:
+        """Makes one patch negative per view of `source`, [N, 1, S, S, 3]."""
+        draws = draw_patches(keys, 1, source.shape[1], *self.patch_range, self.patch_mode)
+        return patch_negatives(oriented(source, self.patch_mode), draws)
 
     def _negative(
         self, m: int, order: jax.Array | None, step: jax.Array, batch: Batch, query: jax.Array
@@ -93,9 +121,7 @@ class ViewMaker:
             seen = query if order is None else query[order]
         if is_texture:
             return seen[:, None]
-        keys = self._keys(step, NEGATIVE + m, order, len(query))
-        draws = draw_patches(keys, 1, query.shape[1], *self.patch_range, self.patch_mode)
-        return patch_negatives(oriented(seen, self.patch_mode), draws)
+        return self._patches(seen, self._keys(step, NEGATIVE + m, order, len(query)))
 
     def _view(
         self, crops: jax.Array, step: jax.Array, purpose: int, order: jax.Array | None

@@ -60,12 +60,19 @@ _FREE_IN_PRETRAINING = (
 _ADDED = {
     "method": "moco",
     "data.labels": "",
+    "model.head": "moco",
+    "model.head_hidden": 0,
     "model.precision": "tensorfloat32",
     "negatives.patch_mode": "crops",
     "features_splits": "",
     "optimizer.name": "sgd",
     "optimizer.warmup_epochs": 0,
     "precision": "float32",
+    "siamese.merge_passes": True,
+    "siamese.momentum": 0.996,
+    "siamese.momentum_schedule": "cosine",
+    "siamese.negative_gradient": False,
+    "siamese.temperature": 0.2,
     "views.round_down": False,
 }
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.methods import siamese
 from nsneg_jax.models.resnet import ARCHS
 
 _FLOAT, _RGB = 4, 3  # bytes; channels
@@ -45,8 +46,9 @@ def _of_pretraining(config: ConfigDict, devices: Mesh) -> dict[str, int]:
     size = devices.size
     share = -(-config.batch_size // size)
     side, model = config.data.image_size, config.model
-    queue = config.moco.queue_size * model.dim * _FLOAT
-    views = 2 + config.negatives.num * ("patch" in config.negatives.kind)
+    of_two = config.method in siamese.NAMES  # views, each with negatives; no queue
+    queue = 0 if of_two else config.moco.queue_size * model.dim * _FLOAT
+    views = 2 + config.negatives.num * ("patch" in config.negatives.kind) * (1 + of_two)
     pixels = share * side * side * _RGB * views * _FLOAT
     parts = {
         "moco.queue_size": queue // (size if config.moco.shard_queue else 1),

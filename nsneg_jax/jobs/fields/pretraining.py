@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from nsneg_jax.files import data_root
-from nsneg_jax.jobs.fields import shared
+from nsneg_jax.jobs.fields import shared, siamese
 from nsneg_jax.jobs.fields.field import Field
 from nsneg_jax.jobs.fields.kinds import Choice, Each, Number, Pair, Several, Text, Whole
 from nsneg_jax.jobs.fields.shared import switch
@@ -53,7 +53,8 @@ PRETRAINING = (
         "method",
         "moco",
         Choice(_methods),
-        "pre-training method: 'moco' or one registered in nsneg_jax.jobs.build",
+        "pre-training method: 'moco', 'byol', 'simclr', 'mocov3' or one registered in "
+        "nsneg_jax.jobs.build",
         is_wordy=True,
     ),
     Field(
@@ -192,6 +193,7 @@ PRETRAINING = (
     ),
     Field("model.dim", 128, Whole(1, 65536), "length of the embedding"),
     switch("model.mlp", True, "whether the projection head has a hidden layer (MoCo-v2)"),
+    *siamese.HEAD,
     Field(
         "model.width",
         64,
@@ -270,6 +272,7 @@ PRETRAINING = (
         "whether to split the queue over the devices, for large K; K must then be a multiple of "
         "the number of devices",
     ),
+    *siamese.SIAMESE,
     Field(
         "negatives.kind",
         "none",

@@ -18,6 +18,8 @@ from nsneg_jax.jobs.opening import Run
 from nsneg_jax.jobs.pretraining.data import Data
 from nsneg_jax.jobs.pretraining.following import accuracies, speed
 from nsneg_jax.jobs.pretraining.state import Training
+from nsneg_jax.methods import siamese
+from nsneg_jax.training.described import of_two_views
 from nsneg_jax.training.workdir import CHECKPOINTS, METRICS, TENSORBOARD, VIEWS
 
 _WIDTH = 80
@@ -77,7 +79,8 @@ def considerations(config: ConfigDict, run: Run, data: Data) -> Iterator[str]:
             f"the learning rate {rate:g} is that of batches of {recipe}: scaled to {batch} it is "
             f"--config.optimizer.learning_rate={rate * batch / recipe:.3g}"
         )
-    if longer := opening.about_queue(config.moco.queue_size, images):
+    longer = opening.about_queue(config.moco.queue_size, images)
+    if longer and config.method not in siamese.NAMES:  # these have no queue
         yield longer
     left = images % batch
     if left > _LEFT_OUT * images:
@@ -128,16 +131,16 @@ def at_end(config: ConfigDict, workdir: Path, done: int) -> str:
 
 
 def _method(config: ConfigDict, training: Training) -> str:
-    if config.method != "moco":
+    if config.method not in ("moco", *siamese.NAMES):
         return config.method
     negatives, kind = training.method.views.num_negatives, config.negatives.kind
     own = f"{negatives} {kind} negative{'s' * (negatives > 1)} per image"
     own += f", alpha {config.negatives.alpha:g}"
-    return (
-        f"moco, {own if negatives else 'no non-semantic negatives'}; queue "
-        f"{config.moco.queue_size:,}, momentum {config.moco.momentum:g}, temperature "
+    settings = of_two_views(config) or (
+        f"queue {config.moco.queue_size:,}, momentum {config.moco.momentum:g}, temperature "
         f"{config.moco.temperature:g}"
     )
+    return f"{config.method}, {own if negatives else 'no non-semantic negatives'}; {settings}"
 
 
 def _measured(data: Data) -> str:

@@ -10,6 +10,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.report.charts.panels import short
 from nsneg_jax.report.page import html
 from nsneg_jax.report.page.runs import Run, differences
+from nsneg_jax.training.described import of_two_views
 from nsneg_jax.training.workdir import CHECKPOINTS
 
 _MOST_OPEN = 3  # runs whose cards are open at first
@@ -195,6 +196,8 @@ def _encoder(config: Mapping[str, Any]) -> str:
     if not model:
         return ""
     head = "MLP head" if model.get("mlp") else "linear head"
+    if model.get("head", "moco") != "moco":
+        head = f"{model['head']} head"
     groups = model.get("bn_groups")
     return (
         f"{model.get('arch')}, {head} of {model.get('dim')} values, stem {model.get('stem')}, "
@@ -208,11 +211,13 @@ def _encoder_of(run: Run) -> str:
 
 
 def _method(config: Mapping[str, Any]) -> str:
-    moco = config.get("moco", {})
+    moco, name = config.get("moco", {}), str(config.get("method", "moco"))
     if not moco:
         return str(config.get("method", ""))
+    if settings := of_two_views(config):
+        return f"{name}: {settings}"
     return (
-        f"{config.get('method', 'moco')}: queue {moco.get('queue_size'):,}, momentum "
+        f"{name}: queue {moco.get('queue_size'):,}, momentum "
         f"{moco.get('momentum')}, temperature {moco.get('temperature')}"
     )
 
