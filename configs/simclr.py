@@ -13,7 +13,7 @@ negatives in the denominator of NT-Xent, exp(alpha cos / T) each; they are embed
 network, without gradient unless `--config.siamese.negative_gradient=True`, and leave its running
 statistics alone.
 
-Other than published: the blur has MoCo-v2's sigma, the rate falls once per epoch, initial values
+Other than published: the rate falls once per epoch, initial values
 are PyTorch's, and the loss is the mean over the 2 N views as in the paper, half of its code's.
 """
 

@@ -164,10 +164,16 @@ class ResNet(nnx.Module):
             return
         self.fc: heads.Head | nnx.Dict[Linear] | Linear
         if head != heads.MOCO:
-            form = heads.form_of(head, heads.PROJECTIONS)
-            values = {"rng": rng, "dtype": dtype, "param_dtype": param_dtype}
-            own = {"hidden": head_hidden, "running": bn_running}
-            self.fc = heads.Head(form, inputs, dim, **own, **values)
+            self.fc = heads.Head(
+                heads.form_of(head, heads.PROJECTIONS),
+                inputs,
+                dim,
+                hidden=head_hidden,
+                running=bn_running,
+                rng=rng,
+                dtype=dtype,
+                param_dtype=param_dtype,
+            )
         elif mlp:
             self.fc = nnx.Dict(hidden=linear(inputs, inputs), output=linear(inputs, dim))
         else:

@@ -22,3 +22,8 @@ def of_two_views(config: Mapping[str, Any]) -> str:
     if method != siamese.BYOL:
         parts.append(f"temperature {settings['temperature']:g}")
     return ", ".join(parts)
+
+
+def section_of(method: str) -> str:
+    """Returns the section of a config with a method's momentum and temperature."""
+    return "siamese" if method in siamese.NAMES else "moco"

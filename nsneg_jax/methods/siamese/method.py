@@ -126,6 +126,15 @@ class Siamese:
         state, outputs = update(self, state, self.views(state.step, batch))
         return state, metrics_of(self, outputs) | {"learning_rate": learning_rate}
 
+    def similarities(self, state: "SiameseState", batch: Batch) -> Similarities:
+        """Returns the similarities behind the loss of the step that `batch` would be next.
+
+        Those of the first views' queries come first, then those of the second's; `queue` has -inf
+        for a query's own image, see `objectives.direction`.
+        """
+        both = update(self, state, self.views(state.step, batch))[1].similarities
+        return jax.tree.map(lambda *of_views: jnp.concatenate(of_views), *both)
+
 
 @struct.dataclass
 class SiameseState:
@@ -272,8 +281,6 @@ def metrics_of(method: Siamese, outputs: Outputs) -> Metrics:
         metrics["nonsemantic_similarity"] = mean(lambda s: s.nonsemantic.mean())
     if method.candidates != "none":
         metrics["negative_similarity"] = mean(mean_of_candidates)
-        for most in (1, 5):
-            metrics[f"accuracy_top{most}"] = mean(
-                lambda s, most=most: 100.0 * (method.loss.ranks(s) < most).mean()
-            )
+        metrics["accuracy_top1"] = mean(lambda s: 100.0 * (method.loss.ranks(s) < 1).mean())
+        metrics["accuracy_top5"] = mean(lambda s: 100.0 * (method.loss.ranks(s) < 5).mean())
     return metrics

@@ -23,7 +23,7 @@ _FIGURES = (
     ("contrast top-5, %", "train", "accuracy_top5", ".2f"),
     ("to key", "train", "positive_similarity", ".3f"),
     ("to non-semantic", "train", "nonsemantic_similarity", ".3f"),
-    ("to queue", "train", "negative_similarity", ".3f"),
+    ("to other images", "train", "negative_similarity", ".3f"),
     ("kNN, k = 20, %", "val", "knn_20", ".2f"),
     ("probe, %", "val", "probe_top1", ".2f"),
     ("RankMe", "val", "rankme", ".1f"),
