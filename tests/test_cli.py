@@ -52,9 +52,10 @@ def shown(capsys, *arguments: str) -> str:
 
 def test_configs_are_found_by_name():
     assert config_files.config_names() == [
-        "claim", "compare", "evaluate", "linear", "moco", "patch", "texture",
+        "byol", "claim", "compare", "evaluate", "linear", "moco", "mocov3", "patch", "simclr",
+        "texture",
     ]  # fmt: skip
-    assert len(every_config()) == 41
+    assert len(every_config()) == 50
 
 
 @pytest.mark.parametrize("given", every_config())

@@ -46,12 +46,14 @@ def entries_of(params, stats) -> dict[str, np.ndarray]:
 
 @contextmanager
 def keeping_statistics(network: nn.Module) -> Iterator[None]:
+    """Lets passes update copies of the running statistics; gradients keep what they need."""
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
-    before = [deepcopy(norm.state_dict()) for norm in norms]
+    before = [(norm.running_mean, norm.running_var) for norm in norms]
+    for norm in norms:
+        norm.running_mean, norm.running_var = norm.running_mean.clone(), norm.running_var.clone()
     yield
-    for norm, state in zip(norms, before, strict=True):
-        for name in ("running_mean", "running_var"):
-            getattr(norm, name).copy_(state[name])
+    for norm, (mean, var) in zip(norms, before, strict=True):
+        norm.running_mean, norm.running_var = mean, var
 
 
 def cos(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -72,7 +74,8 @@ class Reference:
         trained = list(self.encoder.parameters())
         self.predictor = None
         if config.method != "simclr":
-            kind = {"mocov3": "mocov3-predictor"}.get(model.head, model.head)
+            own = {"mocov3": "mocov3-predictor", "mocov3_vit": "mocov3"}
+            kind = own.get(model.head, model.head)
             self.predictor = head(kind, model.dim, model.head_hidden, model.dim).double()
             fill(self.predictor, entries_of(state.params_p, state.stats_p))
             trained += list(self.predictor.parameters())
