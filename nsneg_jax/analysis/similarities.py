@@ -27,6 +27,7 @@ from nsneg_jax.methods.contrast import histogram
 from nsneg_jax.methods.moco import MoCo
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.methods.siamese.method import Siamese
+from nsneg_jax.methods.siamese.symmetric_moco import SymmetricMoCo
 from nsneg_jax.parallel import mesh
 from nsneg_jax.training.checkpoints.checkpoint import (
     find_checkpoint,
@@ -89,7 +90,7 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
     of_step = _compiled(method, devices)
     crops = prefetch_to_devices(loaded, mesh.split_batch(devices), crop_fields(method.views))
     found = [jax.device_get(of_step(state, start + i, batch)) for i, batch in enumerate(crops)]
-    queries = config.batch_size * (2 if isinstance(method, Siamese) else 1)
+    queries = config.batch_size * (2 if isinstance(method, Siamese | SymmetricMoCo) else 1)
     return {
         "step": start,
         "images": queries * len(found),

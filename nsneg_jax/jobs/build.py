@@ -24,6 +24,7 @@ from nsneg_jax.methods.negatives import scaled_patch_range
 from nsneg_jax.methods.siamese import momentum as target_momentum
 from nsneg_jax.methods.siamese.method import Siamese
 from nsneg_jax.methods.siamese.objectives import CosineLoss
+from nsneg_jax.methods.siamese.symmetric_moco import SymmetricMoCo
 from nsneg_jax.methods.views import ViewRecipe
 from nsneg_jax.models.encoder import Encoder
 from nsneg_jax.registry import Registry
@@ -38,7 +39,8 @@ def build_moco(
     config: ConfigDict, encoder: Encoder, views: ViewMaker, schedule: optax.Schedule
 ) -> MoCo:
     """Builds MoCo-v2 with the negatives of the config."""
-    return MoCo(
+    kind = SymmetricMoCo if config.moco.symmetric else MoCo
+    return kind(
         encoder=encoder,
         dim=config.model.dim,
         optimizer=build_optimizer(config, schedule),

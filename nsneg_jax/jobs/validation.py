@@ -179,10 +179,17 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     if config.method in siamese.NAMES:
         _check_two_views(check, config)
         return
+    keys = config.batch_size * (2 if config.moco.symmetric else 1)
+    of = "2 batch_size" if config.moco.symmetric else "batch_size"
     check.expect(
         "moco.queue_size",
-        config.moco.queue_size >= config.batch_size,
-        f"at least batch_size, {config.batch_size}, so that a step's keys fit in",
+        config.moco.queue_size >= keys,
+        f"at least {of}, {keys}, so that a step's keys fit in",
+    )
+    check.expect(
+        "moco.shuffle",
+        config.moco.shuffle == "device" or not config.moco.symmetric,
+        "'device' while moco.symmetric is set, because a process loads the crops of one direction",
     )
     if config.moco.shard_queue:
         check.expect(

@@ -18,6 +18,10 @@ from nsneg_jax.methods.views import ViewRecipe, augment
 # Random streams of a step; negative m uses NEGATIVE + m, that of the key view KEY_NEGATIVE + m.
 SHUFFLE, QUERY_VIEW, KEY_VIEW, NEGATIVE = range(4)
 KEY_NEGATIVE = 2**16
+# Streams of query view, key view and negatives, if the first view asks and if the second does.
+_Streams = tuple[int, int, int]
+_FIRST: _Streams = (QUERY_VIEW, KEY_VIEW, NEGATIVE)
+_SECOND: _Streams = (KEY_VIEW, QUERY_VIEW, KEY_NEGATIVE)
 
 
 class Views(NamedTuple):
@@ -62,11 +66,17 @@ class ViewMaker:
         """M, the number of negatives per image."""
         return self.patches + self.texture
 
-    def draw_orders(self, step: jax.Array, n: int) -> jax.Array:
-        """Draws the orders of shuffling BN for keys and each negative, int32 [1 + M, n]."""
-        return shuffling.draw_orders(self._key(step, SHUFFLE), 1 + self.num_negatives, n)
+    def draw_orders(self, step: jax.Array, n: int, times: int = 1) -> jax.Array:
+        """Draws the orders of shuffling BN for keys and each negative, int32 [times (1 + M), n]."""
+        return shuffling.draw_orders(self._key(step, SHUFFLE), times * (1 + self.num_negatives), n)
 
-    def __call__(self, step: jax.Array, batch: Batch, orders: jax.Array | None = None) -> Views:
+    def __call__(
+        self,
+        step: jax.Array,
+        batch: Batch,
+        orders: jax.Array | None = None,
+        swapped: bool = False,
+    ) -> Views:
         """Makes the views and negatives of a batch.
 
         Args:
@@ -75,53 +85,53 @@ class ViewMaker:
                 texture gets the same draws as its query.
             orders: int [1 + M, N], the orders of the key crops and of the sources of the negatives
                 in `batch`, as `shuffling.arrange` leaves them; None for the queries' order.
+            swapped: whether 'query' and 'key' of the batch have changed places: each crop keeps the
+                draws of its view, and the negatives, which have their own, are made of the other.
         """
-        query = self._view(batch["query"], step, QUERY_VIEW, None)
+        streams = _SECOND if swapped else _FIRST
+        query = self._view(batch["query"], step, streams[0], None)
         order_of_key, *orders_of_negatives = (
             [None] * (1 + self.num_negatives) if (orders is None) else orders
         )
-        key = self._view(batch["key"], step, KEY_VIEW, order_of_key)
+        key = self._view(batch["key"], step, streams[1], order_of_key)
         none = jnp.zeros((len(query), 0, *query.shape[1:]), query.dtype)
         made = [
-            self._negative(m, order, step, batch, query)
+            self._negative(m, order, step, batch, query, streams)
             for m, order in enumerate(orders_of_negatives)
         ]
         views = Views(query, key, jnp.concatenate([none, *made], axis=1))
         if not self.of_both:
             return views
-        of_key = [self._negative_of_key(m, step, batch, key) for m in range(self.num_negatives)]
+        of_key = [
+            self._negative(m, None, step, batch, key, _SECOND) for m in range(self.num_negatives)
+        ]
         return views._replace(key_negatives=jnp.concatenate([none, *of_key], axis=1))
 
-    def _negative_of_key(
-        self, m: int, step: jax.Array, batch: Batch, key_view: jax.Array
-    ) -> jax.Array:
-        """Makes negative m of every key view, [N, 1, S, S, 3].
-
-        A texture is the query's crop of it, with the draws of the key view.
-        """
-        if m == self.patches:
-            return self._view(batch["texture"], step, KEY_VIEW, None)[:, None]
-        return self._patches(key_view, self._keys(step, KEY_NEGATIVE + m, None, len(key_view)))
-
-    def _patches(self, source: jax.Array, keys: jax.Array) -> jax.Array:
-        """Makes one patch negative per view of `source`, [N, 1, S, S, 3]."""
-        draws = draw_patches(keys, 1, source.shape[1], *self.patch_range, self.patch_mode)
-        return patch_negatives(oriented(source, self.patch_mode), draws)
-
     def _negative(
-        self, m: int, order: jax.Array | None, step: jax.Array, batch: Batch, query: jax.Array
+        self,
+        m: int,
+        order: jax.Array | None,
+        step: jax.Array,
+        batch: Batch,
+        query: jax.Array,
+        streams: _Streams,
     ) -> jax.Array:
-        """Makes negative m of every image, in `order`, [N, 1, S, S, 3]."""
+        """Makes negative m of every view that asks, in `order`, [N, 1, S, S, 3].
+
+        A texture has one crop, with the draws of the view.
+        """
         is_texture = m == self.patches
         if "negatives" in batch:
-            seen = self._view(batch["negatives"][:, m], step, QUERY_VIEW, order)
+            seen = self._view(batch["negatives"][:, m], step, streams[0], order)
         elif is_texture:
-            seen = self._view(batch["texture"], step, QUERY_VIEW, order)
+            seen = self._view(batch["texture"], step, streams[0], order)
         else:
             seen = query if order is None else query[order]
         if is_texture:
             return seen[:, None]
-        return self._patches(seen, self._keys(step, NEGATIVE + m, order, len(query)))
+        keys = self._keys(step, streams[2] + m, order, len(query))
+        draws = draw_patches(keys, 1, query.shape[1], *self.patch_range, self.patch_mode)
+        return patch_negatives(oriented(seen, self.patch_mode), draws)
 
     def _view(
         self, crops: jax.Array, step: jax.Array, purpose: int, order: jax.Array | None

@@ -139,8 +139,10 @@ def _pretraining_content(
     else:
         prefix, images = MODULE, progress["images"]
         epoch = step // (images // batch_size)
-        pointer = int(queue_pointer(step, batch_size, len(queue)))
-        passes = {QUERY: step, KEY: step * (1 + progress["negatives"])}
+        moco = progress.get("config", {}).get("moco", {})
+        views = 2 if moco.get("symmetric") else 1  # that are queries
+        pointer = int(queue_pointer(step, views * batch_size, len(queue)))
+        passes = {QUERY: views * step, KEY: views * step * (1 + progress["negatives"])}
         counters = {
             f"{prefix}{part}{name}": passes[part]
             for part, arrays in encoders.items()

@@ -63,6 +63,7 @@ _ADDED = {
     "model.head": "moco",
     "model.head_hidden": 0,
     "model.precision": "tensorfloat32",
+    "moco.symmetric": False,
     "negatives.patch_mode": "crops",
     "features_splits": "",
     "optimizer.name": "sgd",

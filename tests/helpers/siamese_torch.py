@@ -60,6 +60,54 @@ def cos(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return functional.normalize(a, dim=1) @ functional.normalize(b, dim=1).T
 
 
+class SymmetricMoCo:
+    """MoCo-v2 with both views as queries, in one batch-norm group, begun with our state."""
+
+    def __init__(self, config, state):
+        self.config, model = config, config.model
+        self.encoder = ResNet(model.arch, model.dim, model.mlp, model.width).double()
+        fill(self.encoder, to_state_dict(state.params_q, state.stats_q))
+        self.target = deepcopy(self.encoder).requires_grad_(False)
+        self.queue = torch.from_numpy(np.array(state.queue))
+        self.pointer = 0
+        self.sgd = torch.optim.SGD(
+            self.encoder.parameters(),
+            lr=1.0,
+            momentum=config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+        )
+
+    def step(self, images, negatives, lr: float) -> float:
+        """Takes one step; see `Reference.step`."""
+        moco = self.config.moco
+        with torch.no_grad():
+            pairs = zip(self.target.parameters(), self.encoder.parameters(), strict=True)
+            for k, q in pairs:
+                k.copy_(moco.momentum * k + (1 - moco.momentum) * q)
+        losses, keys = [], []
+        for asked, found, of_view in zip(images, images[::-1], negatives, strict=True):
+            q = functional.normalize(self.encoder(asked), dim=1)
+            with torch.no_grad():
+                k = functional.normalize(self.target(found), dim=1)
+                ts = [functional.normalize(self.target(x), dim=1) for x in of_view]
+            columns = [(q * k).sum(1, keepdim=True), q @ self.queue.T]
+            alpha = self.config.negatives.alpha
+            columns += [alpha * (q * t).sum(1, keepdim=True) for t in ts]
+            logits = torch.cat(columns, dim=1) / moco.temperature
+            losses.append(functional.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long)))
+            keys.append(k)
+        loss = (losses[0] + losses[1]) / 2
+        for group in self.sgd.param_groups:
+            group["lr"] = lr
+        self.sgd.zero_grad()
+        loss.backward()
+        self.sgd.step()
+        for key in torch.cat(keys[::-1]):  # those of the first views first
+            self.queue[self.pointer] = key
+            self.pointer = (self.pointer + 1) % len(self.queue)
+        return loss.item()
+
+
 class Reference:
     """One method, begun with the parameters and statistics of our state."""
 

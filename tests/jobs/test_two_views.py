@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny import PLAIN, checkpoint_of_untrained, metrics_lines, tiny_config, tiny_linear_config
 
-from configs import byol, mocov3, simclr
+from configs import byol, mocov3, patch, simclr
 from nsneg_jax.analysis.similarities import measure
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs.linear import linear
@@ -22,7 +22,7 @@ from nsneg_jax.training.workdir import CONFIG, check_workdir
 
 pytestmark = pytest.mark.usefixtures("quick_code")
 
-RECIPES = {"byol": byol, "simclr": simclr, "mocov3": mocov3}
+RECIPES = {"byol": byol, "simclr": simclr, "mocov3": mocov3, "moco": patch}
 SMALL = {"model.bn_groups": 1, "model.head_hidden": 24, "log_every_steps": 1}
 
 
@@ -35,7 +35,10 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("head", ["byol", "simclr", "mocov3"])
+@pytest.mark.parametrize(
+    "head",
+    ["byol", *(pytest.param(head, marks=pytest.mark.slow) for head in ("simclr", "mocov3"))],
+)
 def test_the_head_is_dropped_with_its_statistics(head, tmp_path):
     values = {"method": head, "model.head": head, "model.head_hidden": 24}
     run = checkpoint_of_untrained(tmp_path / "run", **values)
@@ -95,9 +98,11 @@ def test_a_run_resumes_to_the_bit_and_is_used(method, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("method", siamese.NAMES)
+@pytest.mark.parametrize("method", [*siamese.NAMES, "moco"])
 def test_eight_devices_are_one(method, tmp_path):
     values = PLAIN | {"model.bn_groups": 1, "total_steps": 3}
+    if method == "moco":  # with shuffling
+        values |= {"model.bn_groups": 8, "moco.symmetric": True}
     one, eight = (run_of(method, tmp_path / str(devices), devices, **values) for devices in (1, 8))
 
     def close(a, b):

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from siamese_torch import Reference, entries_of
+from siamese_torch import Reference, SymmetricMoCo, entries_of
 from tiny import PLAIN, tiny_config
 
-from configs import byol, mocov3, simclr
+from configs import byol, mocov3, patch, simclr
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs.build import build
 from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.methods.batches import Views
+from nsneg_jax.methods.siamese import symmetric_moco
 from nsneg_jax.methods.siamese.method import metrics_of, update
 from nsneg_jax.methods.siamese.momentum import cosine
 from nsneg_jax.parallel import mesh
@@ -24,7 +25,7 @@ from nsneg_jax.pytorch.names import to_state_dict
 pytestmark = pytest.mark.usefixtures("quick_code")
 
 N, SIZE, STEPS_PER_EPOCH, FEATURES = 16, 16, 5, 16
-RECIPES = {"byol": byol, "simclr": simclr, "mocov3": mocov3}
+RECIPES = {"byol": byol, "simclr": simclr, "mocov3": mocov3, "moco": patch}
 
 
 def config_of(method, **values):
@@ -50,18 +51,12 @@ def of_torch(images):
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
 
 
-def assert_equal_states(state, reference, tolerance=1e-9):
-    """Compares parameters and statistics of all networks with PyTorch's, by entry."""
-    networks = [(reference.encoder, to_state_dict(state.params_q, state.stats_q))]
-    if reference.predictor is not None:
-        networks.append((reference.predictor, entries_of(state.params_p, state.stats_p)))
-    for network, entries in networks:
-        theirs = network.state_dict()
-        for name, array in entries.items():
-            scale = max(1e-3, np.abs(array).max())
-            np.testing.assert_allclose(
-                array, theirs[name].numpy(), rtol=0, atol=tolerance * scale, err_msg=name
-            )
+def assert_equal_networks(entries, network):
+    """Compares parameters and statistics with PyTorch's, by entry."""
+    theirs = network.state_dict()
+    for name, array in entries.items():
+        atol = 1e-9 * max(1e-3, np.abs(array).max())
+        np.testing.assert_allclose(array, theirs[name].numpy(), rtol=0, atol=atol, err_msg=name)
 
 
 def replayed(config, devices, steps=3):
@@ -92,17 +87,14 @@ def replayed(config, devices, steps=3):
         views = mesh.put(jax.tree.map(jnp.asarray, views), mesh.split_batch(split))
         state, metrics = step(state, views)
         np.testing.assert_allclose(metrics["loss"], theirs, rtol=1e-9)
-        assert_equal_states(jax.device_get(state), reference)
+        ours = jax.device_get(state)
+        assert_equal_networks(to_state_dict(ours.params_q, ours.stats_q), reference.encoder)
+        if reference.predictor is not None:
+            assert_equal_networks(entries_of(ours.params_p, ours.stats_p), reference.predictor)
     if method.momentum is not None:
         if config.method == "mocov3":  # ours has already followed for the next step
             reference.follow(reference.step_number)
-        ours = to_state_dict(*jax.device_get((state.params_k, state.stats_k)))
-        theirs = reference.target.state_dict()
-        for name, array in ours.items():
-            scale = max(1e-3, np.abs(array).max())
-            np.testing.assert_allclose(
-                array, theirs[name].numpy(), rtol=0, atol=1e-9 * scale, err_msg=name
-            )
+        assert_equal_networks(to_state_dict(ours.params_k, ours.stats_k), reference.target)
     return jax.device_get(state), jax.device_get(metrics)
 
 
@@ -138,6 +130,42 @@ def test_each_method_is_pytorch_s(method, values, devices):
         assert 0 <= metrics["accuracy_top1"] <= metrics["accuracy_top5"] <= 100
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("devices", [1, 8])
+def test_symmetric_moco_is_pytorch_s(devices):
+    values = {"moco.symmetric": True, "model.head_hidden": 0, "negatives.num": 2}
+    config = config_of("moco", **values)
+    method, state = build(config, STEPS_PER_EPOCH)
+    reference = SymmetricMoCo(config, jax.device_get(state))
+    split = mesh.data_mesh(jax.devices()[:devices])
+    state = mesh.put(state, mesh.replicated(split))
+
+    @partial(jax.jit, out_shardings=mesh.replicated(split))
+    def step(state, directions):
+        with jax.sharding.use_abstract_mesh(split.abstract_mesh):
+            return symmetric_moco.update(method, state, directions)
+
+    for number in range(3):
+        images, negatives = drawn(number, 2)
+        theirs = reference.step(
+            [of_torch(view) for view in images],
+            [[of_torch(of_view[:, m]) for m in range(2)] for of_view in negatives],
+            float(method.learning_rate(number)),
+        )
+        directions = (
+            (Views(images[0], images[1], negatives[0]), None),
+            (Views(images[1], images[0], negatives[1]), None),
+        )
+        directions = mesh.put(jax.tree.map(jnp.asarray, directions), mesh.split_batch(split))
+        state, outputs = step(state, directions)
+        np.testing.assert_allclose(outputs.loss.mean(), theirs, rtol=1e-9)
+        ours = jax.device_get(state)
+        np.testing.assert_allclose(ours.queue, reference.queue.numpy(), atol=1e-9)
+        assert_equal_networks(to_state_dict(ours.params_q, ours.stats_q), reference.encoder)
+        assert_equal_networks(to_state_dict(ours.params_k, ours.stats_k), reference.target)
+
+
 def test_momentum_rises_to_1():
     by_step = cosine(0.9, 20)
     np.testing.assert_allclose(
@@ -160,8 +188,12 @@ def test_negatives_of_the_key_view_are_made_of_it():
         made = np.asarray(negatives).reshape(4, -1, 3)
         for i in range(4):
             assert {*map(tuple, made[i])} <= {*map(tuple, colours[i])}
-    swapped = method.views(0, {"query": batch["key"], "key": batch["query"]})
-    assert (np.asarray(swapped.negatives) != np.asarray(views.key_negatives)).any()
+    batch = {"query": batch["key"], "key": batch["query"]}
+    swapped = method.views(0, batch, swapped=True)
+    np.testing.assert_array_equal(swapped.query, views.key)
+    np.testing.assert_array_equal(swapped.key, views.query)
+    np.testing.assert_array_equal(swapped.negatives, views.key_negatives)
+    assert (np.asarray(method.views(0, batch).negatives) != np.asarray(swapped.negatives)).any()
 
 
 def test_weights_of_byol_s_negatives_stay_below_1():

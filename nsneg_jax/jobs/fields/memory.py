@@ -46,8 +46,9 @@ def _of_pretraining(config: ConfigDict, devices: Mesh) -> dict[str, int]:
     size = devices.size
     share = -(-config.batch_size // size)
     side, model = config.data.image_size, config.model
-    of_two = config.method in siamese.NAMES  # views, each with negatives; no queue
-    queue = 0 if of_two else config.moco.queue_size * model.dim * _FLOAT
+    has_queue = config.method not in siamese.NAMES
+    of_two = config.moco.symmetric if has_queue else True  # views, each with negatives
+    queue = config.moco.queue_size * model.dim * _FLOAT * has_queue
     views = 2 + config.negatives.num * ("patch" in config.negatives.kind) * (1 + of_two)
     pixels = share * side * side * _RGB * views * _FLOAT
     parts = {

@@ -272,6 +272,7 @@ PRETRAINING = (
         "whether to split the queue over the devices, for large K; K must then be a multiple of "
         "the number of devices",
     ),
+    siamese.SYMMETRIC,
     *siamese.SIAMESE,
     Field(
         "negatives.kind",

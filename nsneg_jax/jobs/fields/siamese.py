@@ -31,6 +31,12 @@ HEAD = (
         "for 'simclr', else 4096",
     ),
 )
+SYMMETRIC = switch(
+    "moco.symmetric",
+    False,
+    "whether both views are queries, each with its own negatives; a step enqueues 2 batch_size "
+    "keys",
+)
 SIAMESE = (
     Field(
         "siamese.momentum",
