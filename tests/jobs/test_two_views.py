@@ -85,7 +85,7 @@ def test_a_run_resumes_to_the_bit_and_is_used(method, tmp_path):
         assert min(figures["counts"]) >= 0
 
     state = linear(
-        tiny_linear_config(tmp_path / "whole", total_steps=2),
+        tiny_linear_config(tmp_path / "whole", epochs=1),
         tmp_path / "probe",
         jax.devices()[:1],
     )
