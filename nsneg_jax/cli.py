@@ -46,7 +46,7 @@ PROGRAMS = {
 ABOUT = {
     "prepare": "make data sets (ImageNet-100, textures, packed images) and check them",
     "plan": "say what a pre-training will need: memory, FLOPs, exchanges between devices",
-    "pretrain": "train an encoder by MoCo-v2, with or without non-semantic negatives",
+    "pretrain": "train an encoder without labels, with or without non-semantic negatives",
     "linear": "train a linear probe on a frozen encoder",
     "knn": "classify images by their nearest neighbours in an encoder's features",
     "features": "embed a folder of images, or splits with their labels, into one file",
