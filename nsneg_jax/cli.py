@@ -47,7 +47,7 @@ PROGRAMS = {
 ABOUT = {
     "prepare": "make data sets (ImageNet-100, textures, packed images) and check them",
     "plan": "say what a pre-training will need: memory, FLOPs, exchanges between devices",
-    "pretrain": "train an encoder by MoCo-v2, with or without non-semantic negatives",
+    "pretrain": "train an encoder without labels, with or without non-semantic negatives",
     "linear": "train a linear probe on a frozen encoder",
     "finetune": "train an encoder and a classifier together, on all labels or a part of them",
     "knn": "classify images by their nearest neighbours in an encoder's features",

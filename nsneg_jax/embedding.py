@@ -46,6 +46,7 @@ class Pretrained:
             float64 if `dtype` is 'float64', else float32.
         stats: running statistics, like `params`.
         head: parameters of the projection head, like `params`; None if there is none.
+        head_stats: running statistics of the projection head; {} if it has no batch norm.
         model: `model` section of the config it was trained with.
         dtype: dtype of the computation.
         classifier: {'kernel': [F, C], 'bias': [C]} of a linear probe's checkpoint, else None.
@@ -63,6 +64,7 @@ class Pretrained:
     params: Tree = field(repr=False)
     stats: Tree = field(repr=False)
     head: Tree | None = field(default=None, repr=False)
+    head_stats: Tree = field(default_factory=dict, repr=False)
     model: dict[str, Any]
     dtype: str
     classifier: dict[str, np.ndarray] | None = field(default=None, repr=False)
@@ -130,7 +132,7 @@ class Pretrained:
 
     @cached_property
     def _network(self) -> dict[str, Tree | None]:
-        names = ("params", "stats", "head", "classifier")
+        names = ("params", "stats", "head", "head_stats", "classifier")
         with self._numbers():
             return jax.device_put({name: getattr(self, name) for name in names})
 
@@ -175,8 +177,9 @@ def _features(encoder: Encoder, dtype: str, network: Tree, images: jax.Array) ->
 @partial(jax.jit, static_argnums=(0, 1))
 def _projections(encoder: Encoder, dtype: str, network: Tree, images: jax.Array) -> jax.Array:
     params = {**network["params"], HEAD: network["head"]}
+    stats = network["stats"] | ({HEAD: network["head_stats"]} if network["head_stats"] else {})
     floats = normalise(images.astype(jnp.dtype(dtype)) / 255)
-    embeddings, _ = encoder(params, network["stats"], floats, groups=None)
+    embeddings, _ = encoder(params, stats, floats, groups=None)
     return embeddings.astype(jnp.float32)
 
 

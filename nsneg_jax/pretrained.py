@@ -154,8 +154,9 @@ def assemble(
     return Pretrained(
         encoder=encoder,
         params={name: leaf for name, leaf in params.items() if name != HEAD},
-        stats=stats,
+        stats={name: leaf for name, leaf in stats.items() if name != HEAD},
         head=params.get(HEAD),
+        head_stats=stats.get(HEAD, {}),
         model=model,
         dtype=dtype,
         classifier=classifier,

@@ -27,7 +27,7 @@ def trained(workdir, **values):
 
 
 def test_a_method_and_a_network_train_and_are_probed(tmp_path):
-    values = {"method": "byol", "model.arch": "tiny_vit", "model.width": 8}
+    values = {"method": "my_byol", "model.arch": "tiny_vit", "model.width": 8}
     start, state, lines = trained(tmp_path / "run", **values)
     assert isinstance(state, additions.ByolState) and state.step == 2
     assert additions.moved(start.params_q, state.params_q) > 1e-4

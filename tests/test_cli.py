@@ -52,7 +52,8 @@ def shown(capsys, *arguments: str) -> str:
 
 def test_configs_are_found_by_name():
     assert config_files.config_names() == [
-        "claim", "compare", "evaluate", "finetune", "ifm", "linear", "moco", "patch", "texture",
+        "byol", "claim", "compare", "evaluate", "finetune", "ifm", "linear", "moco", "mocov3",
+        "patch", "simclr", "texture",
     ]  # fmt: skip
     assert len(every_config()) == 50
 

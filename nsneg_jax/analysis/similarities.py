@@ -22,10 +22,11 @@ from nsneg_jax.input.loading import Loaders, Steps, prefetch_to_devices
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.splits import open_split
 from nsneg_jax.jobs import build, defaults
-from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.contrast import histogram
-from nsneg_jax.methods.moco import MoCo, TrainState
+from nsneg_jax.methods.moco import MoCo
 from nsneg_jax.methods.shuffling import Batch
+from nsneg_jax.methods.siamese.method import Siamese
+from nsneg_jax.methods.siamese.symmetric_moco import SymmetricMoCo
 from nsneg_jax.parallel import mesh
 from nsneg_jax.training.checkpoints.checkpoint import (
     find_checkpoint,
@@ -50,7 +51,8 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
 
     Returns:
         'step'; 'images', number of queries; 'bins', number of bins over [-1, 1]; and 'kinds', by
-        name ('positive', 'queue', then `ViewMaker.names`): 'counts' [bins], 'mean', 'std', and
+        name ('positive', 'queue', then `ViewMaker.names`; without a queue 'others', the other
+        images of the batch, if the method compares with these): 'counts' [bins], 'mean', 'std', and
         'above_positive', the part of these similarities in % that are greater than the query's
         similarity to its key.
 
@@ -68,10 +70,10 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
     if build.build_views(config).reads_texture:
         source, textures = build.open_textures(config, source, folder.parent.parent)
     method, state = build.build(config, max(1, len(source) // config.batch_size))
-    if not isinstance(method, MoCo):
+    if not isinstance(method, MoCo | Siamese):
         raise UsageError(
-            f"The method of {run} is {config.method!r}, but only 'moco' has similarities to a "
-            "queue. Leave this run out of the report."
+            f"The method of {run} is {config.method!r}, which is none of nsneg_jax, so that its "
+            "similarities are not known. Leave this run out of the report."
         )
     state = mesh.put(_restored(folder, state), state_sharding(method, devices))
     start = int(state.step)
@@ -87,11 +89,12 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
     of_step = _compiled(method, devices)
     crops = prefetch_to_devices(loaded, mesh.split_batch(devices), crop_fields(method.views))
     found = [jax.device_get(of_step(state, start + i, batch)) for i, batch in enumerate(crops)]
+    queries = config.batch_size * (2 if isinstance(method, Siamese | SymmetricMoCo) else 1)
     return {
         "step": start,
-        "images": config.batch_size * len(found),
+        "images": queries * len(found),
         "bins": BINS,
-        "kinds": _kinds(found, method.views),
+        "kinds": _kinds(found),
     }
 
 
@@ -116,7 +119,7 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _restored(folder: Path, state: TrainState) -> TrainState:
+def _restored(folder: Path, state: Any) -> Any:
     """Returns `state` with the arrays of a checkpoint, except those of the optimiser."""
     names = [field.name for field in dataclasses.fields(state) if field.name != "opt_state"]
     stored, _ = read_checkpoint(folder, *names)
@@ -144,25 +147,21 @@ class _Figures(NamedTuple):
     above: jax.Array
 
 
-def _compiled(method: MoCo, devices: Mesh) -> Callable[..., list[_Figures]]:
-    """Compiles the figures of a step: positive, queue, then each non-semantic negative."""
+def _compiled(method: MoCo | Siamese, devices: Mesh) -> Callable[..., dict[str, _Figures]]:
+    """Compiles the figures of a step by kind: key, others, then each non-semantic negative."""
     whole = mesh.replicated(devices)
 
-    def of_step(state: TrainState, step: jax.Array, batch: Batch) -> list[_Figures]:
+    def of_step(state: Any, step: jax.Array, batch: Batch) -> dict[str, _Figures]:
         with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
             s = method.similarities(
                 dataclasses.replace(state, step=jnp.asarray(step, jnp.int32)), batch
             )
-        kinds = [s.positive[:, None], s.queue, *jnp.moveaxis(s.nonsemantic[..., None], 1, 0)]
-        return [
-            _Figures(
-                histogram(x, BINS),
-                x.mean(),
-                jnp.square(x).mean(),
-                (x > s.positive[:, None]).mean(),
-            )
-            for x in kinds
-        ]
+        kinds = {"positive": s.positive[:, None]}
+        if s.queue.shape[1]:
+            kinds["queue" if method.queue_fields else "others"] = s.queue
+        names = method.views.names
+        kinds |= {name: s.nonsemantic[:, m, None] for m, name in enumerate(names)}
+        return {kind: _figures(x, s.positive[:, None]) for kind, x in kinds.items()}
 
     state = state_sharding(method, devices)
     return jax.jit(
@@ -170,10 +169,24 @@ def _compiled(method: MoCo, devices: Mesh) -> Callable[..., list[_Figures]]:
     )
 
 
-def _kinds(steps: Sequence[list[_Figures]], views: ViewMaker) -> dict[str, dict[str, Any]]:
-    names = ["positive", "queue", *views.names]
+def _figures(x: jax.Array, positive: jax.Array) -> _Figures:
+    """Returns the figures of similarities [N, K], of which those that are -inf do not count."""
+    counted = jnp.isfinite(x)
+    number = counted.sum()
+    counts = histogram(x, BINS)
+    values = jnp.where(counted, x, 0)
+    return _Figures(
+        counts.at[0].add(number - x.size),
+        values.sum() / number,
+        jnp.square(values).sum() / number,
+        (x > positive).sum() / number,
+    )
+
+
+def _kinds(steps: Sequence[dict[str, _Figures]]) -> dict[str, dict[str, Any]]:
     kinds = {}
-    for name, of_kind in zip(names, zip(*steps, strict=True), strict=True):
+    for name in steps[0]:
+        of_kind = [figures[name] for figures in steps]
         mean, square, above = (
             float(np.mean([getattr(figures, field) for figures in of_kind], dtype=float))
             for field in ("mean", "square", "above")

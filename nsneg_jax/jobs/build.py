@@ -1,5 +1,6 @@
 """Builds the parts of a pre-training from the fields of its config."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,33 +15,38 @@ from nsneg_jax.input.sources.protocol import Source, has_files
 from nsneg_jax.input.sources.source import open_files
 from nsneg_jax.input.splits import agree_on_files
 from nsneg_jax.input.texture_pairs import MadeTextures, pair_folders
-from nsneg_jax.methods import optimizer
+from nsneg_jax.methods import optimizer, siamese
 from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.contrast import LOSSES, ContrastiveLoss
 from nsneg_jax.methods.method import Method
 from nsneg_jax.methods.moco import MoCo
 from nsneg_jax.methods.negatives import NEGATIVES, Negative, Settings, parse, scaled_patch_range
 from nsneg_jax.methods.negatives.mochi import MoCHi
+from nsneg_jax.methods.siamese import momentum as target_momentum
+from nsneg_jax.methods.siamese.method import Siamese
+from nsneg_jax.methods.siamese.objectives import CosineLoss
+from nsneg_jax.methods.siamese.symmetric_moco import SymmetricMoCo
 from nsneg_jax.methods.views import ViewRecipe
 from nsneg_jax.models.encoder import Encoder
 from nsneg_jax.registry import Registry
 from nsneg_jax.training.step import Placement
 from nsneg_jax.training.workdir import TEXTURES
 
-# Builds a method from (config, encoder, views, learning rate by step).
-Builder = Callable[[ConfigDict, Encoder, ViewMaker, optax.Schedule], Method]
+# Builds a method from (config, encoder, views, learning rate by step), see `register`.
+Builder = Callable[..., Method]
 
 
 def build_moco(
     config: ConfigDict, encoder: Encoder, views: ViewMaker, schedule: optax.Schedule
 ) -> MoCo:
     """Builds MoCo-v2 with the negatives of the config."""
-    return MoCo(
+    kind = SymmetricMoCo if config.moco.symmetric else MoCo
+    return kind(
         encoder=encoder,
         dim=config.model.dim,
         optimizer=build_optimizer(config, schedule),
         learning_rate=schedule,
-        loss=build_loss(config, views),
+        loss=build_loss(config, views, config.moco.temperature),
         views=views,
         queue_size=config.moco.queue_size,
         momentum=config.moco.momentum,
@@ -49,7 +55,122 @@ def build_moco(
     )
 
 
-METHODS: Registry[Builder] = Registry("method", {"moco": build_moco})
+def build_byol(
+    config: ConfigDict,
+    encoder: Encoder,
+    views: ViewMaker,
+    schedule: optax.Schedule,
+    *,
+    steps_per_epoch: int,
+) -> Siamese:
+    """Builds BYOL with the negatives of the config."""
+    views = replace(views, of_both=True)
+    return _siamese(
+        config,
+        encoder,
+        views,
+        schedule,
+        predictor=_predictor(config, "byol"),
+        loss=CosineLoss(negative_weights(config, views)),
+        momentum=_momentum(config, steps_per_epoch),
+    )
+
+
+def build_simclr(
+    config: ConfigDict, encoder: Encoder, views: ViewMaker, schedule: optax.Schedule
+) -> Siamese:
+    """Builds SimCLR with the negatives of the config."""
+    views = replace(views, of_both=True)
+    return _siamese(
+        config,
+        encoder,
+        views,
+        schedule,
+        loss=build_loss(config, views, config.siamese.temperature),
+        candidates="both views",
+        scale=0.5,
+        joint=True,
+        negative_gradient=config.siamese.negative_gradient,
+    )
+
+
+def build_mocov3(
+    config: ConfigDict,
+    encoder: Encoder,
+    views: ViewMaker,
+    schedule: optax.Schedule,
+    *,
+    steps_per_epoch: int,
+) -> Siamese:
+    """Builds MoCo-v3 with the negatives of the config."""
+    views = replace(views, of_both=True)
+    head = config.model.head
+    return _siamese(
+        config,
+        encoder,
+        views,
+        schedule,
+        predictor=_predictor(config, head if head == "mocov3_vit" else "mocov3"),
+        loss=build_loss(config, views, config.siamese.temperature),
+        candidates="other view",
+        scale=2 * config.siamese.temperature,
+        momentum=_momentum(config, steps_per_epoch, ahead=1),
+    )
+
+
+def _siamese(
+    config: ConfigDict,
+    encoder: Encoder,
+    views: ViewMaker,
+    schedule: optax.Schedule,
+    **parts: Any,
+) -> Siamese:
+    common: dict[str, Any] = {
+        "predictor": None,
+        "candidates": "none",
+        "scale": 1.0,
+        "momentum": None,
+    }
+    return Siamese(
+        encoder=encoder,
+        optimizer=build_optimizer(config, schedule),
+        learning_rate=schedule,
+        views=views,
+        groups=config.model.bn_groups,
+        merge_passes=config.siamese.merge_passes,
+        **(common | parts),
+    )
+
+
+def _predictor(config: ConfigDict, kind: str) -> models.Predictor:
+    model = config.model
+    return models.Predictor(
+        kind=kind,
+        dim=model.dim,
+        hidden=model.head_hidden,
+        running=model.bn_running,
+        dtype=model.dtype,
+        precision=model.precision,
+        seed=config.seed,
+    )
+
+
+def _momentum(config: ConfigDict, steps_per_epoch: int, ahead: int = 0) -> optax.Schedule:
+    base = config.siamese.momentum
+    if config.siamese.momentum_schedule == "constant":
+        return optax.constant_schedule(base)
+    return target_momentum.cosine(base, config.epochs * steps_per_epoch, ahead)
+
+
+METHODS: Registry[Builder] = Registry(
+    "method",
+    {
+        "moco": build_moco,
+        siamese.BYOL: build_byol,
+        siamese.SIMCLR: build_simclr,
+        siamese.MOCOV3: build_mocov3,
+    },
+)
 
 
 def register(name: str, builder: Builder) -> None:
@@ -57,7 +178,8 @@ def register(name: str, builder: Builder) -> None:
 
     Args:
         name: a name that is not taken.
-        builder: called with config, encoder, `ViewMaker` and the learning rate by step.
+        builder: called with config, encoder, `ViewMaker` and the learning rate by step; and by
+            name with `steps_per_epoch`, if it has such an argument.
 
     Raises:
         ValueError: the package has one of this name.
@@ -75,7 +197,10 @@ def build(config: ConfigDict, steps_per_epoch: int) -> tuple[Method, Any]:
 def build_method(config: ConfigDict, encoder: Encoder, steps_per_epoch: int) -> Method:
     """Builds the method from a validated config and an encoder."""
     schedule = build_schedule(config, config.optimizer.learning_rate, steps_per_epoch)
-    method = METHODS[config.method](config, encoder, build_views(config), schedule)
+    builder = METHODS[config.method]
+    wanted = inspect.signature(builder).parameters
+    extra = {"steps_per_epoch": steps_per_epoch} if "steps_per_epoch" in wanted else {}
+    method = builder(config, encoder, build_views(config), schedule, **extra)
     return _with_mixing(method, config, steps_per_epoch)
 
 
@@ -88,10 +213,11 @@ def _with_mixing(method: Method, config: ConfigDict, steps_per_epoch: int) -> Me
     settings = config.mochi
     if not settings.pairs and not settings.with_query:
         return method
-    if not isinstance(method, MoCo):
+    if not isinstance(method, MoCo) or isinstance(method, SymmetricMoCo):
         raise UsageError(
             f"mochi.pairs is {settings.pairs} and mochi.with_query is {settings.with_query}, but "
-            f"both must be 0 with the method {config.method!r}: they mix keys of MoCo's queue."
+            f"both must be 0 with the method {config.method!r} and with moco.symmetric: they mix "
+            "keys of MoCo's queue for one direction."
         )
     mochi = MoCHi(
         hardest=settings.hardest,
@@ -150,11 +276,10 @@ def view_recipe(config: ConfigDict) -> ViewRecipe:
     return ViewRecipe(**values)
 
 
-def build_loss(config: ConfigDict, views: ViewMaker) -> ContrastiveLoss:
+def build_loss(config: ConfigDict, views: ViewMaker, temperature: float) -> ContrastiveLoss:
     """Builds the loss, with alpha per negative of `views`."""
     loss = LOSSES[config.loss.name]
-    alphas = negative_weights(config, views)
-    return loss(config.moco.temperature, alphas, epsilon=config.loss.epsilon)
+    return loss(temperature, negative_weights(config, views), epsilon=config.loss.epsilon)
 
 
 def negative_weights(config: ConfigDict, views: ViewMaker) -> tuple[float, ...]:
@@ -214,11 +339,10 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
     )
 
 
-def placement(config: ConfigDict) -> Placement:
+def placement(config: ConfigDict, method: Method) -> Placement:
     """Builds the placement of a run's arrays."""
     return Placement(
         share_queue=config.moco.shard_queue,
         share_optimizer=config.optimizer.shard,
-        # One group sees the whole batch in any order, so there is nothing to shuffle.
-        arranged=config.moco.shuffle == "data" and config.model.bn_groups > 1,
+        arranged=config.moco.shuffle == "data" and method.shuffles,
     )

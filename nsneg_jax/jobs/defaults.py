@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import data_root
-from nsneg_jax.jobs.fields.evaluation import EVALUATION, TEST_SET
 from nsneg_jax.jobs.fields.field import config_of
-from nsneg_jax.jobs.fields.finetuning import FINETUNING
-from nsneg_jax.jobs.fields.pretraining import PRETRAINING
-from nsneg_jax.jobs.fields.probing import PROBING
+from nsneg_jax.jobs.fields.rows.evaluation import EVALUATION, TEST_SET
+from nsneg_jax.jobs.fields.rows.finetuning import FINETUNING
+from nsneg_jax.jobs.fields.rows.pretraining import PRETRAINING
+from nsneg_jax.jobs.fields.rows.probing import PROBING
 
 VARIANTS = ("", "paper", "tiny")
 # recipes for one small machine
@@ -86,6 +86,35 @@ def pretraining(variant: str = "") -> ConfigDict:
                 "checkpoint": {"every_steps": 400},
             }
         )
+    return config
+
+
+def two_views(variant: str = "") -> ConfigDict:
+    """Returns the config that BYOL, SimCLR and MoCo-v3 change, without non-semantic negatives.
+
+    Args:
+        variant: '' is for ImageNet-100 with the batch of recipe B; 'paper' has the batch, optimiser
+            and length that BYOL and MoCo-v3 share for ImageNet-1K; 'tiny' is a small encoder on the
+            built-in shapes.
+
+    Raises:
+        UsageError: there is no such variant.
+    """
+    check_variant(variant, VARIANTS)
+    config = pretraining("tiny" if variant == "tiny" else "")
+    config.model.bn_groups = 1  # all three normalise over the whole batch
+    if variant == "tiny":
+        config.model.head_hidden = 256
+        return config
+    # LARS and the rates of the papers: 0.3 at a batch of 256, by the batch.
+    config.model.dim = 256
+    config.optimizer.update(
+        {"name": "lars", "learning_rate": 0.6, "weight_decay": 1e-6, "warmup_epochs": 10}
+    )
+    if variant == "paper":
+        config.update({"batch_size": 4096, "epochs": 300})
+        config.data.source = f"folder:{data_root()}/imagenet"
+        config.optimizer.learning_rate = 4.8
     return config
 
 

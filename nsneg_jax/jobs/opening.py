@@ -240,7 +240,7 @@ def check_same_model(model: Mapping[str, Any], progress: Mapping[str, Any], work
     before = progress.get("model", {})
     differences = [
         f"model.{name} is {before[name]!r} there and {model[name]!r} in this run"
-        for name in ("arch", "dim", "mlp", "width", "stem")
+        for name in ("arch", "dim", "mlp", "head", "head_hidden", "width", "stem")
         if name in before and before[name] != model[name]
     ]
     if differences:

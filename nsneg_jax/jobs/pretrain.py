@@ -19,6 +19,7 @@ from nsneg_jax.jobs.pretraining.state import Training, build_or_restore, progres
 from nsneg_jax.jobs.validation import validate_pretraining
 from nsneg_jax.parallel import mesh
 from nsneg_jax.parallel.watchdog import alive
+from nsneg_jax.training.described import section_of
 from nsneg_jax.training.health import collapse, divergence
 from nsneg_jax.training.loggers.services import check_installed
 from nsneg_jax.training.signals import stopped
@@ -143,7 +144,8 @@ def _stop_if_collapsed(config: ConfigDict, run: Run, training: Training, done: i
     path = run.write_results(
         {"job": "pretrain", "stopped": "collapse", "step": done, "collapse": found}
     )
+    about = collapse(found, section_of(config.method))
     raise RunError(
-        f"{collapse(found)} The run stopped after step {done}, with everything saved, because "
+        f"{about} The run stopped after step {done}, with everything saved, because "
         f"on_collapse is 'stop'; {path} has the figures. --config.on_collapse=warn goes on."
     )

@@ -14,8 +14,9 @@ from nsneg_jax.input.labelled import scaled_resize
 from nsneg_jax.input.sources.source import is_files
 from nsneg_jax.jobs import build
 from nsneg_jax.jobs.fields.field import wrong
-from nsneg_jax.jobs.fields.shared import COUNTED, MOST_STEPS
+from nsneg_jax.jobs.fields.rows.shared import COUNTED, MOST_STEPS
 from nsneg_jax.jobs.fields.table import check_fields
+from nsneg_jax.methods import siamese
 from nsneg_jax.methods.negatives import parse, scaled_patch_range
 from nsneg_jax.training.workdir import flatten
 
@@ -199,10 +200,20 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         "its own",
     )
     check.divisible_batch(devices)
+    if config.method in siamese.NAMES:
+        _check_two_views(check, config)
+        return
+    keys = config.batch_size * (2 if config.moco.symmetric else 1)
+    of = "2 batch_size" if config.moco.symmetric else "batch_size"
     check.expect(
         "moco.queue_size",
-        config.moco.queue_size >= config.batch_size,
-        f"at least batch_size, {config.batch_size}, so that a step's keys fit in",
+        config.moco.queue_size >= keys,
+        f"at least {of}, {keys}, so that a step's keys fit in",
+    )
+    check.expect(
+        "moco.shuffle",
+        config.moco.shuffle == "device" or not config.moco.symmetric,
+        "'device' while moco.symmetric is set, because a process loads the crops of one direction",
     )
     if config.moco.shard_queue:
         check.expect(
@@ -210,6 +221,23 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
             config.moco.queue_size % devices == 0,
             f"a multiple of the {devices} devices that share it (moco.shard_queue)",
         )
+
+
+def _check_two_views(check: _Checker, config: ConfigDict) -> None:
+    """Checks BYOL, SimCLR and MoCo-v3."""
+    if config.method == siamese.BYOL:
+        check.expect(
+            "loss.name",
+            config.loss.name == "infonce",
+            "'infonce' with the method 'byol', which has a loss of its own",
+        )
+        check.expect(
+            "negatives.alpha",
+            sum(build.negative_weights(config, build.build_views(config))) < 1,
+            "so small that the negatives of an image weigh less than 1 together, because its other "
+            "view weighs 1: 'byol' subtracts alpha times their similarity",
+        )
+    check.expect("batch_size", config.batch_size > 1, "at least 2, so that there are other images")
 
 
 def _check_negatives(check: _Checker, config: ConfigDict) -> None:

@@ -16,17 +16,26 @@ from nsneg_jax.methods.negatives import Mode, Negative, Patches, Texture, number
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.methods.views import ViewRecipe, augment
 
-# Random streams of a step; negative m uses NEGATIVE + m.
+# Random streams of a step; negative m uses NEGATIVE + m, that of the key view KEY_NEGATIVE + m.
 SHUFFLE, QUERY_VIEW, KEY_VIEW, NEGATIVE = range(4)
-MIXING = 2**16  # of MoCHi; far more than there are negatives
+KEY_NEGATIVE, MIXING = 2**16, 2**17  # far more than there are negatives; MoCHi's
+# Streams of query view, key view and negatives, if the first view asks and if the second does.
+_Streams = tuple[int, int, int]
+_FIRST: _Streams = (QUERY_VIEW, KEY_VIEW, NEGATIVE)
+_SECOND: _Streams = (KEY_VIEW, QUERY_VIEW, KEY_NEGATIVE)
 
 
 class Views(NamedTuple):
-    """Normalised images of one batch: query and key [N, S, S, 3], negatives [N, M, S, S, 3]."""
+    """Normalised images of one batch: query and key [N, S, S, 3], negatives [N, M, S, S, 3].
+
+    `key_negatives`, with the shape of `negatives`, are made of the key views, for methods whose key
+    views are queries too; None for others.
+    """
 
     query: jax.Array
     key: jax.Array
     negatives: jax.Array
+    key_negatives: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class ViewMaker:
         patch_mode: where patches come from, one of `negatives.MODES`.
         more: further negatives, one per image each. One that reads the texture is the last, in
             place of `texture`.
+        of_both: whether negatives are made of the key view too.
 
     Raises:
         UsageError: two negatives read the texture, or one that is not the last.
@@ -58,6 +68,7 @@ class ViewMaker:
     seed: int
     patch_mode: Mode = "crops"
     more: tuple[Negative, ...] = ()
+    of_both: bool = False
 
     def __post_init__(self) -> None:
         if any(negative.reads == "texture" for negative in self.negatives[:-1]):
@@ -87,11 +98,17 @@ class ViewMaker:
         """Whether a batch needs the textures of its images, for the last negative."""
         return any(negative.reads == "texture" for negative in self.negatives[-1:])
 
-    def draw_orders(self, step: jax.Array, n: int) -> jax.Array:
-        """Draws the orders of shuffling BN for keys and each negative, int32 [1 + M, n]."""
-        return shuffling.draw_orders(self._key(step, SHUFFLE), 1 + self.num_negatives, n)
+    def draw_orders(self, step: jax.Array, n: int, times: int = 1) -> jax.Array:
+        """Draws the orders of shuffling BN for keys and each negative, int32 [times (1 + M), n]."""
+        return shuffling.draw_orders(self._key(step, SHUFFLE), times * (1 + self.num_negatives), n)
 
-    def __call__(self, step: jax.Array, batch: Batch, orders: jax.Array | None = None) -> Views:
+    def __call__(
+        self,
+        step: jax.Array,
+        batch: Batch,
+        orders: jax.Array | None = None,
+        swapped: bool = False,
+    ) -> Views:
         """Makes the views and negatives of a batch.
 
         Args:
@@ -100,35 +117,53 @@ class ViewMaker:
                 texture gets the same draws as its query.
             orders: int [1 + M, N], the orders of the key crops and of the sources of the negatives
                 in `batch`, as `shuffling.arrange` leaves them; None for the queries' order.
+            swapped: whether 'query' and 'key' of the batch have changed places: each crop keeps the
+                draws of its view, and the negatives, which have their own, are made of the other.
         """
-        query = self._view(batch["query"], step, QUERY_VIEW, None)
+        streams = _SECOND if swapped else _FIRST
+        query = self._view(batch["query"], step, streams[0], None)
         order_of_key, *orders_of_negatives = (
             [None] * (1 + self.num_negatives) if (orders is None) else orders
         )
-        key = self._view(batch["key"], step, KEY_VIEW, order_of_key)
-        negatives = jnp.zeros((len(query), 0, *query.shape[1:]), query.dtype)
+        key = self._view(batch["key"], step, streams[1], order_of_key)
+        none = jnp.zeros((len(query), 0, *query.shape[1:]), query.dtype)
         made = [
-            self._negative(m, order, step, batch, query)
+            self._negative(m, order, step, batch, query, streams)
             for m, order in enumerate(orders_of_negatives)
         ]
-        return Views(query, key, jnp.concatenate([negatives, *made], axis=1))
+        views = Views(query, key, jnp.concatenate([none, *made], axis=1))
+        if not self.of_both:
+            return views
+        of_key = [
+            self._negative(m, None, step, batch, key, _SECOND) for m in range(self.num_negatives)
+        ]
+        return views._replace(key_negatives=jnp.concatenate([none, *of_key], axis=1))
 
     def keys(self, step: jax.Array, purpose: int, n: int) -> jax.Array:
         """Returns a typed key per place of a global batch of n samples, for a stream of a step."""
         return self._keys(step, purpose, None, n)
 
     def _negative(
-        self, m: int, order: jax.Array | None, step: jax.Array, batch: Batch, query: jax.Array
+        self,
+        m: int,
+        order: jax.Array | None,
+        step: jax.Array,
+        batch: Batch,
+        query: jax.Array,
+        streams: _Streams,
     ) -> jax.Array:
-        """Makes negative m of every image, in `order`, [N, 1, S, S, 3]."""
+        """Makes negative m of every view that asks, in `order`, [N, 1, S, S, 3].
+
+        A texture has one crop, with the draws of the view.
+        """
         negative = self.negatives[m]
         if "negatives" in batch:
-            seen = self._view(batch["negatives"][:, m], step, QUERY_VIEW, order)
+            seen = self._view(batch["negatives"][:, m], step, streams[0], order)
         elif negative.reads == "texture":
-            seen = self._view(batch["texture"], step, QUERY_VIEW, order)
+            seen = self._view(batch["texture"], step, streams[0], order)
         else:
             seen = query if order is None else query[order]
-        keys = self._keys(step, NEGATIVE + m, order, len(query))
+        keys = self._keys(step, streams[2] + m, order, len(query))
         return negative(seen, keys)[:, None]
 
     def _view(

@@ -15,8 +15,8 @@ class Method(Protocol):
     """A pre-training method; hashable, so it can be static under jit.
 
     Its state is a `flax.struct` dataclass with the fields `step` (int32, steps done), `params_q`
-    and `stats_q` (parameters and batch-norm statistics of the evaluated encoder). Checkpoints
-    store it unchanged.
+    and `stats_q` (parameters and batch-norm statistics of the evaluated encoder); where a network
+    beside it is trained, `params_p` has its parameters. Checkpoints store it unchanged.
 
     Attributes:
         encoder: the network that is evaluated.
@@ -47,6 +47,14 @@ class Method(Protocol):
     @property
     def queue_fields(self) -> tuple[str, ...]:
         """Fields of the state whose rows may be split over devices; () for none."""
+        ...
+
+    def choices(self, batch_size: int) -> int:
+        """Returns the choices of the contrast task of accuracy_top1 and accuracy_top5; 0 if none.
+
+        Args:
+            batch_size: images per step.
+        """
         ...
 
     def init(self, params: Tree, stats: Tree) -> Any:

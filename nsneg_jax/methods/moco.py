@@ -86,6 +86,10 @@ class MoCo:
         """Fields of the state whose rows may be split over devices."""
         return ("queue",)
 
+    def choices(self, batch_size: int) -> int:
+        """Choices of the contrast task: the key, K queue entries and M negatives."""
+        return 1 + self.queue_size + self.views.num_negatives
+
     def init(self, params: Tree, stats: Tree) -> "TrainState":
         return init_state(self, params, stats)
 
@@ -242,18 +246,9 @@ def encode_keys(
     Returns k, t and the running statistics after all passes.
     """
     images = jnp.concatenate([views.key[:, None], views.negatives], axis=1)
-    n, passes = images.shape[:2]
-    if moco.merge_passes:
-        # Flattened sample by sample, not pass by pass, so that a sharded batch axis stays in place.
-        flat = images.reshape(n * passes, *images.shape[2:])
-        embeddings, stats = moco.encoder(params, stats, flat, moco.groups, passes)
-        embeddings = embeddings.reshape(n, passes, -1)
-    else:
-        by_pass = []
-        for p in range(passes):
-            embedding, stats = moco.encoder(params, stats, images[:, p], moco.groups)
-            by_pass.append(embedding)
-        embeddings = jnp.stack(by_pass, axis=1)
+    embeddings, stats = moco.encoder.embed_passes(
+        params, stats, images, moco.groups, moco.merge_passes
+    )
     embeddings = l2_normalize(embeddings)
     if orders is not None:
         embeddings = shuffling.restore(embeddings, orders)

@@ -2,14 +2,17 @@
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.models import heads
 from nsneg_jax.models.encoder import Encoder, Tree
 from nsneg_jax.models.resnet import ARCHS, ResNet
 from nsneg_jax.registry import Registry
@@ -19,7 +22,7 @@ Factory = Callable[..., nnx.Module]
 NETWORKS: Registry[Factory] = Registry("network", {arch: partial(ResNet, arch) for arch in ARCHS})
 
 # Fields of every config's model section; a network ignores those it has no use for.
-_COMMON = ("dim", "mlp", "width", "stem", "bn_groups", "bn_running")
+_COMMON = ("dim", "mlp", "head", "head_hidden", "width", "stem", "bn_groups", "bn_running")
 
 
 def register(name: str, factory: Factory) -> None:
@@ -64,6 +67,55 @@ def structure(arch: str, **settings: Any) -> tuple[Encoder, Tree, Tree]:
     with jax.enable_x64(True):
         network = nnx.eval_shape(lambda: _network(arch, None, settings))
     return _split(network, settings)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The prediction head of a method, a network that is no part of the encoder; hashable.
+
+    Attributes:
+        kind: a key of `heads.PREDICTIONS`.
+        dim: length of its input and its output.
+        hidden: hidden units; 0 for the published number.
+        running: `running` of `GroupedBatchNorm`.
+        dtype, precision: as in `build`.
+        seed: seed of the initial values.
+    """
+
+    kind: str
+    dim: int
+    hidden: int = 0
+    running: str = "first"
+    dtype: str = "float32"
+    precision: str = "float32"
+    seed: int = 0
+
+    @cached_property
+    def network(self) -> Encoder:
+        """Its structure, called like an encoder with embeddings [N * passes, dim]."""
+        with jax.enable_x64(True):
+            return self._parts(nnx.eval_shape(lambda: self._made(None)))[0]
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Returns initial parameters and running statistics."""
+        _, params, stats = self._parts(self._made(np.random.default_rng((self.seed, 2))))
+        return params, stats
+
+    def _made(self, rng: np.random.Generator | None) -> heads.Head:
+        dtype = jnp.dtype(self.dtype)
+        return heads.Head(
+            heads.form_of(self.kind, heads.PREDICTIONS),
+            self.dim,
+            self.dim,
+            hidden=self.hidden,
+            running=self.running,
+            rng=rng,
+            dtype=dtype,
+            param_dtype=jnp.promote_types(dtype, jnp.float32),
+        )
+
+    def _parts(self, network: nnx.Module) -> tuple[Encoder, Tree, Tree]:
+        return _split(network, {"precision": self.precision})
 
 
 def _split(network: nnx.Module, settings: dict[str, Any]) -> tuple[Encoder, Tree, Tree]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 Tree = dict[str, Any]  # a nested dict with arrays as leaves
@@ -53,6 +54,31 @@ class Encoder:
         with jax.default_matmul_precision(self.precision):
             features = network.features(images, **batch)
         return features, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+    def embed_passes(
+        self, params: Tree, stats: Tree, images: jax.Array, groups: int | None, merge: bool
+    ) -> tuple[jax.Array, Tree]:
+        """Embeds several images per sample, each in a forward pass of its own.
+
+        Args:
+            params, stats, groups: as in `__call__`.
+            images: [N, P, H, W, 3], normalised.
+            merge: whether the P passes are one call of N * P images: same mathematics, more memory.
+
+        Returns:
+            Embeddings [N, P, dim] and the running statistics after all passes.
+        """
+        n, passes = images.shape[:2]
+        if merge:
+            # Sample by sample, not pass by pass, so that a sharded batch axis stays in place.
+            flat = images.reshape(n * passes, *images.shape[2:])
+            embeddings, stats = self(params, stats, flat, groups, passes)
+            return embeddings.reshape(n, passes, -1), stats
+        by_pass = []
+        for p in range(passes):
+            embedding, stats = self(params, stats, images[:, p], groups)
+            by_pass.append(embedding)
+        return jnp.stack(by_pass, axis=1), stats
 
     def features(self, params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
         """Returns pooled features [N, num_features] in inference mode, of images [N, H, W, 3]."""

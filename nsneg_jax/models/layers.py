@@ -55,7 +55,7 @@ class Conv(nnx.Module):
 class Linear(nnx.Module):
     """Affine map with PyTorch's initial values, uniform within 1 / sqrt(inputs).
 
-    Takes the arguments of `Conv` except `size` and `stride`.
+    Takes the arguments of `Conv` except `size` and `stride`, and `bias`: whether it has one.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Linear(nnx.Module):
         inputs: int,
         outputs: int,
         *,
+        bias: bool = True,
         rng: np.random.Generator | None,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
@@ -73,10 +74,12 @@ class Linear(nnx.Module):
 
         bound = inputs**-0.5
         self.kernel = nnx.Param(draw(inputs, outputs))
-        self.bias = nnx.Param(draw(outputs))
+        self.bias = nnx.Param(draw(outputs)) if bias else None
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, inputs] to [N, outputs]."""
         y = linear(x.astype(self.dtype), self.kernel[...])
-        return (y + self.bias[...]).astype(self.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(self.dtype)

@@ -37,6 +37,7 @@ class GroupedBatchNorm(nnx.Module):
         epsilon: added to the variance.
         running: source of the running statistics: 'first' (group 0, as DistributedDataParallel
             broadcasts the buffers of process 0) or 'mean' over the groups.
+        scale, offset: whether the result is scaled and shifted by learnt values per channel.
         dtype: dtype of the result.
         param_dtype: dtype of scale, bias and running statistics.
     """
@@ -48,11 +49,13 @@ class GroupedBatchNorm(nnx.Module):
         momentum: float = 0.1,
         epsilon: float = 1e-5,
         running: str = "first",
+        scale: bool = True,
+        offset: bool = True,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        self.scale = nnx.Param(jnp.ones((features,), param_dtype))
-        self.bias = nnx.Param(jnp.zeros((features,), param_dtype))
+        self.scale = nnx.Param(jnp.ones((features,), param_dtype)) if scale else None
+        self.bias = nnx.Param(jnp.zeros((features,), param_dtype)) if offset else None
         self.mean = nnx.BatchStat(jnp.zeros((features,), param_dtype))
         self.var = nnx.BatchStat(jnp.ones((features,), param_dtype))
         self.momentum = momentum
@@ -90,8 +93,13 @@ class GroupedBatchNorm(nnx.Module):
         return self._normalize(x, for_images(mean), for_images(var))
 
     def _normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-        factor = jax.lax.rsqrt(var + self.epsilon) * self.scale[...]
-        return ((x - mean) * factor + self.bias[...]).astype(self.dtype)
+        factor = jax.lax.rsqrt(var + self.epsilon)
+        if self.scale is not None:
+            factor = factor * self.scale[...]
+        y = (x - mean) * factor
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(self.dtype)
 
     def _update_running(self, mean: jax.Array, var: jax.Array) -> None:
         """Adds statistics [groups, passes, C] to the running ones, pass after pass."""

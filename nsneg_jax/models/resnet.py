@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016) in torchvision's geometry, with MoCo's projection head."""
+"""Residual networks (He et al. 2016) in torchvision's geometry, with a projection head."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.models import heads
 from nsneg_jax.models.layers import Conv, Linear
 from nsneg_jax.models.norm import GroupedBatchNorm, Grouping
 from nsneg_jax.models.pooling import max_pool
@@ -95,7 +96,7 @@ _BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
 
 
 class ResNet(nnx.Module):
-    """Encoder of MoCo: a ResNet whose `fc` is the projection head, `models.encoder.HEAD`.
+    """A ResNet whose `fc` is the projection head, `models.encoder.HEAD`.
 
     Parameter names follow torchvision (`conv1`, `bn1`, `layer1` ... `downsample`, `fc`), so that
     checkpoints translate by name (`nsneg_jax.pytorch.names`).
@@ -103,7 +104,9 @@ class ResNet(nnx.Module):
     Args:
         arch: a key of `ARCHS`. 'resnet8' has three stages of one basic block.
         dim: length of the embedding; 0 leaves the head out, for `features` alone.
-        mlp: whether the head is MoCo-v2's Linear - ReLU - Linear instead of one Linear.
+        mlp: whether the head 'moco' is MoCo-v2's Linear - ReLU - Linear instead of one Linear.
+        head: 'moco', or a key of `heads.PROJECTIONS`.
+        head_hidden: hidden units of such a head; 0 for the published number.
         width: channels of the first stage, 64 in all published networks.
         stem: 'imagenet' (7x7 stride 2, then 3x3 max-pool stride 2), 'small' (3x3 stride 1, no
             pool, for images of at most 64 px) or 'small_stride2' (3x3 stride 2, no pool).
@@ -114,7 +117,7 @@ class ResNet(nnx.Module):
             None leaves weights zero, if only shapes are needed.
 
     Raises:
-        UsageError: there is no such stem.
+        UsageError: there is no such stem or head.
     """
 
     def __init__(
@@ -123,6 +126,8 @@ class ResNet(nnx.Module):
         *,
         dim: int = 128,
         mlp: bool = True,
+        head: str = heads.MOCO,
+        head_hidden: int = 0,
         width: int = 64,
         stem: str = "imagenet",
         bn_running: str = "first",
@@ -157,11 +162,22 @@ class ResNet(nnx.Module):
         self.num_features = inputs
         if dim == 0:
             return
-        self.fc: nnx.Dict[Linear] | Linear = (
-            nnx.Dict(hidden=linear(inputs, inputs), output=linear(inputs, dim))
-            if mlp
-            else linear(inputs, dim)
-        )
+        self.fc: heads.Head | nnx.Dict[Linear] | Linear
+        if head != heads.MOCO:
+            self.fc = heads.Head(
+                heads.form_of(head, heads.PROJECTIONS),
+                inputs,
+                dim,
+                hidden=head_hidden,
+                running=bn_running,
+                rng=rng,
+                dtype=dtype,
+                param_dtype=param_dtype,
+            )
+        elif mlp:
+            self.fc = nnx.Dict(hidden=linear(inputs, inputs), output=linear(inputs, dim))
+        else:
+            self.fc = linear(inputs, dim)
 
     def features(self, x: jax.Array, groups: int | None = None, passes: int = 1) -> jax.Array:
         """Returns pooled features [N * passes, num_features]; takes arguments like `__call__`."""
@@ -187,6 +203,8 @@ class ResNet(nnx.Module):
             [N * passes, dim] in the computation's dtype.
         """
         x = self.features(x, groups, passes)
+        if isinstance(self.fc, heads.Head):
+            return self.fc(x, groups, passes)
         if isinstance(self.fc, nnx.Dict):
             return self.fc["output"](nnx.relu(self.fc["hidden"](x)))
         return self.fc(x)

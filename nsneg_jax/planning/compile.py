@@ -45,6 +45,8 @@ class Program(NamedTuple):
         exchanges: collectives by meaning, see `exchanges_by_meaning`.
         cost: costs read from the program.
         devices: number of devices.
+        queue: the whole queue; 0 if the method has none.
+        arranged: whether processes load crops in the orders of shuffling BN.
     """
 
     parameters: int
@@ -56,6 +58,8 @@ class Program(NamedTuple):
     exchanges: dict[str, Collective]
     cost: Cost
     devices: int
+    queue: int = 0
+    arranged: bool = False
 
 
 class Step(NamedTuple):
@@ -78,7 +82,7 @@ def trace_step(config: ConfigDict, devices: Mesh) -> Step:
     mesh.use_dtype(config.model.dtype)
     encoder, params, stats = models.structure(**config.model)
     method = build.build_method(config, encoder, steps_per_epoch=1)
-    placement = build.placement(config)
+    placement = build.placement(config, method)
     state = jax.eval_shape(method.init, params, stats)
     batch = abstract_batch(method.views, config.batch_size, config.data.image_size, placement)
     traced = compile_step(method, devices, placement, state).trace(state, batch)
@@ -129,6 +133,8 @@ def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Progra
         parameters=sum(leaf.size for leaf in jax.tree.leaves(step.state.params_q)),
         state=state_bytes,
         batch=batch_bytes,
+        queue=sum(_bytes(getattr(step.state, name)) for name in step.method.queue_fields),
+        arranged=step.placement.arranged,
         temporary=cost.total - state_bytes - batch_bytes,
         total=cost.total + _BATCHES_AHEAD * batch_bytes,
         # Compilers for GPUs do not count them.
@@ -161,7 +167,7 @@ def exchanges_by_meaning(
             gathered[c.arrays[0][0] == "u8"] += c.payload
     passes = 1 + step.method.key_passes
     statistics = _bytes(state.stats_q)
-    reduced = {"gradients": _bytes(state.params_q)}
+    reduced = {"gradients": _bytes((state.params_q, getattr(state, "params_p", {})))}
     if groups > 1:  # with one group, every device has its statistics
         reduced["running statistics"] = passes * statistics
     if step.placement.share_queue:

@@ -143,11 +143,12 @@ def _run(config: ConfigDict, options: PlanOptions) -> Rows:
 
 
 def _memory(config: ConfigDict, program: Program, target: Target | None, by_its_own: bool) -> Rows:
-    queue = config.moco.queue_size * config.model.dim
-    queue *= 8 if config.model.dtype == "float64" else 4
+    state = in_words(program.state)
+    if program.queue:
+        state += f" (the whole queue is {in_words(program.queue)})"
     compiler = "the chip's own compiler" if by_its_own else "XLA's compiler for CPU"
     rows = [
-        ("state", f"{in_words(program.state)} (the whole queue is {in_words(queue)})"),
+        ("state", state),
         ("batches", f"{in_words(2 * program.batch)} (one in use, one that waits)"),
         ("activations and temporary", f"{in_words(program.temporary)} (by {compiler})"),
         ("in all", in_words(program.total)),
@@ -213,7 +214,7 @@ def _input(
 ) -> Rows:
     hosts = options.hosts or math.ceil(options.devices / _DEVICES_PER_HOST)
     seconds, _ = _step_seconds(program, options, bound)
-    decoded = config.batch_size * _decodes(config) / hosts
+    decoded = config.batch_size * _decodes(config, program) / hosts
     crops = program.batch * options.devices / hosts
     return [
         ("hosts", f"{hosts}" + ("" if options.hosts else " (one for each 8 devices)")),
@@ -222,9 +223,9 @@ def _input(
     ]
 
 
-def _decodes(config: ConfigDict) -> int:
+def _decodes(config: ConfigDict, program: Program) -> int:
     """Returns how often a step decodes an image."""
-    return _places(config) if config.moco.shuffle == "data" and config.model.bn_groups > 1 else 1
+    return _places(config) if program.arranged else 1
 
 
 def _places(config: ConfigDict) -> int:
@@ -253,7 +254,7 @@ def _notes(config: ConfigDict, program: Program, options: PlanOptions) -> list[s
     notes = []
     devices, groups = options.devices, config.model.bn_groups
     hosts = options.hosts or math.ceil(devices / _DEVICES_PER_HOST)
-    if groups == 1 and config.batch_size > 1:
+    if groups == 1 and config.batch_size > 1 and program.queue:
         notes.append(
             "model.bn_groups is 1: batch norm sees the whole batch, there is no shuffling, and the "
             "key encoder's statistics can give the key away"
@@ -282,12 +283,10 @@ def _notes(config: ConfigDict, program: Program, options: PlanOptions) -> list[s
             "gradients: moco.shuffle='data' loads them where they are needed, and decodes each "
             f"image {_places(config)} times"
         )
-    queue = config.moco.queue_size * config.model.dim * 4
-    if devices > 1 and not config.moco.shard_queue and queue > 256 * 2**20:
-        notes.append(
-            f"every device holds the queue of {in_words(queue)}: moco.shard_queue=True splits it"
-        )
-    if config.moco.queue_size % config.batch_size:
+    if devices > 1 and not config.moco.shard_queue and program.queue > 256 * 2**20:
+        size = in_words(program.queue)
+        notes.append(f"every device holds the queue of {size}: moco.shard_queue=True splits it")
+    if program.queue and config.moco.queue_size % config.batch_size:
         notes.append(
             f"moco.queue_size {config.moco.queue_size} is no multiple of batch_size, which the "
             "original requires and this program does not"

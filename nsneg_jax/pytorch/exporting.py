@@ -24,6 +24,7 @@ _OFFICIAL_SETTINGS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
 _UNKNOWN_TO_TORCHVISION = (
     "note       torchvision has no such network (arch, width and stem): its names are continued"
 )
+_NO_QUEUE = "note       the method has no queue, as the original's states have: the backbone alone"
 _UNKNOWN_TO_TIMM = (
     "note       timm has no such network (arch, width and stem): only load_pretrained reads it"
 )
@@ -72,10 +73,12 @@ def export(path: Path, out: Path, image_size: int | None = None, resize: int | N
             write_safetensors(out, state_dict, hub.metadata_of(source))
         notes.append(f"keys       {len(state_dict)}")
     else:
-        if pretrained.kind_of(state, folder) == pretrained.PRETRAINING:
+        if "queue" in state:
             content, notes = _pretraining_content(state, progress, origin)
         else:
             content = _probe_content(source, progress, origin)
+            if pretrained.kind_of(state, folder) == pretrained.PRETRAINING:
+                notes.append(_NO_QUEUE)
         content[RECORD] = hub_layout.record_of(source) | content[RECORD]
         torch_file.write_torch(out, content | {"arch": source.model["arch"]})
         notes.insert(0, f"keys       {len(content['state_dict'])}")
@@ -136,8 +139,10 @@ def _pretraining_content(
     else:
         prefix, images = MODULE, progress["images"]
         epoch = step // (images // batch_size)
-        pointer = int(queue_pointer(step, batch_size, len(queue)))
-        passes = {QUERY: step, KEY: step * (1 + progress["negatives"])}
+        moco = progress.get("config", {}).get("moco", {})
+        views = 2 if moco.get("symmetric") else 1  # that are queries
+        pointer = int(queue_pointer(step, views * batch_size, len(queue)))
+        passes = {QUERY: views * step, KEY: views * step * (1 + progress["negatives"])}
         counters = {
             f"{prefix}{part}{name}": passes[part]
             for part, arrays in encoders.items()

@@ -15,6 +15,7 @@ from nsneg_jax.models.encoder import Tree
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _FIXED = {"downsample.conv": "downsample.0", "downsample.norm": "downsample.1"}
 _HEAD = {"fc.hidden": "fc.0", "fc.output": "fc.2"}
+_PLACES = {"layer": 0, "norm": 1}  # in a sequence of linear layer, batch norm and ReLU
 # Modules and entries in PyTorch's order.
 _ORDER = (
     *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"),
@@ -30,6 +31,7 @@ def torch_name(path: tuple[str, ...]) -> str:
     name = re.sub(r"\bblock(\d+)\b", r"\1", ".".join(module))
     for ours, theirs in (_FIXED | _HEAD).items():
         name = name.replace(ours, theirs)
+    name = re.sub(r"^fc\.(layer|norm)(\d)$", lambda m: f"fc.{3 * int(m[2]) + _PLACES[m[1]]}", name)
     return f"{name}.{_LEAVES.get(leaf, leaf)}"
 
 

@@ -14,6 +14,8 @@ from nsneg_jax.report.table import markdown_table
 from nsneg_jax.training.workdir import CHECKPOINTS, SIMILARITIES, step_folders
 
 _QUANTILES = (0.05, 0.5, 0.95)
+# Kinds of similarities that are no non-semantic negatives: a queue holds other images too.
+TITLES = {"positive": "key", "queue": "queue", "others": "other images"}
 
 
 def read(run: Path, measure: Callable[[Path], dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -54,13 +56,13 @@ def table(measured: Mapping[str, Mapping[str, Any]]) -> str:
             above = "-" if kind == "positive" else f"{figures['above_positive']:.3f}"
             numbers = (figures["mean"], figures["std"], *quantiles)
             shown = [f"{number:.3f}" for number in numbers]
-            title = "key" if kind == "positive" else kind
+            title = TITLES.get(kind, kind)
             lines.append([name, str(content["step"]), title, *shown, above])
     images = ", ".join(dict.fromkeys(f"{content['images']:,}" for content in measured.values()))
     caption = (
-        f"Cosine similarities of {images} queries per run to their keys, to the queue and to their "
-        "non-semantic negatives; the last column is the part that exceeds the key's. Quantiles are "
-        "exact to half a bin, 0.005."
+        f"Cosine similarities of {images} queries per run to their keys, to other images and to "
+        "their non-semantic negatives; the last column is the part that exceeds the key's. "
+        "Quantiles are exact to half a bin, 0.005."
     )
     return f"Similarities in training:\n\n{markdown_table(lines)}\n\n{caption}"
 
@@ -96,7 +98,7 @@ def save(measured: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         for kind, figures in content["kinds"].items():
             density = np.array(figures["counts"]) / np.sum(figures["counts"]) / np.diff(edges)
             colour = COLOURS[kinds.index(kind) % len(COLOURS)]
-            label = "key" if kind == "positive" else kind
+            label = TITLES.get(kind, kind)
             panel.stairs(density, edges, color=colour, label=label, linewidth=1.3)
         panel.set_title(f"{name}, step {content['step']:,}", fontsize=9)
         panel.set(ylabel="density", xlim=(-1, 1), ylim=(0, None))

@@ -9,6 +9,7 @@ from nsneg_jax.training.checkpoints.checkpoint import Checkpoints
 # runs, with and without a collapse, that they come from.
 GAP = 0.03  # positive minus negative similarity
 CHANCE = 4.0  # top-5 accuracy of the contrast task, as a multiple of guessing
+MOST_CHANCE = 25.0  # % beyond which a multiple of guessing says nothing: with few choices
 SPREAD = 0.05  # embedding_std
 _WATCHED = ("positive_similarity", "negative_similarity", "accuracy_top5", "embedding_std")
 
@@ -80,7 +81,8 @@ def signs(means: Mapping[str, float], choices: int) -> list[str]:
             f"the similarities of positives and negatives meet ({positive:.3f} and {negative:.3f})"
         )
     accuracy = means.get("accuracy_top5")
-    if choices and accuracy is not None and accuracy < CHANCE * 500 / choices:
+    chance = CHANCE * 500 / choices if choices else 0
+    if accuracy is not None and accuracy < chance < MOST_CHANCE:
         found.append(
             f"the contrast top-5 accuracy is at chance ({accuracy:.2g} % among {choices:,} choices)"
         )
@@ -90,16 +92,22 @@ def signs(means: Mapping[str, float], choices: int) -> list[str]:
     return found
 
 
-def collapse(found: Mapping[str, Any]) -> str:
-    """Returns what was found, the usual causes and what to change, as sentences."""
+def collapse(found: Mapping[str, Any], section: str = "moco") -> str:
+    """Returns what was found, the usual causes and what to change, as sentences.
+
+    Args:
+        found: see `CollapseWatch`.
+        section: section of the config with the method's momentum and temperature.
+    """
     return (
         f"The training has collapsed: in steps {found['from']:,} to {found['to']:,} "
         f"{', and '.join(found['signs'])}. Usual causes are a learning rate that is too high or a "
         "momentum near 1 (lower --config.optimizer.learning_rate or --config.optimizer.momentum, "
-        "or set --config.optimizer.warmup_epochs), a key encoder that follows too fast or not at "
-        "all (--config.moco.momentum, 0.99 to 0.999), a temperature far from 0.2 "
-        "(--config.moco.temperature), a large --config.negatives.alpha, and images that are all "
-        "alike (see pictures/views.png in the workdir). A changed config needs a new --workdir."
+        "or set --config.optimizer.warmup_epochs), a key encoder or target that follows too fast "
+        f"or not at all (--config.{section}.momentum, 0.99 to 0.999), a temperature far from 0.2 "
+        f"(--config.{section}.temperature), a large --config.negatives.alpha, and images "
+        "that are all alike (see pictures/views.png in the workdir). A changed config needs a new "
+        "--workdir."
     )
 
 

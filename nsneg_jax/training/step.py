@@ -105,5 +105,6 @@ def shuffle_orders(views: ViewMaker, batch_size: int) -> ShuffleOrders:
 
 
 def is_finite(state: Any) -> jax.Array:
-    """Returns whether every parameter of the trained encoder is finite, bool []."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params_q)]).all()
+    """Returns whether every parameter of the trained encoder and predictor is finite, bool []."""
+    trained = (state.params_q, getattr(state, "params_p", {}))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trained)]).all()

@@ -61,7 +61,10 @@ _FREE_IN_PRETRAINING = (
 _ADDED = {
     "method": "moco",
     "data.labels": "",
+    "model.head": "moco",
+    "model.head_hidden": 0,
     "model.precision": "tensorfloat32",
+    "moco.symmetric": False,
     "negatives.patch_mode": "crops",
     "negatives.more": "",
     "negatives.low_pass_sigma": 10.0,
@@ -76,6 +79,11 @@ _ADDED = {
     "optimizer.name": "sgd",
     "optimizer.warmup_epochs": 0,
     "precision": "float32",
+    "siamese.merge_passes": True,
+    "siamese.momentum": 0.996,
+    "siamese.momentum_schedule": "cosine",
+    "siamese.negative_gradient": False,
+    "siamese.temperature": 0.2,
     "views.round_down": False,
 }
 

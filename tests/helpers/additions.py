@@ -92,6 +92,9 @@ class Byol:
     def key_passes(self):
         return 1 + self.views.num_negatives
 
+    def choices(self, batch_size):
+        return 0
+
     def init(self, params, stats):
         trained = {"encoder": params, "predictor": jnp.eye(self.dim)}
         return ByolState(
@@ -146,7 +149,7 @@ def lion(schedule, *, momentum, weight_decay):
 
 
 models.register("tiny_vit", TinyViT)
-build.register("byol", build_byol)
+build.register("my_byol", build_byol)
 contrast.register("dcl", build_dcl)
 negatives.register("mean_colour", lambda settings: MeanColour())
 optimizer.register("lion", lion)

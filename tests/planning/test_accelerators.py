@@ -12,7 +12,7 @@ from functools import cache
 import jax
 import pytest
 
-from configs import claim, compare, evaluate, linear, moco, patch, texture
+from configs import byol, claim, compare, evaluate, linear, moco, mocov3, patch, simclr, texture
 from nsneg_jax.parallel import mesh
 from nsneg_jax.planning.collectives import payload_by_kind
 from nsneg_jax.planning.compile import trace_step
@@ -29,6 +29,7 @@ PRETRAINING = {
         (moco, moco.VARIANTS),
         (patch, patch.VARIANTS),
         (texture, texture.VARIANTS),
+        *((file, file.VARIANTS) for file in (byol, simclr, mocov3)),
         *(
             (file, (*file.VARIANTS, *(file.LARGE + name for name in file.VARIANTS)))
             for file in (claim, compare)

@@ -28,7 +28,7 @@ def compiled(**values):
     devices = mesh.data_mesh()
     config = tiny_config(**PLAIN | values)
     method, state = build(config, 5)
-    place = placement(config)
+    place = placement(config, method)
     state = jax.device_put(state, state_sharding(method, devices, place, state))
     batch = abstract_batch(method.views, N, SIZE, place)
     lowered = compile_step(method, devices, place, state).lower(state, batch)

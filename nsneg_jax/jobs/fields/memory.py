@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.methods import siamese
 from nsneg_jax.methods.negatives import parse
 from nsneg_jax.models.resnet import ARCHS
 
@@ -46,9 +47,12 @@ def _of_pretraining(config: ConfigDict, devices: Mesh) -> dict[str, int]:
     size = devices.size
     share = -(-config.batch_size // size)
     side, model = config.data.image_size, config.model
-    queue = config.moco.queue_size * model.dim * _FLOAT
-    views = 2 + config.negatives.num * ("patch" in config.negatives.kind)
-    views += sum(part.count for part in parse(config.negatives.more))
+    has_queue = config.method not in siamese.NAMES
+    of_two = config.moco.symmetric if has_queue else True  # views, each with negatives
+    queue = config.moco.queue_size * model.dim * _FLOAT * has_queue
+    negatives = config.negatives.num * ("patch" in config.negatives.kind)
+    negatives += sum(part.count for part in parse(config.negatives.more))
+    views = 2 + negatives * (1 + of_two)
     pixels = share * side * side * _RGB * views * _FLOAT
     mixed = config.mochi.pairs + config.mochi.with_query
     parts = {

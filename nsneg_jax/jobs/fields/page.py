@@ -21,7 +21,12 @@ This page is generated from the tables in `nsneg_jax/jobs/fields/` by
 `python -m nsneg_jax.jobs.fields.page`. Sizes in pixels "at 224" are for `data.image_size` 224 and
 scale with it."""
 _TABLES = (
-    ("pretrain", "`configs/patch.py`, `moco.py`, `texture.py`, `ifm.py`, `claim.py`.", PRETRAINING),
+    (
+        "pretrain",
+        "`configs/patch.py`, `moco.py`, `texture.py`, `ifm.py`, `claim.py`, `byol.py`, "
+        "`simclr.py`, `mocov3.py`.",
+        PRETRAINING,
+    ),
     ("linear, knn, features", "`configs/linear.py`.", PROBING),
     ("finetune", "`configs/finetune.py`.", FINETUNING),
     ("evaluate", "`configs/evaluate.py`.", EVALUATION),

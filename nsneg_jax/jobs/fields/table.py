@@ -10,12 +10,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.jobs.fields.evaluation import EVALUATION, TEST_SET
 from nsneg_jax.jobs.fields.field import Field, shown
-from nsneg_jax.jobs.fields.finetuning import FINETUNING
 from nsneg_jax.jobs.fields.kinds import Choice, plain
-from nsneg_jax.jobs.fields.pretraining import PRETRAINING
-from nsneg_jax.jobs.fields.probing import JOBS, PROBING
+from nsneg_jax.jobs.fields.rows.evaluation import EVALUATION, TEST_SET
+from nsneg_jax.jobs.fields.rows.finetuning import FINETUNING
+from nsneg_jax.jobs.fields.rows.pretraining import PRETRAINING
+from nsneg_jax.jobs.fields.rows.probing import JOBS, PROBING
 from nsneg_jax.training.workdir import flatten
 
 # '*' stands for the name of a test set

@@ -14,6 +14,7 @@ from nsneg_jax.jobs.pretraining.measures import monitor
 from nsneg_jax.jobs.pretraining.state import Training
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.parallel.watchdog import alive
+from nsneg_jax.training.described import section_of
 from nsneg_jax.training.health import collapse
 from nsneg_jax.training.metrics import MetricWriter
 from nsneg_jax.training.progress import Progress, Stopwatch
@@ -104,7 +105,8 @@ class Following:
             self._writer.write(done, "train", figures)
             self._display.show(done, *self._status(done, figures))
             if found := self._training.watch.add(done, figures):
-                self._display.note(f"warning: {collapse(found)}")
+                section = section_of(config.method)
+                self._display.note(f"warning: {collapse(found, section)}")
                 stop = config.on_collapse == "stop"
         elif self._display.is_due():
             figures = self._training.window.means() | self._stopwatch.figures()

@@ -44,11 +44,10 @@ def build_or_restore(config: ConfigDict, run: Run, data: Data, resumption: Resum
     if resumption.progress is not None:
         opening.check_same_model(config.model, resumption.progress, run.workdir)
     method, state = build.build(config, data.steps_per_epoch)
-    placement = build.placement(config)
+    placement = build.placement(config, method)
     state = mesh.put(state, state_sharding(method, run.devices, placement, state))
-    negatives = method.views.num_negatives
     # Their weights let a query's own negatives win for long; five of them fill its top 5.
-    choices = 1 + config.moco.queue_size + negatives if negatives < 5 else 0
+    choices = method.choices(config.batch_size) if method.views.num_negatives < 5 else 0
     if resumed is None:
         watch = CollapseWatch(config.collapse_steps, choices)
         return Training(method, placement, state, Window(), 0, 0, watch)

@@ -18,7 +18,9 @@ from nsneg_jax.jobs.opening import Run
 from nsneg_jax.jobs.pretraining.data import Data
 from nsneg_jax.jobs.pretraining.following import accuracies, speed
 from nsneg_jax.jobs.pretraining.state import Training
+from nsneg_jax.methods import siamese
 from nsneg_jax.methods.negatives import parse
+from nsneg_jax.training.described import of_two_views
 from nsneg_jax.training.workdir import CHECKPOINTS, METRICS, TENSORBOARD, VIEWS
 
 _WIDTH = 80
@@ -78,7 +80,8 @@ def considerations(config: ConfigDict, run: Run, data: Data) -> Iterator[str]:
             f"the learning rate {rate:g} is that of batches of {recipe}: scaled to {batch} it is "
             f"--config.optimizer.learning_rate={rate * batch / recipe:.3g}"
         )
-    if longer := opening.about_queue(config.moco.queue_size, images):
+    longer = opening.about_queue(config.moco.queue_size, images)
+    if longer and config.method not in siamese.NAMES:  # these have no queue
         yield longer
     left = images % batch
     if left > _LEFT_OUT * images:
@@ -129,7 +132,7 @@ def at_end(config: ConfigDict, workdir: Path, done: int) -> str:
 
 
 def _method(config: ConfigDict, training: Training) -> str:
-    if config.method != "moco":
+    if config.method not in ("moco", *siamese.NAMES):
         return config.method
     negatives, kind = config.negatives, config.negatives.kind
     more = sum(part.count for part in parse(negatives.more))
@@ -143,11 +146,11 @@ def _method(config: ConfigDict, training: Training) -> str:
     mixing = config.mochi
     if mixing.pairs or mixing.with_query:
         loss += f", MoCHi ({mixing.hardest}, {mixing.pairs}, {mixing.with_query})"
-    return (
-        f"moco, {', '.join(own) or 'no non-semantic negatives'}; queue "
-        f"{config.moco.queue_size:,}, momentum {config.moco.momentum:g}, temperature "
-        f"{config.moco.temperature:g}{loss}"
+    settings = of_two_views(config) or (
+        f"queue {config.moco.queue_size:,}, momentum {config.moco.momentum:g}, temperature "
+        f"{config.moco.temperature:g}"
     )
+    return f"{config.method}, {', '.join(own) or 'no non-semantic negatives'}; {settings}{loss}"
 
 
 def _measured(data: Data) -> str:

@@ -9,6 +9,7 @@ from nsneg_jax.embedding import Pretrained
 from nsneg_jax.input.labelled import view_text
 from nsneg_jax.pytorch.hub.history import History, named
 from nsneg_jax.pytorch.states import in_torchvision
+from nsneg_jax.training.described import of_two_views
 from nsneg_jax.training.workdir import flatten
 
 _PAPER = (
@@ -30,7 +31,7 @@ def card(source: Pretrained, history: History, folder: str, features: int) -> st
         features: length of its features.
     """
     parts = [
-        _first_lines(source),
+        _first_lines(source, history),
         f"# {folder}",
         _what_it_is(source, history, features),
         "## Training",
@@ -49,10 +50,11 @@ def card(source: Pretrained, history: History, folder: str, features: int) -> st
     return "\n\n".join(parts) + "\n"
 
 
-def _first_lines(source: Pretrained) -> str:
+def _first_lines(source: Pretrained, history: History) -> str:
     task = "image-feature-extraction" if source.classifier is None else "image-classification"
     library = ["library_name: timm"] if in_torchvision(source.model) else []
-    tags = ["contrastive-learning", "moco", "nsneg_jax", *(["timm"] if library else [])]
+    method = history.config.get("method", "moco")
+    tags = ["contrastive-learning", str(method), "nsneg_jax", *(["timm"] if library else [])]
     return "\n".join(
         (
             "---",
@@ -88,7 +90,9 @@ def _what_it_is(source: Pretrained, history: History, features: int) -> str:
 
 
 def _method(config: Mapping[str, Any]) -> str:
-    method = {"moco": "MoCo v2"}.get(config.get("method", "moco"), str(config.get("method")))
+    names = {"moco": "MoCo v2", "byol": "BYOL", "simclr": "SimCLR", "mocov3": "MoCo v3"}
+    given = str(config.get("method", "moco"))
+    method = names.get(given, given)
     kinds = _negatives(config)
     return f"{method} with {kinds} negatives" if kinds else method
 
@@ -132,7 +136,8 @@ def _training(source: Pretrained, history: History) -> Iterator[tuple[str, str]]
         yield "MoCHi (N, s, s')", ", ".join(numbers)
     yield (
         "contrast",
-        f"queue {value('moco.queue_size')}, momentum {value('moco.momentum')}, "
+        of_two_views(history.config)
+        or f"queue {value('moco.queue_size')}, momentum {value('moco.momentum')}, "
         f"temperature {value('moco.temperature')}",
     )
     yield (

@@ -10,6 +10,7 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.report.charts.panels import short
 from nsneg_jax.report.page import html
 from nsneg_jax.report.page.runs import Run, differences
+from nsneg_jax.training.described import of_two_views
 from nsneg_jax.training.workdir import CHECKPOINTS
 
 _MOST_OPEN = 3  # runs whose cards are open at first
@@ -22,7 +23,7 @@ _FIGURES = (
     ("contrast top-5, %", "train", "accuracy_top5", ".2f"),
     ("to key", "train", "positive_similarity", ".3f"),
     ("to non-semantic", "train", "nonsemantic_similarity", ".3f"),
-    ("to queue", "train", "negative_similarity", ".3f"),
+    ("to other images", "train", "negative_similarity", ".3f"),
     ("kNN, k = 20, %", "val", "knn_20", ".2f"),
     ("probe, %", "val", "probe_top1", ".2f"),
     ("RankMe", "val", "rankme", ".1f"),
@@ -197,6 +198,8 @@ def _encoder(config: Mapping[str, Any]) -> str:
     if not model:
         return ""
     head = "MLP head" if model.get("mlp") else "linear head"
+    if model.get("head", "moco") != "moco":
+        head = f"{model['head']} head"
     groups = model.get("bn_groups")
     return (
         f"{model.get('arch')}, {head} of {model.get('dim')} values, stem {model.get('stem')}, "
@@ -210,11 +213,13 @@ def _encoder_of(run: Run) -> str:
 
 
 def _method(config: Mapping[str, Any]) -> str:
-    moco = config.get("moco", {})
+    moco, name = config.get("moco", {}), str(config.get("method", "moco"))
     if not moco:
         return str(config.get("method", ""))
+    if settings := of_two_views(config):
+        return f"{name}: {settings}"
     return (
-        f"{config.get('method', 'moco')}: queue {moco.get('queue_size'):,}, momentum "
+        f"{name}: queue {moco.get('queue_size'):,}, momentum "
         f"{moco.get('momentum')}, temperature {moco.get('temperature')}"
     )
 

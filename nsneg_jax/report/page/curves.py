@@ -39,7 +39,7 @@ _TRAINING = (
         {
             "positive_similarity": "to its key",
             "nonsemantic_similarity": "to its non-semantic negatives",
-            "negative_similarity": "to the queue",
+            "negative_similarity": "to other images",
         },
     ),
     _Curve("Learning rate", "", {"learning_rate": ""}, from_zero=True),

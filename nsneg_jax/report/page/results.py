@@ -13,6 +13,7 @@ from nsneg_jax.report.charts.panels import Line, Panel, Plot, Rule
 from nsneg_jax.report.page import html
 from nsneg_jax.report.page.gallery import Gallery, Map
 from nsneg_jax.report.rows import Row, columns, number
+from nsneg_jax.report.similarities import TITLES
 
 _MOST_CLASSES = 20  # rows of the table of classes that are shown at once
 _MOST_BINS = 50  # of a histogram; finer ones show noise
@@ -59,7 +60,7 @@ def similarities(measured: Mapping[str, Mapping[str, Any]]) -> Plot | None:
         for kind, figures in content["kinds"].items():
             counts = np.asarray(figures["counts"], float).reshape(-1, together).sum(axis=1)
             density = counts / max(counts.sum(), 1) / np.diff(edges)
-            title = {"positive": "key", "queue": "queue"}.get(kind, f"{kind} negative")
+            title = TITLES.get(kind, f"{kind} negative")
             x, y = tuple(edges.round(4).tolist()), tuple(density.tolist())
             lines.append(Line(title, x, y, kinds.index(kind)))
         title = (
@@ -71,7 +72,7 @@ def similarities(measured: Mapping[str, Mapping[str, Any]]) -> Plot | None:
         panels.append(Panel(title, tuple(lines), label, "density", kind="steps", from_zero=True))
     queries = ", ".join(dict.fromkeys(f"{each['images']:,}" for each in measured.values()))
     caption = (
-        f"Similarities of {queries} queries per run to their keys, to the queue and to their "
+        f"Similarities of {queries} queries per run to their keys, to other images and to their "
         "non-semantic negatives, in the steps that the run would take next. Negatives left of the "
         "keys are told from them."
     )

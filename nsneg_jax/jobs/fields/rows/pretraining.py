@@ -3,10 +3,10 @@
 from collections.abc import Collection
 
 from nsneg_jax.files import data_root
-from nsneg_jax.jobs.fields import contrast, shared
 from nsneg_jax.jobs.fields.field import Field
 from nsneg_jax.jobs.fields.kinds import Choice, Each, Number, Pair, Several, Text, Whole
-from nsneg_jax.jobs.fields.shared import switch
+from nsneg_jax.jobs.fields.rows import contrast, shared, siamese
+from nsneg_jax.jobs.fields.rows.shared import switch
 
 
 def _methods() -> Collection[str]:
@@ -45,7 +45,8 @@ PRETRAINING = (
         "method",
         "moco",
         Choice(_methods),
-        "pre-training method: 'moco' or one registered in nsneg_jax.jobs.build",
+        "pre-training method: 'moco', 'byol', 'simclr', 'mocov3' or one registered in "
+        "nsneg_jax.jobs.build",
         is_wordy=True,
     ),
     Field(
@@ -184,6 +185,7 @@ PRETRAINING = (
     ),
     Field("model.dim", 128, Whole(1, 65536), "length of the embedding"),
     switch("model.mlp", True, "whether the projection head has a hidden layer (MoCo-v2)"),
+    *siamese.HEAD,
     Field(
         "model.width",
         64,
@@ -262,6 +264,8 @@ PRETRAINING = (
         "whether to split the queue over the devices, for large K; K must then be a multiple of "
         "the number of devices",
     ),
+    siamese.SYMMETRIC,
+    *siamese.SIAMESE,
     *contrast.NEGATIVES,
     *contrast.LOSS,
     Field(

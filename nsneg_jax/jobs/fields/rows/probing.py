@@ -1,9 +1,9 @@
 """The fields of the jobs linear, knn and features."""
 
-from nsneg_jax.jobs.fields import shared
 from nsneg_jax.jobs.fields.field import Field
 from nsneg_jax.jobs.fields.kinds import Choice, Several, Text, Whole
-from nsneg_jax.jobs.fields.shared import switch
+from nsneg_jax.jobs.fields.rows import shared
+from nsneg_jax.jobs.fields.rows.shared import switch
 
 JOBS = ("linear", "knn", "features")
 

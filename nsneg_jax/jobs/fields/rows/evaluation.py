@@ -2,10 +2,10 @@
 
 from collections.abc import Collection
 
-from nsneg_jax.jobs.fields import shared
 from nsneg_jax.jobs.fields.field import Field
 from nsneg_jax.jobs.fields.kinds import Choice, Text, Whole
-from nsneg_jax.jobs.fields.shared import switch
+from nsneg_jax.jobs.fields.rows import shared
+from nsneg_jax.jobs.fields.rows.shared import switch
 
 
 def _protocols() -> Collection[str]:

@@ -3,9 +3,9 @@
 from collections.abc import Collection
 
 from nsneg_jax.files import data_root
-from nsneg_jax.jobs.fields import shared
 from nsneg_jax.jobs.fields.field import Field
 from nsneg_jax.jobs.fields.kinds import Choice, Number, Pair, Text, Weighted, Whole
+from nsneg_jax.jobs.fields.rows import shared
 
 KINDS = ("none", "patch", "texture", "patch+texture")  # of negatives
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection
 
-from nsneg_jax.jobs.fields import shared
 from nsneg_jax.jobs.fields.field import Field
 from nsneg_jax.jobs.fields.kinds import Choice, Number, Several, Text, Whole
-from nsneg_jax.jobs.fields.probing import PROBING
+from nsneg_jax.jobs.fields.rows import shared
+from nsneg_jax.jobs.fields.rows.probing import PROBING
 
 
 def _optimizers() -> Collection[str]:
