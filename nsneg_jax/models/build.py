@@ -10,16 +10,27 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.models import resnet
 from nsneg_jax.models.encoder import Encoder, Tree
-from nsneg_jax.models.resnet import ARCHS, ResNet
+from nsneg_jax.models.transformers import vit
 from nsneg_jax.registry import Registry
 
 Factory = Callable[..., nnx.Module]
 
-NETWORKS: Registry[Factory] = Registry("network", {arch: partial(ResNet, arch) for arch in ARCHS})
+NETWORKS: Registry[Factory] = Registry(
+    "network",
+    {
+        **{arch: partial(resnet.ResNet, arch) for arch in resnet.ARCHS},
+        **{arch: partial(vit.ViT, arch) for arch in vit.ARCHS},
+    },
+)
 
 # Fields of every config's model section; a network ignores those it has no use for.
-_COMMON = ("dim", "mlp", "width", "stem", "bn_groups", "bn_running")
+_COMMON = (
+    *("dim", "mlp", "width", "stem", "bn_groups", "bn_running"),
+    *("token_size", "blocks", "attention_heads", "positions", "position_grid"),
+    *("token_pooling", "freeze_tokens", "remat"),
+)
 
 
 def register(name: str, factory: Factory) -> None:
@@ -46,7 +57,7 @@ def build(arch: str, *, seed: int = 0, **settings: Any) -> tuple[Encoder, Tree, 
         arch: a name in `NETWORKS`.
         seed: seed of the initial values.
         settings: `dtype` of the computation, by default 'float32'; `precision` of products, see
-            `PRECISIONS`; settings of the network, see `ResNet`.
+            `PRECISIONS`; settings of the network, see `ResNet` and `ViT`.
 
     Returns:
         The encoder, its initial parameters and its initial running statistics, both nested dicts.

@@ -1,4 +1,4 @@
-"""Translates the entries of a `ResNet` to torchvision's names and layouts, and back.
+"""Translates a `ResNet` to torchvision's names and layouts and a `ViT` to timm's, and back.
 
 A PyTorch state dict holds convolutions as (out, in, height, width) and linear weights as
 (out, in); here they are (height, width, in, out) and (in, out).
@@ -18,19 +18,21 @@ _HEAD = {"fc.hidden": "fc.0", "fc.output": "fc.2"}
 # Modules and entries in PyTorch's order.
 _ORDER = (
     *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"),
-    *("layer1", "layer2", "layer3", "layer4", "fc"),
+    *("layer1", "layer2", "layer3", "layer4"),
+    *("cls_token", "pos_embed", "patch_embed", "blocks", "norm1", "attn", "norm2", "mlp", "norm"),
+    *("qkv", "proj", "fc1", "fc2", "fc", "head"),
     *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
 )
 COUNTER = "num_batches_tracked"
 
 
 def torch_name(path: tuple[str, ...]) -> str:
-    """Returns the torchvision name of the entry at `path`, e.g. 'layer1.0.conv1.weight'."""
+    """Returns PyTorch's name of the entry at `path`, e.g. 'layer1.0.conv1.weight'."""
     *module, leaf = path
     name = re.sub(r"\bblock(\d+)\b", r"\1", ".".join(module))
     for ours, theirs in (_FIXED | _HEAD).items():
         name = name.replace(ours, theirs)
-    return f"{name}.{_LEAVES.get(leaf, leaf)}"
+    return f"{name}.{_LEAVES.get(leaf, leaf)}".removeprefix(".")
 
 
 def in_torch_order(names: Iterable[str]) -> list[str]:
