@@ -1,5 +1,5 @@
 """Networks: `build` makes one by name, `register` adds one."""
 
-from nsneg_jax.models.build import NETWORKS, build, register, structure
+from nsneg_jax.models.build import NETWORKS, build, has_batch_norm, register, structure
 
-__all__ = ["NETWORKS", "build", "register", "structure"]
+__all__ = ["NETWORKS", "build", "has_batch_norm", "register", "structure"]

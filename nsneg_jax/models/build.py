@@ -77,6 +77,12 @@ def structure(arch: str, **settings: Any) -> tuple[Encoder, Tree, Tree]:
     return _split(network, settings)
 
 
+def has_batch_norm(arch: str, **settings: Any) -> bool:
+    """Returns whether a network with these settings has statistics of batches."""
+    encoder, *trees = structure(arch, **settings)
+    return bool(jax.tree.leaves(encoder.statistics(*trees)))
+
+
 def _split(network: nnx.Module, settings: dict[str, Any]) -> tuple[Encoder, Tree, Tree]:
     graphdef, params, *others = nnx.split(network, nnx.Param, nnx.BatchStat)
     encoder = Encoder(graphdef, settings.get("precision", "float32"))

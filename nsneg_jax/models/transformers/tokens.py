@@ -7,17 +7,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from nsneg_jax.models.convolution import linear
+from nsneg_jax.models.encoder import Frozen
 
 _TEMPERATURE = 10_000.0  # of MoCo-v3's sines and cosines
 _SHARPNESS = -0.75  # of PyTorch's bicubic interpolation
-
-
-class Frozen(nnx.BatchStat[jax.Array]):
-    """A value that nothing trains; it goes wherever running statistics go.
-
-    As no parameter it has no gradient, no weight decay and no place in an optimiser's state,
-    whatever the optimiser.
-    """
 
 
 class Projection(nnx.Module):
@@ -72,10 +65,10 @@ class TokenProjection(nnx.Module):
         size = self.size
         rows, columns = height // size, width // size
         x = x.reshape(count, rows, size, columns, size, channels).transpose(0, 1, 3, 2, 4, 5)
-        kernel = self.proj.kernel[...]
-        x = linear(x.reshape(count * rows * columns, -1), kernel.reshape(-1, kernel.shape[3]))
-        y = (x + self.proj.bias[...]).astype(x.dtype)
-        return y.reshape(count, rows * columns, -1)
+        pixels, features = size * size * channels, self.proj.bias.shape[0]
+        kernel = self.proj.kernel[...].reshape(pixels, features)
+        y = linear(x.reshape(count * rows * columns, pixels), kernel) + self.proj.bias[...]
+        return y.astype(x.dtype).reshape(count, rows * columns, features)
 
 
 def sincos_positions(rows: int, columns: int, features: int) -> np.ndarray:

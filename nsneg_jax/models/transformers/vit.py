@@ -56,7 +56,8 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, T, W] to [N, T, W]."""
         count, tokens, features = x.shape
-        qkv = _each_token(self.qkv, x).reshape(count, tokens, 3, self.heads, -1)
+        shape = (count, tokens, 3, self.heads, features // self.heads)
+        qkv = _each_token(self.qkv, x).reshape(shape)
         y = _attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return _each_token(self.proj, y.reshape(count, tokens, features))
 
@@ -178,7 +179,7 @@ class ViT(nnx.Module):
         rows, columns = self._grid(x)
         x = self.patch_embed(x.astype(self.dtype))
         class_token = jnp.broadcast_to(
-            self.cls_token[...].astype(self.dtype), (len(x), 1, self.num_features)
+            self.cls_token[...].astype(self.dtype), (x.shape[0], 1, self.num_features)
         )
         x = jnp.concatenate([class_token, x], axis=1)
         x = (x + self._positions(rows, columns)).astype(self.dtype)
@@ -279,7 +280,8 @@ class _Draws:
 def _each_token(layer: Linear, x: jax.Array) -> jax.Array:
     """Applies a layer to x [N, T, W] as one matrix product of N * T rows."""
     count, tokens, features = x.shape
-    return layer(x.reshape(count * tokens, features)).reshape(count, tokens, -1)
+    y = layer(x.reshape(count * tokens, features))
+    return y.reshape(count, tokens, y.shape[1])
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
