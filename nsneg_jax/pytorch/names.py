@@ -55,11 +55,6 @@ def counter_names(names: Iterable[str]) -> list[str]:
     ]
 
 
-def is_parameter(name: str) -> bool:
-    """Returns whether a torchvision name is a parameter, not a statistic or counter."""
-    return not name.endswith(("running_mean", "running_var", COUNTER))
-
-
 def to_torch_layout(array: np.ndarray) -> np.ndarray:
     """Converts (H, W, in, out) or (in, out) to PyTorch's layout; keeps vectors."""
     return array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
