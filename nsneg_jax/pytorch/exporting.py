@@ -9,6 +9,7 @@ from nsneg_jax import pretrained
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import check_writable, write_safetensors
 from nsneg_jax.methods.moco import queue_pointer
+from nsneg_jax.models.transformers import vit
 from nsneg_jax.pytorch import files as torch_file
 from nsneg_jax.pytorch import states as official
 from nsneg_jax.pytorch.hub import folder as hub
@@ -24,10 +25,13 @@ from nsneg_jax.training.checkpoints import checkpoint
 _OFFICIAL_SETTINGS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
 _SGD = "sgd"
 _UNKNOWN_TO_TORCHVISION = (
-    "note       torchvision and timm have no such network (arch, width, stem): names go on"
+    "note       torchvision has no such network (arch, width and stem): its names are continued"
+)
+_UNKNOWN_TRANSFORMER = (
+    "note       timm has no such network (arch, width, blocks and tokens): its names are continued"
 )
 _UNKNOWN_TO_TIMM = (
-    "note       timm has no such network (arch, width, stem): only load_pretrained reads it"
+    "note       timm has no such network (arch, width and stem): only load_pretrained reads it"
 )
 
 
@@ -82,7 +86,9 @@ def export(path: Path, out: Path, image_size: int | None = None, resize: int | N
         torch_file.write_torch(out, content | {"arch": source.model["arch"]})
         notes.insert(0, f"keys       {len(content['state_dict'])}")
     if not is_program and not official.in_torchvision(source.model):
-        notes += [_UNKNOWN_TO_TIMM if as_folder else _UNKNOWN_TO_TORCHVISION]
+        is_vit = source.model["arch"] in vit.ARCHS
+        unknown = _UNKNOWN_TRANSFORMER if is_vit else _UNKNOWN_TO_TORCHVISION
+        notes += [_UNKNOWN_TO_TIMM if as_folder and not is_vit else unknown]
     if as_folder:
         notes.append(f"to do      choose a licence in the first lines of {out / hub_layout.CARD}")
     lines = [f"found      {source.origin}: {source.model['arch']}", *notes]

@@ -20,6 +20,7 @@ POOLINGS = ("class", "mean")
 _EPSILON = 1e-6
 _HIDDEN = 4  # width of an MLP's hidden layer, in features
 _POSITION_STD = 0.02
+_SIDE = 8
 
 
 class LayerNorm(nnx.Module):
@@ -53,12 +54,12 @@ class Attention(nnx.Module):
         self.proj = draws.linear(features, features)
         self.heads = heads
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [N, T, W] to [N, T, W]."""
+    def __call__(self, x: jax.Array, real: int) -> jax.Array:
+        """Maps [N, T, W] to [N, T, W], of which the first `real` tokens are attended to."""
         count, tokens, features = x.shape
         shape = (count, tokens, 3, self.heads, features // self.heads)
         qkv = _each_token(self.qkv, x).reshape(shape)
-        y = _attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        y = _attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], real)
         return _each_token(self.proj, y.reshape(count, tokens, features))
 
 
@@ -83,9 +84,9 @@ class Block(nnx.Module):
         self.norm2 = draws.norm(features)
         self.mlp = Mlp(features, draws=draws)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [N, T, W] to [N, T, W]."""
-        x = x + self.attn(self.norm1(x))
+    def __call__(self, x: jax.Array, real: int) -> jax.Array:
+        """Maps [N, T, W] to [N, T, W]; see `Attention`."""
+        x = x + self.attn(self.norm1(x), real)
         return x + self.mlp(self.norm2(x))
 
 
@@ -183,11 +184,13 @@ class ViT(nnx.Module):
         )
         x = jnp.concatenate([class_token, x], axis=1)
         x = (x + self._positions(rows, columns)).astype(self.dtype)
-        block = nnx.remat(Block.__call__) if self.remat else Block.__call__
+        real = 1 + rows * columns
+        x = jnp.pad(x, ((0, 0), (0, _padding(real, self.dtype)), (0, 0)))
+        block = nnx.remat(Block.__call__, static_argnums=2) if self.remat else Block.__call__
         for index in range(self.depth):
-            x = block(self.blocks[f"block{index}"], x)
+            x = block(self.blocks[f"block{index}"], x, real)
         if self.token_pooling == "mean":
-            return self.norm(x)[:, 1:].mean(axis=1)
+            return self.norm(x)[:, 1:real].mean(axis=1)
         return self.norm(x[:, 0])
 
     def __call__(self, x: jax.Array, groups: int | None = None, passes: int = 1) -> jax.Array:
@@ -284,10 +287,21 @@ def _each_token(layer: Linear, x: jax.Array) -> jax.Array:
     return y.reshape(count, tokens, y.shape[1])
 
 
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Mixes the values v [N, T, H, D] by the softmax of q.k / sqrt(D), [N, T, H, D]."""
+def _padding(tokens: int, dtype: DTypeLike) -> int:
+    """Returns how many tokens to add, which nothing attends to.
+
+    GPUs multiply half-precision matrices whose sides are multiples of 8. XLA would pad and cut
+    the factors of each product.
+    """
+    return -tokens % _SIDE if jnp.finfo(dtype).bits == 16 else 0
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, real: int) -> jax.Array:
+    """Mixes the first `real` of the values v [N, T, H, D] by the softmax of q.k / sqrt(D)."""
     if q.dtype == jnp.float64:
         # JAX's function rounds its softmax to float32.
         logits = jnp.einsum("nqhd,nkhd->nhqk", q, k) * q.shape[-1] ** -0.5
         return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits), v)
-    return jax.nn.dot_product_attention(q, k, v)
+    tokens = q.shape[1]
+    mask = None if real == tokens else (jnp.arange(tokens) < real)[None, None, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask)
