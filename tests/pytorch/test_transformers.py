@@ -19,6 +19,7 @@ from nsneg_jax.pytorch.importing import import_file, recognise_file
 from nsneg_jax.pytorch.loading import load
 from nsneg_jax.pytorch.names import from_state_dict, to_state_dict
 from nsneg_jax.pytorch.states import PRETRAINING, PROBE, TRANSFORMER, recognise
+from nsneg_jax.pytorch.transformers.names import from_hugging_face
 from nsneg_jax.training.checkpoints.checkpoint import (
     Checkpoints,
     find_checkpoint,
@@ -132,6 +133,26 @@ def files():
     }
 
 
+DINOV2 = {"layernorm_before": "norm1", "layernorm_after": "norm2", "intermediate.dense": "mlp.fc1"}
+
+
+def as_dinov2(named):
+    """Hugging Face's names for DINOv2, which differ from its ViT's in some parts."""
+    renamed = as_hugging_face({key: each for key, each in named.items() if ".ls" not in key})
+    found = {}
+    for name, tensor in renamed.items():
+        for before, after in DINOV2.items():
+            name = name.replace(before, after)
+        if "attention" not in name:
+            name = name.replace("output.dense", "mlp.fc2")
+        found[name] = tensor
+    for name, tensor in named.items():
+        if ".ls" in name:
+            name = name.replace("blocks.", "encoder.layer.").replace(".ls", ".layer_scale")
+            found[name.replace("gamma", "lambda1")] = tensor
+    return found
+
+
 def write(path, content):
     torch.save(content, path)
     return path
@@ -169,6 +190,19 @@ def test_each_program_is_recognised(name, tmp_path):
     for key, array in arrays.items():
         np.testing.assert_array_equal(array, given[key].numpy(), err_msg=key)
     assert ("fc.weight" in found.encoders[""]) == (kind == PROBE)
+
+
+def test_names_of_dinov2_at_hugging_face():
+    scales = {
+        f"blocks.{b}.ls{n}.gamma": torch.rand(FEATURES) for b in range(BLOCKS) for n in (1, 2)
+    }
+    given = {name: tensor.numpy() for name, tensor in (entries() | scales).items()}
+    theirs = {name: tensor.numpy() for name, tensor in as_dinov2(entries() | scales).items()}
+    assert "encoder.layer.1.layer_scale2.lambda1" in theirs
+    found, renamed = from_hugging_face(under("dinov2.", theirs))
+    assert renamed and set(found) == set(given)
+    for name, array in given.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 def test_features_are_pytorchs(tmp_path):
