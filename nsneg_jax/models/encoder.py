@@ -58,4 +58,5 @@ class Encoder:
     def statistics(self, params: Tree, stats: Tree) -> Tree:
         """Returns what batch norm updates: `stats`, arrays or shapes, without `Frozen` values."""
         network = nnx.merge(self.graphdef, params, stats)
-        return nnx.to_pure_dict(nnx.split(network, nnx.Param, Frozen, nnx.BatchStat)[3])
+        _, *parts = nnx.split(network, nnx.Param, Frozen, nnx.BatchStat)
+        return nnx.to_pure_dict(parts[-1])

@@ -252,3 +252,8 @@ def test_images_that_tokens_do_not_tile_are_refused():
     encoder, params, stats = models.structure(**SMALL, dim=0)
     with pytest.raises(UsageError, match="18 x 18"):
         jax.eval_shape(encoder.features, params, stats, images(1, side=18))
+
+
+def test_frozen_values_are_no_statistics():
+    assert models.has_batch_norm("resnet8", width=4)
+    assert not models.has_batch_norm(**SMALL)
