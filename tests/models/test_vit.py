@@ -84,7 +84,8 @@ def test_features_and_gradients_are_pytorchs(settings, float64):
             )
 
 
-@pytest.mark.parametrize("devices", [slow(1), 8])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
 def test_steps_of_moco_are_pytorchs(devices, float64):
     encoder, params, stats, theirs = both()
     batch, keys, rate, momentum, temperature, alpha = 16, 48, 0.5, 0.9, 0.2, 2.0

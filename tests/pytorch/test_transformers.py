@@ -205,6 +205,7 @@ def test_names_of_dinov2_at_hugging_face():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
+@pytest.mark.slow
 def test_features_are_pytorchs(tmp_path):
     """Of a file with LayerScale, as DINOv2's; also at another size, with positions between."""
     given = entries()
