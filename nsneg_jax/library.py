@@ -59,6 +59,17 @@ def load_pretrained(
     return load(path, dtype, precision, image_size=image_size, resize=resize)
 
 
+# Settings of networks that are whole numbers, with the smallest.
+_WHOLE_SETTINGS = {
+    "dim": 0,
+    "width": 1,
+    "token_size": 1,
+    "blocks": 0,
+    "attention_heads": 0,
+    "position_grid": 1,
+}
+
+
 def build_encoder(
     arch: str = "resnet50",
     *,
@@ -67,11 +78,12 @@ def build_encoder(
     seed: int = 0,
     **settings: Any,
 ) -> tuple[Encoder, Tree, Tree]:
-    """Builds a network with initial weights: a ResNet like torchvision's, with MoCo's head.
+    """Builds a network with initial weights: a ResNet or ViT, with MoCo's head.
 
     Args:
         arch: 'resnet8' (three stages of one block), 'resnet18', 'resnet34', 'resnet50',
-            'resnet101', or a name registered with `nsneg_jax.models.register`.
+            'resnet101', 'vit_tiny', 'vit_small', 'vit_base', or a name registered with
+            `nsneg_jax.models.register`.
         dtype: dtype of the computation: 'float32', 'bfloat16' or 'float64'.
         precision: precision of float32 products, see `load_pretrained`.
         seed: seed of the initial weights.
@@ -79,7 +91,9 @@ def build_encoder(
             leaves the head out; `mlp` (True), whether the head has two layers instead of one;
             `width` (64), channels of the first stage; `stem` ('imagenet'), or 'small' or
             'small_stride2' for images of at most 64 pixels; `bn_running` ('first'), source of batch
-            norm's running statistics: the first group, or the 'mean' over the groups.
+            norm's running statistics: the first group, or the 'mean' over the groups. For a ViT:
+            `dim`, `mlp` and `width`, which gives 3, 6 or 12 times as many features; `token_size`
+            (16), side of a token in pixels; and those of `nsneg_jax.models.transformers.vit.ViT`.
 
     Returns:
         The encoder, its parameters and its running statistics, both nested dicts of arrays in
@@ -92,7 +106,7 @@ def build_encoder(
         UsageError: there is no such network or setting.
     """
     pretrained.check_computation(dtype, precision)
-    for name, least in (("dim", 0), ("width", 1)):
+    for name, least in _WHOLE_SETTINGS.items():
         if name in settings:
             check_whole(name, settings[name], least)
     return models.build(arch, dtype=dtype, precision=precision, seed=seed, **settings)

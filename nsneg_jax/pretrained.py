@@ -13,6 +13,7 @@ from nsneg_jax import models
 from nsneg_jax.embedding import Pretrained, check_whole
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.encoder import HEAD, PRECISIONS, Encoder, Tree
+from nsneg_jax.models.transformers import vit
 from nsneg_jax.parallel.mesh import DTYPES
 from nsneg_jax.training.checkpoints import checkpoint
 from nsneg_jax.training.workdir import CHECKPOINTS, CONFIG
@@ -23,7 +24,7 @@ PRETRAINING, PROBE = "pre-training", "linear probe"  # kinds of checkpoints
 # Fields of the section `data` that checkpoints keep as `dataset`.
 DATASET = ("source", "classes", "labels", "tfds_dir")
 
-# Sizes of the published runs, for networks with the stem 'imagenet' and no record.
+# Sizes of the published runs, for networks without a record.
 _IMAGE_SIZE, _RESIZE = 224, 256
 _LEAST_SIDE = 8
 
@@ -113,9 +114,18 @@ def view_geometry(
     for name, least in (("image_size", _LEAST_SIDE), ("resize", 0)):
         if name in given:
             check_whole(name, given[name], least)
-    published = model.get("stem") == "imagenet"
-    rule = {"image_size": _IMAGE_SIZE, "resize": _RESIZE} if published else {}
+    side = _published_side(model)
+    rule = {"image_size": side, "resize": _RESIZE} if side else {}
     return {"image_size": None, "resize": None} | rule | dict(recorded) | given
+
+
+def _published_side(model: Mapping[str, Any]) -> int:
+    """Returns the side of a network's images that its settings show, in pixels; 0 for none."""
+    if model.get("arch") not in vit.ARCHS:
+        return _IMAGE_SIZE if model.get("stem") == "imagenet" else 0
+    side = model.get("token_size", 16) * model.get("position_grid", 14)
+    learnt = model.get("positions") == "learnable"
+    return side if learnt or side == _IMAGE_SIZE else 0
 
 
 def assemble(

@@ -18,6 +18,7 @@ from nsneg_jax.jobs.fields.rows.shared import COUNTED, MOST_STEPS
 from nsneg_jax.jobs.fields.table import check_fields
 from nsneg_jax.methods import siamese
 from nsneg_jax.methods.negatives import parse, scaled_patch_range
+from nsneg_jax.models.transformers import vit
 from nsneg_jax.training.workdir import flatten
 
 _FEWEST_PER_GROUP = 2
@@ -187,6 +188,8 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
     )
     _check_negatives(check, config)
     _check_loss(check, config)
+    if config.model.arch in vit.ARCHS:
+        _check_transformer(check, config)
     check.expect(
         "model.bn_groups",
         config.batch_size % config.model.bn_groups == 0,
@@ -238,6 +241,27 @@ def _check_two_views(check: _Checker, config: ConfigDict) -> None:
             "view weighs 1: 'byol' subtracts alpha times their similarity",
         )
     check.expect("batch_size", config.batch_size > 1, "at least 2, so that there are other images")
+
+
+def _check_transformer(check: _Checker, config: ConfigDict) -> None:
+    model, side = config.model, config.data.image_size
+    check.expect(
+        "model.token_size", side % model.token_size == 0, f"a divisor of data.image_size, {side}"
+    )
+    factor, heads, _ = vit.ARCHS[model.arch]
+    features = factor * model.width
+    check.expect(
+        "model.attention_heads",
+        features % (model.attention_heads or heads) == 0,
+        f"a divisor of the {features} features of {model.arch!r} with model.width {model.width} "
+        f"(0 is {heads})",
+    )
+    check.expect(
+        "model.positions",
+        model.positions != "sincos" or features % 4 == 0,
+        f"'learnable', since 'sincos' needs a multiple of 4 features and {model.arch!r} with "
+        f"model.width {model.width} has {features}",
+    )
 
 
 def _check_negatives(check: _Checker, config: ConfigDict) -> None:

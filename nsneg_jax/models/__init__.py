@@ -1,5 +1,12 @@
 """Networks: `build` makes one by name, `register` adds one."""
 
-from nsneg_jax.models.build import NETWORKS, Predictor, build, register, structure
+from nsneg_jax.models.build import (
+    NETWORKS,
+    Predictor,
+    build,
+    has_batch_norm,
+    register,
+    structure,
+)
 
-__all__ = ["NETWORKS", "Predictor", "build", "register", "structure"]
+__all__ = ["NETWORKS", "Predictor", "build", "has_batch_norm", "register", "structure"]

@@ -12,17 +12,27 @@ import numpy as np
 from flax import nnx
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.models import heads
+from nsneg_jax.models import heads, resnet
 from nsneg_jax.models.encoder import Encoder, Tree
-from nsneg_jax.models.resnet import ARCHS, ResNet
+from nsneg_jax.models.transformers import vit
 from nsneg_jax.registry import Registry
 
 Factory = Callable[..., nnx.Module]
 
-NETWORKS: Registry[Factory] = Registry("network", {arch: partial(ResNet, arch) for arch in ARCHS})
+NETWORKS: Registry[Factory] = Registry(
+    "network",
+    {
+        **{arch: partial(resnet.ResNet, arch) for arch in resnet.ARCHS},
+        **{arch: partial(vit.ViT, arch) for arch in vit.ARCHS},
+    },
+)
 
 # Fields of every config's model section; a network ignores those it has no use for.
-_COMMON = ("dim", "mlp", "head", "head_hidden", "width", "stem", "bn_groups", "bn_running")
+_COMMON = (
+    *("dim", "mlp", "head", "head_hidden", "width", "stem", "bn_groups", "bn_running"),
+    *("token_size", "blocks", "attention_heads", "positions", "position_grid"),
+    *("token_pooling", "freeze_tokens", "remat"),
+)
 
 
 def register(name: str, factory: Factory) -> None:
@@ -49,7 +59,7 @@ def build(arch: str, *, seed: int = 0, **settings: Any) -> tuple[Encoder, Tree, 
         arch: a name in `NETWORKS`.
         seed: seed of the initial values.
         settings: `dtype` of the computation, by default 'float32'; `precision` of products, see
-            `PRECISIONS`; settings of the network, see `ResNet`.
+            `PRECISIONS`; settings of the network, see `ResNet` and `ViT`.
 
     Returns:
         The encoder, its initial parameters and its initial running statistics, both nested dicts.
@@ -116,6 +126,12 @@ class Predictor:
 
     def _parts(self, network: nnx.Module) -> tuple[Encoder, Tree, Tree]:
         return _split(network, {"precision": self.precision})
+
+
+def has_batch_norm(arch: str, **settings: Any) -> bool:
+    """Returns whether a network with these settings has statistics of batches."""
+    encoder, *trees = structure(arch, **settings)
+    return bool(jax.tree.leaves(encoder.statistics(*trees)))
 
 
 def _split(network: nnx.Module, settings: dict[str, Any]) -> tuple[Encoder, Tree, Tree]:

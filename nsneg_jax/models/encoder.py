@@ -15,6 +15,14 @@ HEAD = "fc"  # the subtree of the parameters that embeds features; evaluation dr
 PRECISIONS = ("float32", "tensorfloat32", "default")
 
 
+class Frozen(nnx.BatchStat[jax.Array]):
+    """A value that nothing trains; it goes wherever running statistics go.
+
+    As no parameter it has no gradient, no weight decay and no place in an optimiser's state,
+    whatever the optimiser.
+    """
+
+
 @dataclass(frozen=True)
 class Encoder:
     """The structure of a network; every call takes its parameters and statistics.
@@ -31,8 +39,8 @@ class Encoder:
         """Returns embeddings [N * passes, dim] in training mode and the updated statistics.
 
         Args:
-            params, stats: parameters and running statistics; a network without batch norm has empty
-                `stats`.
+            params, stats: parameters and running statistics, with `Frozen` values among the latter;
+                a network with neither batch norm nor these has empty `stats`.
             images: [N * passes, H, W, 3], normalised.
             groups, passes: as in `GroupedBatchNorm`; a network without batch norm ignores them.
         """
@@ -84,6 +92,12 @@ class Encoder:
         """Returns pooled features [N, num_features] in inference mode, of images [N, H, W, 3]."""
         with jax.default_matmul_precision(self.precision):
             return self._network(params, stats).features(images)
+
+    def statistics(self, params: Tree, stats: Tree) -> Tree:
+        """Returns what batch norm updates: `stats`, arrays or shapes, without `Frozen` values."""
+        network = nnx.merge(self.graphdef, params, stats)
+        _, *parts = nnx.split(network, nnx.Param, Frozen, nnx.BatchStat)
+        return nnx.to_pure_dict(parts[-1])
 
     def _network(self, params: Tree, stats: Tree) -> Any:
         # Copied, because variables merged under grad must belong to this trace.

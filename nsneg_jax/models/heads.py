@@ -114,6 +114,52 @@ class Head(nnx.Module):
         return x
 
 
+Projection = Head | nnx.Dict[Linear] | Linear
+
+
+def projection(
+    kind: str,
+    inputs: int,
+    dim: int,
+    *,
+    mlp: bool,
+    hidden: int,
+    running: str,
+    rng: np.random.Generator | None,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+) -> Projection:
+    """Makes the projection head of a network, its `fc`.
+
+    Args:
+        kind: 'moco', or a key of `PROJECTIONS`.
+        inputs: length of the features.
+        dim: length of the embedding.
+        mlp: whether the head 'moco' is Linear - ReLU - Linear (MoCo-v2) instead of one Linear.
+        hidden, running, rng, dtype, param_dtype: see `Head`.
+
+    Raises:
+        UsageError: there is no such head.
+    """
+    linear = partial(Linear, rng=rng, dtype=dtype, param_dtype=param_dtype)
+    if kind == MOCO:
+        if not mlp:
+            return linear(inputs, dim)
+        return nnx.Dict(hidden=linear(inputs, inputs), output=linear(inputs, dim))
+    form = form_of(kind, PROJECTIONS)
+    made = partial(Head, form, inputs, dim, hidden=hidden, running=running, rng=rng)
+    return made(dtype=dtype, param_dtype=param_dtype)
+
+
+def project(head: Projection, x: jax.Array, groups: int | None, passes: int) -> jax.Array:
+    """Maps features [N * passes, inputs] to embeddings; see `GroupedBatchNorm`."""
+    if isinstance(head, Head):
+        return head(x, groups, passes)
+    if isinstance(head, nnx.Dict):
+        return head["output"](nnx.relu(head["hidden"](x)))
+    return head(x)
+
+
 def form_of(kind: str, forms: dict[str, Form]) -> Form:
     """Returns the form of a head by its name.
 

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models import heads
-from nsneg_jax.models.layers import Conv, Linear
+from nsneg_jax.models.layers import Conv
 from nsneg_jax.models.norm import GroupedBatchNorm, Grouping
 from nsneg_jax.models.pooling import max_pool
 
@@ -111,6 +111,8 @@ class ResNet(nnx.Module):
         stem: 'imagenet' (7x7 stride 2, then 3x3 max-pool stride 2), 'small' (3x3 stride 1, no
             pool, for images of at most 64 px) or 'small_stride2' (3x3 stride 2, no pool).
         bn_running: `running` of `GroupedBatchNorm`.
+        remat: whether to compute the blocks again in the backward pass, in place of keeping their
+            activations: less memory for a third more products, the same results.
         dtype: dtype of the computation.
         param_dtype: dtype of parameters and statistics.
         seed: seed of the initial values, which have the distributions of torchvision and PyTorch;
@@ -131,6 +133,7 @@ class ResNet(nnx.Module):
         width: int = 64,
         stem: str = "imagenet",
         bn_running: str = "first",
+        remat: bool = False,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         seed: int | None,
@@ -142,9 +145,8 @@ class ResNet(nnx.Module):
         rng = None if seed is None else np.random.default_rng((seed, 0))
         conv = partial(Conv, rng=rng, dtype=dtype, param_dtype=param_dtype)
         norm = partial(GroupedBatchNorm, running=bn_running, dtype=dtype, param_dtype=param_dtype)
-        linear = partial(Linear, rng=rng, dtype=dtype, param_dtype=param_dtype)
 
-        self.stem = stem
+        self.stem, self.remat = stem, remat
         self.conv1 = (
             conv(3, width, 7, 2) if stem == "imagenet" else conv(3, width, 3, _stride(stem))
         )
@@ -162,33 +164,34 @@ class ResNet(nnx.Module):
         self.num_features = inputs
         if dim == 0:
             return
-        self.fc: heads.Head | nnx.Dict[Linear] | Linear
-        if head != heads.MOCO:
-            self.fc = heads.Head(
-                heads.form_of(head, heads.PROJECTIONS),
-                inputs,
-                dim,
-                hidden=head_hidden,
-                running=bn_running,
-                rng=rng,
-                dtype=dtype,
-                param_dtype=param_dtype,
-            )
-        elif mlp:
-            self.fc = nnx.Dict(hidden=linear(inputs, inputs), output=linear(inputs, dim))
-        else:
-            self.fc = linear(inputs, dim)
+        self.fc = heads.projection(
+            head,
+            inputs,
+            dim,
+            mlp=mlp,
+            hidden=head_hidden,
+            running=bn_running,
+            rng=rng,
+            dtype=dtype,
+            param_dtype=param_dtype,
+        )
 
     def features(self, x: jax.Array, groups: int | None = None, passes: int = 1) -> jax.Array:
         """Returns pooled features [N * passes, num_features]; takes arguments like `__call__`."""
         batch: Grouping = {"groups": groups, "passes": passes}
+
+        def run(block: BasicBlock | Bottleneck, x: jax.Array) -> jax.Array:
+            return block(x, **batch)
+
+        if self.remat:
+            run = nnx.remat(run)
         x = nnx.relu(self.bn1(self.conv1(x), **batch))
         if self.stem == "imagenet":
             x = max_pool(x)
         for stage in range(self.stages):
             layer = getattr(self, f"layer{stage + 1}")
             for index in range(len(layer)):
-                x = layer[f"block{index}"](x, **batch)
+                x = run(layer[f"block{index}"], x)
         return x.mean(axis=(1, 2))
 
     def __call__(self, x: jax.Array, groups: int | None = None, passes: int = 1) -> jax.Array:
@@ -203,11 +206,7 @@ class ResNet(nnx.Module):
             [N * passes, dim] in the computation's dtype.
         """
         x = self.features(x, groups, passes)
-        if isinstance(self.fc, heads.Head):
-            return self.fc(x, groups, passes)
-        if isinstance(self.fc, nnx.Dict):
-            return self.fc["output"](nnx.relu(self.fc["hidden"](x)))
-        return self.fc(x)
+        return heads.project(self.fc, x, groups, passes)
 
 
 def _stride(stem: str) -> int:

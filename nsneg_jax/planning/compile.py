@@ -166,7 +166,8 @@ def exchanges_by_meaning(
         if c.kind == "all-gather":
             gathered[c.arrays[0][0] == "u8"] += c.payload
     passes = 1 + step.method.key_passes
-    statistics = _bytes(state.stats_q)
+    encoder, *trees = models.structure(**config.model)
+    statistics = _bytes(encoder.statistics(*trees))
     reduced = {"gradients": _bytes((state.params_q, getattr(state, "params_p", {})))}
     if groups > 1:  # with one group, every device has its statistics
         reduced["running statistics"] = passes * statistics

@@ -9,6 +9,7 @@ import textwrap
 
 from ml_collections import ConfigDict
 
+from nsneg_jax import models
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.arrays.source import published_images
 from nsneg_jax.input.sources.source import open_source
@@ -124,8 +125,10 @@ def _number_of_images(config: ConfigDict, options: PlanOptions) -> tuple[int, st
 
 def _run(config: ConfigDict, options: PlanOptions) -> Rows:
     share, groups = config.batch_size // options.devices, config.model.bn_groups
-    batch = f"{config.batch_size:,}: {share:,} per device, {config.batch_size // groups:,} per"
-    rows = [("batch", f"{batch} batch-norm group ({groups} groups)")]
+    batch = f"{config.batch_size:,}: {share:,} per device"
+    if models.has_batch_norm(**config.model):
+        batch += f", {config.batch_size // groups:,} per batch-norm group ({groups} groups)"
+    rows = [("batch", batch)]
     images, origin = _number_of_images(config, options)
     if not images:
         return [*rows, ("steps", f"not known: {origin}")]
@@ -251,30 +254,9 @@ def _step_seconds(
 
 def _notes(config: ConfigDict, program: Program, options: PlanOptions) -> list[str]:
     """Returns notes on settings that run, but perhaps not as intended."""
-    notes = []
-    devices, groups = options.devices, config.model.bn_groups
+    devices = options.devices
     hosts = options.hosts or math.ceil(devices / _DEVICES_PER_HOST)
-    if groups == 1 and config.batch_size > 1 and program.queue:
-        notes.append(
-            "model.bn_groups is 1: batch norm sees the whole batch, there is no shuffling, and the "
-            "key encoder's statistics can give the key away"
-        )
-    if groups % devices and devices % groups:
-        notes.append(
-            f"{groups} batch-norm groups on {devices} devices: neither number divides the other, "
-            "so that devices repeat each other's work (see the FLOPs) and exchange float images"
-        )
-    elif groups % devices:
-        count = sum(c.times for c in program.cost.collectives if c.kind == "all-reduce")
-        notes.append(
-            f"{groups} batch-norm groups on {devices} devices: groups span devices, and a step has "
-            f"{count} all-reduces, most of them one after another. With whole groups on a device "
-            f"(a multiple of {devices}) it needs few, but is another run"
-        )
-    if config.batch_size // groups < 16:
-        notes.append(
-            f"a batch-norm group has {config.batch_size // groups} images, few for statistics"
-        )
+    notes = _notes_on_groups(config, program, devices)
     crops = program.exchanges.get("crops")
     gradients = program.exchanges.get("gradients")
     if crops and gradients and crops.sent > gradients.sent:
@@ -303,6 +285,41 @@ def _notes(config: ConfigDict, program: Program, options: PlanOptions) -> list[s
         late = [m for m in config.optimizer.milestones if m >= config.epochs]
         if late:
             notes.append(f"optimizer.milestones {late} are not reached in {config.epochs} epochs")
+    return notes
+
+
+def _notes_on_groups(config: ConfigDict, program: Program, devices: int) -> list[str]:
+    """Returns notes on the groups of batch norm."""
+    notes = []
+    groups = config.model.bn_groups
+    if not models.has_batch_norm(**config.model):
+        if groups > 1:
+            notes.append(
+                f"the network has no batch norm, so that model.bn_groups {groups} only makes keys "
+                "be shuffled: 1 gives the same results without that"
+            )
+        return notes
+    if groups == 1 and config.batch_size > 1 and program.queue:
+        notes.append(
+            "model.bn_groups is 1: batch norm sees the whole batch, there is no shuffling, and the "
+            "key encoder's statistics can give the key away"
+        )
+    if groups % devices and devices % groups:
+        notes.append(
+            f"{groups} batch-norm groups on {devices} devices: neither number divides the other, "
+            "so that devices repeat each other's work (see the FLOPs) and exchange float images"
+        )
+    elif groups % devices:
+        count = sum(c.times for c in program.cost.collectives if c.kind == "all-reduce")
+        notes.append(
+            f"{groups} batch-norm groups on {devices} devices: groups span devices, and a step has "
+            f"{count} all-reduces, most of them one after another. With whole groups on a device "
+            f"(a multiple of {devices}) it needs few, but is another run"
+        )
+    if config.batch_size // groups < 16:
+        notes.append(
+            f"a batch-norm group has {config.batch_size // groups} images, few for statistics"
+        )
     return notes
 
 

@@ -50,6 +50,12 @@ def main(arguments: Sequence[str]) -> int:
         "--batch_size", type=int, help=f"images per step of the run, by default {BATCH_SIZE}"
     )
     importing.add_argument("--stem", choices=STEMS[1:], help="of a network with a 3x3 stem")
+    importing.add_argument(
+        "--heads",
+        type=int,
+        metavar="NUMBER",
+        help="attention heads of a ViT; by default 12 of MoCo-v3's, else features / 64",
+    )
     exporting = commands.add_parser("export", help="a checkpoint to a folder, file or program")
     exporting.add_argument("dir", type=user_path, help="a workdir or a checkpoint folder in it")
     exporting.add_argument("out", type=user_path, help=_OUT)
@@ -63,7 +69,12 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.command == "import":
             summary = import_file(
-                options.file, options.out_dir, options.images, options.batch_size, options.stem
+                options.file,
+                options.out_dir,
+                options.images,
+                options.batch_size,
+                options.stem,
+                options.heads,
             )
         else:
             summary = export(options.dir, options.out, options.image_size, options.resize)

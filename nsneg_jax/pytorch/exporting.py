@@ -9,6 +9,7 @@ from nsneg_jax import pretrained
 from nsneg_jax.errors import UsageError
 from nsneg_jax.files import check_writable, write_safetensors
 from nsneg_jax.methods.moco import queue_pointer
+from nsneg_jax.models.transformers import vit
 from nsneg_jax.pytorch import files as torch_file
 from nsneg_jax.pytorch import states as official
 from nsneg_jax.pytorch.hub import folder as hub
@@ -17,14 +18,19 @@ from nsneg_jax.pytorch.layouts import KEY, MODULE, QUERY
 from nsneg_jax.pytorch.momentum import write_momentum
 from nsneg_jax.pytorch.names import counter_names, to_state_dict, to_torch_layout
 from nsneg_jax.pytorch.states import RECORD
+from nsneg_jax.pytorch.transformers.model import in_timm_form, is_transformer
 from nsneg_jax.stablehlo import program as stablehlo
 from nsneg_jax.training.checkpoints import checkpoint
 
 _OFFICIAL_SETTINGS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
+_SGD = "sgd"
 _UNKNOWN_TO_TORCHVISION = (
     "note       torchvision has no such network (arch, width and stem): its names are continued"
 )
 _NO_QUEUE = "note       the method has no queue, as the original's states have: the backbone alone"
+_UNKNOWN_TRANSFORMER = (
+    "note       timm has no such network (arch, width, blocks and tokens): its names are continued"
+)
 _UNKNOWN_TO_TIMM = (
     "note       timm has no such network (arch, width and stem): only load_pretrained reads it"
 )
@@ -37,8 +43,8 @@ def export(path: Path, out: Path, image_size: int | None = None, resize: int | N
         path: a workdir, for its latest checkpoint, or a checkpoint folder.
         out: where to write. A name without a suffix becomes a folder that timm and the Hugging Face
             hub read. Suffix .stablehlo writes a program of the encoder, .safetensors the query
-            encoder's backbone (and a probe's fc) under torchvision's names, .pth or .pth.tar the
-            original's dict.
+            encoder's backbone (and a probe's classifier) under torchvision's or timm's names, .pth
+            or .pth.tar the original's dict.
         image_size, resize: see `pretrained.load_pretrained`.
 
     Returns:
@@ -83,7 +89,9 @@ def export(path: Path, out: Path, image_size: int | None = None, resize: int | N
         torch_file.write_torch(out, content | {"arch": source.model["arch"]})
         notes.insert(0, f"keys       {len(content['state_dict'])}")
     if not is_program and not official.in_torchvision(source.model):
-        notes += [_UNKNOWN_TO_TIMM if as_folder else _UNKNOWN_TO_TORCHVISION]
+        is_vit = source.model["arch"] in vit.ARCHS
+        unknown = _UNKNOWN_TRANSFORMER if is_vit else _UNKNOWN_TO_TORCHVISION
+        notes += [_UNKNOWN_TO_TIMM if as_folder and not is_vit else unknown]
     if as_folder:
         notes.append(f"to do      choose a licence in the first lines of {out / hub_layout.CARD}")
     lines = [f"found      {source.origin}: {source.model['arch']}", *notes]
@@ -130,7 +138,7 @@ def _pretraining_content(
         QUERY: to_state_dict(state["params_q"], state["stats_q"]),
         KEY: to_state_dict(state["params_k"], state["stats_k"]),
     }
-    parameters = official.parameter_names(encoders[QUERY])
+    parameters = to_state_dict(state["params_q"])
     if origin:
         prefix, epoch, counters = origin["prefix"], origin["epoch"], origin["counters"]
         pointer, images = origin["pointer"], origin["images"]
@@ -154,12 +162,9 @@ def _pretraining_content(
             "momentum": optimizer["momentum"],
             "weight_decay": optimizer["weight_decay"],
         }
-    # The structure of optax.chain(add_decayed_weights, sgd), see methods/optimizer.py.
-    trace = state["opt_state"][1][0]["trace"]
     content = {
         "epoch": epoch,
         "state_dict": official.assemble(encoders, prefix, counters, queue.T, pointer),
-        "optimizer": write_momentum(to_state_dict(trace), settings, 2 * len(parameters)),
         RECORD: {
             "model": progress["model"],
             "step": step,
@@ -168,6 +173,16 @@ def _pretraining_content(
         },
     }
     notes = []
+    name = progress.get("optimizer", {}).get("name", _SGD)
+    if name == _SGD:
+        # The structure of optax.chain(add_decayed_weights, sgd), see methods/optimizer.py.
+        trace = to_state_dict(state["opt_state"][1][0]["trace"])
+        content["optimizer"] = write_momentum(trace, settings, 2 * len(parameters))
+    else:
+        notes.append(
+            f"note       the state of the optimiser {name!r} is left out: the original has"
+        )
+        notes.append("           SGD, whose momentum would start from zero")
     if not origin and step % (images // batch_size):
         notes.append(f"note       step {step} is in the middle of epoch {epoch + 1}, which the")
         notes.append("           original, counting in epochs, would begin again")
@@ -201,9 +216,9 @@ def _backbone_dict(source: pretrained.Pretrained) -> official.Arrays:
 
 
 def _backbone(source: pretrained.Pretrained) -> official.Arrays:
-    """Returns the backbone, and a probe's fc, under torchvision's names."""
+    """Returns the backbone, and a probe's classifier, under torchvision's or timm's names."""
     arrays = to_state_dict(source.params, source.stats)
     if source.classifier is not None:
         arrays["fc.weight"] = to_torch_layout(source.classifier["kernel"])
         arrays["fc.bias"] = source.classifier["bias"]
-    return arrays
+    return in_timm_form(arrays, source) if is_transformer(arrays) else arrays

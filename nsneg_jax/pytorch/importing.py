@@ -23,6 +23,9 @@ from nsneg_jax.training.checkpoints import checkpoint
 from nsneg_jax.training.metrics import Window
 from nsneg_jax.training.workdir import CHECKPOINTS
 
+# Fields that no state dict shows.
+_UNSEEN = ("bn_groups", "bn_running", "dtype", "precision")
+
 IMAGES, BATCH_SIZE = 126_689, 128  # ImageNet-100's training set; the paper's Table 1
 
 
@@ -32,6 +35,7 @@ def import_file(
     images: int | None = None,
     batch_size: int | None = None,
     stem: str | None = None,
+    heads: int | None = None,
 ) -> str:
     """Writes the checkpoint of a PyTorch or safetensors file into `workdir`.
 
@@ -40,7 +44,7 @@ def import_file(
         workdir: folder, made if missing; must not hold checkpoints.
         images, batch_size: number of images and batch size of the run, to convert epochs to steps;
             by default as recorded in a file of ours, else IMAGES and BATCH_SIZE.
-        stem: see `states.recognise`; by default as recorded in a file of ours.
+        stem, heads: see `states.recognise`; by default as recorded in a file of ours.
 
     Returns:
         A summary of several lines.
@@ -49,7 +53,7 @@ def import_file(
         UsageError: the file is refused, or `workdir` holds checkpoints. Nothing is written.
     """
     _check_free(workdir)
-    found, around, record = recognise_file(path, stem)
+    found, around, record = recognise_file(path, stem, heads)
     epoch = _epoch(around.get("epoch", 0), found, path)
     origin: dict[str, Any] = {
         "file": path.name,
@@ -100,13 +104,13 @@ def import_file(
 
 
 def recognise_file(
-    path: Path, stem: str | None = None
+    path: Path, stem: str | None = None, heads: int | None = None
 ) -> tuple[Found, dict[str, Any], dict[str, Any]]:
     """Recognises the contents of a PyTorch or safetensors file, see `states.recognise`.
 
     Args:
         path: the file, or a folder of `hub.layout` with one.
-        stem: see `states.recognise`; by default as recorded in a file of ours.
+        stem, heads: see `states.recognise`; by default as recorded in a file of ours.
 
     Returns:
         The state dict; the dict around it, empty without one; and our record in that, empty if the
@@ -133,6 +137,8 @@ def recognise_file(
         stem=stem or _fields(record.get("model")).get("stem"),
         around=around,
         entry=entry,
+        recorded=_fields(record.get("model")),
+        heads=heads,
     )
     for name in ("bn_groups", "bn_running"):
         before = _fields(record.get("model")).get(name)
@@ -234,7 +240,7 @@ def _momentum(
     if "optimizer" not in around:
         return None, "none in the file"
     query = found.encoders[QUERY]
-    parameters = {name: query[name] for name in official.parameter_names(query)}
+    parameters = {name: query[name] for name in official.parameter_names(found.params)}
     return read_momentum(around["optimizer"], parameters, str(path))
 
 
@@ -326,6 +332,7 @@ def _key_count(found: Found) -> int:
 def _flags(found: Found, workdir: Path, batch_size: int) -> list[str]:
     """Returns the flags with which pre-training fits the checkpoint."""
     model = found.model
-    fields = [f"model.{name}={model[name]}" for name in ("arch", "dim", "mlp", "width", "stem")]
+    own = [name for name in model if name not in _UNSEEN]
+    fields = [f"model.{name}={model[name]}" for name in own]
     fields += [f"moco.queue_size={found.filled_queue()[0].shape[1]}", f"batch_size={batch_size}"]
     return [f"--workdir={workdir}", *(f"--config.{field}" for field in fields)]

@@ -13,6 +13,13 @@ from typing import Any
 import numpy as np
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.pytorch.transformers.names import (
+    HEAD,
+    PATCHES,
+    UNUSED,
+    from_hugging_face,
+    without_layer_scale,
+)
 
 QUERY, KEY = "encoder_q.", "encoder_k."
 MODULE = "module."
@@ -24,6 +31,7 @@ _DEEPEST = 3  # dicts in dicts
 _COMPILED, _PARALLEL = "_orig_mod", "module"
 _STAGE = re.compile(r"((?:[^.]+\.)*?)layer\d\.\d+\.")
 _FIRST = re.compile(r"((?:[^.]+\.)*?)conv1\.weight")
+_PATCHES = re.compile(rf"((?:[^.]+\.)*?){re.escape(PATCHES)}")
 # Places in torch.nn.Sequential(*resnet.children()); 2, 3 and 8 have no entries.
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _NUMBERED = re.compile(r"((?:[^.]+\.)*)4\.0\.conv1\.weight")
@@ -33,6 +41,7 @@ _BESIDE = re.compile(
     r"project|predict|prototype|head|classif|momentum|queue|criterion|loss|^n_averaged$"
 )
 _HEADS = re.compile(r"project|predict")
+_TORCHVISION, _TIMM, _HUGGING_FACE = "torchvision", "timm", "Hugging Face"
 _SELF_SUPERVISED = ("encoder_q", "encoder_k", "base_encoder", "momentum_encoder", "online_encoder")
 
 
@@ -45,7 +54,7 @@ class Layout:
         root: what stands before each of the encoder's names; before 'encoder_q.' if
             `is_pretraining`.
         arrays: the entries that belong to the encoder, or to the pre-training's state, by name,
-            without `torch.compile`'s prefixes and in torchvision's names of modules.
+            without `torch.compile`'s prefixes and in torchvision's or timm's names of modules.
         passed: numbers of the other entries, by what their names begin with.
         is_pretraining: whether it is a whole state of MoCo v1 or v2: two encoders and a queue.
     """
@@ -83,17 +92,21 @@ def find_encoder(
         around, entry: the dict around the state dict, and its entry there, see `find_state_dict`.
 
     Returns:
-        The layout; None if no key is a ResNet's.
+        The layout; None if no key is a ResNet's or a vision transformer's.
 
     Raises:
         UsageError: two keys differ only in prefixes, or there are several encoders and none of
             them is the one to take.
     """
     named, numbered = _numbered_children(_plain_names(state_dict, origin))
+    named, of_hugging_face = from_hugging_face(named)
     roots = _roots(named)
     if not roots:
         return None
     root = _chosen(roots, origin)
+    is_transformer = root + PATCHES in named
+    if is_transformer:
+        named = _classifier_as_fc(without_layer_scale(named, root), root)
     *_, last = root.removesuffix(".").rpartition(".")
     outer = root.removesuffix(f"{last}.") if last else root
     beside = {name for name in named if name.startswith(outer)}
@@ -103,6 +116,8 @@ def find_encoder(
         return Layout("MoCo v2" if mlp else "MoCo v1", outer, named, {}, True)
     own, others = _own(named, root, last)
     name = _program(root, last, own, others, around, entry, numbered)
+    if is_transformer and name == _TORCHVISION:
+        name = _HUGGING_FACE if of_hugging_face else _TIMM
     passed = Counter(_group(n, root) for n in others)
     return Layout(name, root, own, dict(passed), False)
 
@@ -148,8 +163,18 @@ def _numbered_children(
     return renamed, True
 
 
+def _classifier_as_fc(named: dict[str, np.ndarray], root: str) -> dict[str, np.ndarray]:
+    """Gives a classifier the name that it has in ResNets."""
+    return {
+        f"{root}fc.{name.rpartition('.')[2]}"
+        if name in (f"{root}{HEAD}.weight", f"{root}{HEAD}.bias")
+        else name: array
+        for name, array in named.items()
+    }
+
+
 def _roots(names: Mapping[str, Any]) -> list[str]:
-    for pattern in (_STAGE, _FIRST):
+    for pattern in (_STAGE, _FIRST, _PATCHES):
         found = {match[1] for name in names if (match := pattern.match(name))}
         if found:
             return sorted(found)
@@ -191,6 +216,7 @@ def _own(
         if name.startswith(root):
             module = name[len(root) :].partition(".")[0]
             beside = bool(_BESIDE.search(module)) or (module == "fc" and is_head)
+            beside = beside or name[len(root) :] in UNUSED
         else:
             beside = not plain or bool(_BESIDE.search(name.partition(".")[0]))
         if beside:
@@ -239,7 +265,7 @@ def _program(
     if "best_acc1" in around and any(name.startswith(f"{root}fc.") for name in own):
         return "MoCo's linear evaluation"
     if "state_dict_ema" in around or {"version", "arch"} <= around.keys():
-        return "timm"
+        return _TIMM
     if any("lightning" in str(name) for name in around):
         return "PyTorch Lightning"
-    return "torchvision"
+    return _TORCHVISION

@@ -1,4 +1,4 @@
-"""Translates the entries of a `ResNet` to torchvision's names and layouts, and back.
+"""Translates a `ResNet` to torchvision's names and layouts and a `ViT` to timm's, and back.
 
 A PyTorch state dict holds convolutions as (out, in, height, width) and linear weights as
 (out, in); here they are (height, width, in, out) and (in, out).
@@ -19,20 +19,22 @@ _PLACES = {"layer": 0, "norm": 1}  # in a sequence of linear layer, batch norm a
 # Modules and entries in PyTorch's order.
 _ORDER = (
     *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"),
-    *("layer1", "layer2", "layer3", "layer4", "fc"),
+    *("layer1", "layer2", "layer3", "layer4"),
+    *("cls_token", "pos_embed", "patch_embed", "blocks", "norm1", "attn", "norm2", "mlp", "norm"),
+    *("qkv", "proj", "fc1", "fc2", "fc", "head"),
     *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
 )
 COUNTER = "num_batches_tracked"
 
 
 def torch_name(path: tuple[str, ...]) -> str:
-    """Returns the torchvision name of the entry at `path`, e.g. 'layer1.0.conv1.weight'."""
+    """Returns PyTorch's name of the entry at `path`, e.g. 'layer1.0.conv1.weight'."""
     *module, leaf = path
     name = re.sub(r"\bblock(\d+)\b", r"\1", ".".join(module))
     for ours, theirs in (_FIXED | _HEAD).items():
         name = name.replace(ours, theirs)
     name = re.sub(r"^fc\.(layer|norm)(\d)$", lambda m: f"fc.{3 * int(m[2]) + _PLACES[m[1]]}", name)
-    return f"{name}.{_LEAVES.get(leaf, leaf)}"
+    return f"{name}.{_LEAVES.get(leaf, leaf)}".removeprefix(".")
 
 
 def in_torch_order(names: Iterable[str]) -> list[str]:
@@ -53,11 +55,6 @@ def counter_names(names: Iterable[str]) -> list[str]:
     return [
         name.replace("running_mean", COUNTER) for name in names if name.endswith("running_mean")
     ]
-
-
-def is_parameter(name: str) -> bool:
-    """Returns whether a torchvision name is a parameter, not a statistic or counter."""
-    return not name.endswith(("running_mean", "running_var", COUNTER))
 
 
 def to_torch_layout(array: np.ndarray) -> np.ndarray:

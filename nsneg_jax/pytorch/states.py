@@ -1,12 +1,13 @@
-"""Names and shapes in PyTorch state dicts of the original, its linear probe and torchvision.
+"""Names and shapes in PyTorch state dicts of the original, its linear probe, torchvision and timm.
 
-Keys identify three kinds: a pre-training state (`encoder_q.*`, `encoder_k.*`, `queue` [dim, K],
-`queue_ptr` [1]), a linear probe (torchvision's names with an `fc`), and a plain torchvision ResNet.
-The latter two may be a part of another program's file; `layouts` finds them there.
+Keys identify the kinds: a pre-training state (`encoder_q.*`, `encoder_k.*`, `queue` [dim, K],
+`queue_ptr` [1]), a linear probe (torchvision's names with an `fc`), a plain torchvision ResNet and
+a plain vision transformer. All but the first may be a part of another program's file; `layouts`
+finds them there.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from nsneg_jax import models
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.encoder import Tree
 from nsneg_jax.models.resnet import ARCHS, STEMS
+from nsneg_jax.models.transformers import vit
 from nsneg_jax.pytorch.checks import (
     check_dtypes,
     check_finite,
@@ -29,8 +31,13 @@ from nsneg_jax.pytorch.names import (
     COUNTER,
     counter_names,
     in_torch_order,
-    is_parameter,
     to_state_dict,
+)
+from nsneg_jax.pytorch.transformers.model import (
+    POSITIONS_ENTRY,
+    in_timm,
+    is_transformer,
+    model_of,
 )
 
 Arrays = dict[str, np.ndarray]
@@ -38,6 +45,7 @@ Arrays = dict[str, np.ndarray]
 PRETRAINING = "official pre-training state"
 PROBE = "linear-probe state"
 TORCHVISION = "torchvision ResNet"
+TRANSFORMER = "vision transformer"
 RECORD = "nsneg_jax"  # entry beside the state dict, in the files that this package writes
 
 
@@ -46,7 +54,7 @@ class Found:
     """A state dict with every key accounted for.
 
     Attributes:
-        kind: PRETRAINING, PROBE or TORCHVISION.
+        kind: PRETRAINING, PROBE, TORCHVISION or TRANSFORMER.
         layout: the program or method whose files look so, see `layouts.Layout`.
         passed: numbers of entries that are not the network's, by what their names begin with.
         converted: the half dtypes that became `model`'s, such as 'float16'; '' if none did.
@@ -89,6 +97,8 @@ def recognise(
     stem: str | None = None,
     around: Mapping[str, Any] | None = None,
     entry: str = "",
+    recorded: Mapping[str, Any] | None = None,
+    heads: int | None = None,
 ) -> Found:
     """Recognises a state dict and checks each key of its encoder.
 
@@ -99,11 +109,13 @@ def recognise(
         stem: stem of a network with a 3x3 first convolution: 'small' or 'small_stride2', which have
             the same shapes.
         around, entry: the dict around the state dict, and its entry there.
+        recorded: `model` section in a file of ours; values may be of any type.
+        heads: attention heads of a vision transformer, see `transformers.model.model_of`.
 
     Raises:
-        UsageError: there is no ResNet in it, or several; keys of the network are missing, surplus
-            or have another shape or dtype, or values that are not finite; `arch` contradicts the
-            keys, or is unknown.
+        UsageError: there is no ResNet or vision transformer in it, or several; keys of the network
+            are missing, surplus or have another shape or dtype, or values that are not finite;
+            `arch` contradicts the keys, or is unknown.
     """
     around = around or {}
     check_values(state_dict, origin)
@@ -112,7 +124,8 @@ def recognise(
         raise UsageError(
             f"{origin} is neither a pre-training state of the original (with encoder_q.conv1.weight"
             " and so on), nor a linear probe's, nor a torchvision ResNet (with conv1.weight), nor "
-            "another program's with such an encoder. "
+            "a vision transformer (with patch_embed.proj.weight), nor another program's with such "
+            "an encoder. "
             f"Its keys are {listed(map(repr, state_dict))}."
         )
     pretraining, prefix = layout.is_pretraining, layout.root
@@ -121,7 +134,12 @@ def recognise(
     first = {n.removeprefix(parts[0]): a for n, a in body.items() if n.startswith(parts[0])}
     if not pretraining and isinstance(arch, str):
         arch = arch.partition(".")[0]  # timm's names end with how the weights were trained
-    model = _model(first, origin, arch, stem, head=pretraining)
+    mlp = pretraining and any(name.startswith(("fc.0.", "fc.2.")) for name in first)
+    transformer = is_transformer(first)
+    if transformer:
+        model = model_of(first, origin, arch, recorded or {}, heads, mlp)
+    else:
+        model = _model(first, origin, arch, stem, mlp)
     dtypes = Counter(str(array.dtype) for array in layout.arrays.values())
     model["dtype"] = "float64" if dtypes["float64"] > dtypes["float32"] else "float32"
 
@@ -135,11 +153,13 @@ def recognise(
     _, params, stats = models.structure(**model)
     shapes = {name: leaf.shape for name, leaf in _shapes(params, stats).items()}
     if not pretraining and has_fc:
-        features = shapes[_last_statistic(shapes)][0]
+        features = shapes["norm.weight" if transformer else _last_statistic(shapes)][0]
         shapes |= {"fc.weight": (outputs, features), "fc.bias": (outputs,)}
     counted = any(name.endswith(COUNTER) for name in body)
     counters = dict.fromkeys(counter_names(shapes), ()) if counted else {}
-    expected = {f"{prefix}{part}{n}": s for part in parts for n, s in (shapes | counters).items()}
+    fixed = {n: first[n].shape for n in (POSITIONS_ENTRY,) if n in first and n not in shapes}
+    every = shapes | counters | (fixed if transformer else {})
+    expected = {f"{prefix}{part}{n}": s for part in parts for n, s in every.items()}
     if pretraining:
         queue = body.get("queue")
         keys = (queue.shape[1] if queue is not None and queue.ndim == 2 else 0) or "K"
@@ -151,7 +171,7 @@ def recognise(
     elif has_fc and (of_probe or outputs != 1000):
         kind = PROBE
     else:
-        kind = TORCHVISION
+        kind = TRANSFORMER if transformer else TORCHVISION
     check_keys(layout.arrays, expected, f"{origin}, taken for a {kind} of {model['arch']},")
     arrays, converted = widened(layout.arrays, model["dtype"])
     check_dtypes(arrays, model["dtype"], origin)
@@ -206,20 +226,21 @@ def assemble(
 
 
 def in_torchvision(model: Mapping[str, Any]) -> bool:
-    """Returns whether torchvision has this backbone."""
+    """Returns whether torchvision, or timm for vision transformers, has this backbone."""
+    if model["arch"] in vit.ARCHS:
+        return in_timm(model)
     return model["arch"] != "resnet8" and model["width"] == 64 and model["stem"] == "imagenet"
 
 
-def parameter_names(arrays: Iterable[str]) -> list[str]:
-    """Returns an encoder's parameter names, in the optimiser's order."""
-    return in_torch_order(filter(is_parameter, arrays))
+def parameter_names(params: Tree) -> list[str]:
+    """Returns the names of an encoder's parameters, arrays or shapes, in the optimiser's order."""
+    return list(_shapes(params, {}))
 
 
 def _model(
-    arrays: Arrays, origin: str, arch: str | None, stem: str | None, head: bool
+    arrays: Arrays, origin: str, arch: str | None, stem: str | None, mlp: bool
 ) -> dict[str, Any]:
-    """Derives the model section, without dim and dtype, from keys and shapes of one encoder."""
-    mlp = head and any(name.startswith(("fc.0.", "fc.2.")) for name in arrays)
+    """Derives the model section, without dim and dtype, from keys and shapes of a ResNet."""
     width = _vote(_first_axis(arrays, "conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean"))
     if width < 1:
         raise UsageError(

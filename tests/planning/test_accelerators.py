@@ -156,6 +156,21 @@ def test_recipe_on_eight_v5e_keeps_within_its_budget(compile_step):
     assert cost.temporary <= 4.5e9
 
 
+VIT = BFLOAT16 | {
+    "model.arch": "vit_small",
+    "model.bn_groups": 1,
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 1.5e-4,
+}
+
+
+def test_a_vit_on_an_h100_keeps_within_its_budget(compile_step):
+    cost = compile_step(RECIPE, "h100:1", **VIT)
+    assert cost.moved <= 510e9
+    assert cost.transposed <= 116e9
+    assert cost.temporary <= 45e9
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_recipe_fits_into_eight_v5e(dtype, compile_step):
     cost = compile_step(RECIPE, "v5e:2x4", **{"model.dtype": dtype})

@@ -211,8 +211,9 @@ def content():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_other_optimizers_are_passed_over(name, content):
-    query = recognise(arrays_of(content["state_dict"]), "file").encoders["encoder_q."]
-    parameters = {n: query[n] for n in parameter_names(query)}
+    found = recognise(arrays_of(content["state_dict"]), "file")
+    query = found.encoders["encoder_q."]
+    parameters = {n: query[n] for n in parameter_names(found.params)}
     assert len(parameters) == 64
     momentum, why = read_momentum(OPTIMIZERS[name](content), parameters, "file")
     assert momentum is None and "'optimizer'" in why

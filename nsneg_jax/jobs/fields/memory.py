@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from nsneg_jax.errors import UsageError
 from nsneg_jax.methods import siamese
 from nsneg_jax.methods.negatives import parse
-from nsneg_jax.models.resnet import ARCHS
+from nsneg_jax.models import resnet
+from nsneg_jax.models.transformers import vit
 
 _FLOAT, _RGB = 4, 3  # bytes; channels
 _COPIES = 3  # of the weights: query and key encoder, momentum
@@ -60,13 +61,19 @@ def _of_pretraining(config: ConfigDict, devices: Mesh) -> dict[str, int]:
         "mochi.pairs": share * mixed * model.dim * _FLOAT,
         "batch_size": pixels,
     }
-    if model.arch in ARCHS:
-        last = model.width * 2 ** (len(ARCHS[model.arch][1]) - 1)
+    # The backward pass needs the first layer's output, or what each block takes.
+    kept = 0
+    if model.arch in resnet.ARCHS:
+        last = model.width * 2 ** (len(resnet.ARCHS[model.arch][1]) - 1)
         hidden = last * last if model.mlp else 0
         parts["model.width"] = (9 * last * last + hidden) * _FLOAT * _COPIES
-        # The backward pass needs the first layer's output.
-        stem = (side // _STRIDES[model.stem]) ** 2 * model.width
-        parts["batch_size"] += share * stem * (2 if model.dtype == "bfloat16" else _FLOAT)
+        kept = (side // _STRIDES[model.stem]) ** 2 * model.width
+    elif model.arch in vit.ARCHS:
+        factor, _, blocks = vit.ARCHS[model.arch]
+        blocks, features = model.blocks or blocks, factor * model.width
+        parts["model.width"] = blocks * 12 * features**2 * _FLOAT * _COPIES
+        kept = blocks * features * (side // model.token_size) ** 2
+    parts["batch_size"] += share * kept * (2 if model.dtype == "bfloat16" else _FLOAT)
     return parts
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from nsneg_jax import models
 from nsneg_jax.files import json_lines
 from nsneg_jax.input.sources.protocol import has_classes
 from nsneg_jax.jobs import opening
@@ -45,6 +46,7 @@ def at_start(config: ConfigDict, run: Run, data: Data, training: Training) -> st
     source, batch, groups = data.source, config.batch_size, config.model.bn_groups
     classes = f"{len(source.classes):,} classes" if has_classes(source) else "no classes"
     sizes = f"{batch // groups} images in each of {groups}" if groups > 1 else f"{batch} images"
+    norm = f", batch norm over {sizes}" if models.has_batch_norm(**config.model) else ""
     optimizer = config.optimizer
     warmup = f", {optimizer.warmup_epochs} epochs of warm-up" if optimizer.warmup_epochs else ""
     before = f"; {training.start:,} done before" if training.start else ""
@@ -52,7 +54,7 @@ def at_start(config: ConfigDict, run: Run, data: Data, training: Training) -> st
         ("data", f"{source.name}: {len(source):,} images, {classes}"),
         ("encoder", f"{config.model.arch}, {parameters:,} parameters, {config.model.dtype}"),
         ("method", _method(config, training)),
-        ("devices", f"{devices.size} x {kind}, batch {batch}, batch norm over {sizes}"),
+        ("devices", f"{devices.size} x {kind}, batch {batch}{norm}"),
         ("rate", f"{optimizer.learning_rate:g}, {optimizer.schedule}{warmup}, {optimizer.name}"),
         ("steps", f"{data.total:,}, {data.steps_per_epoch:,} per epoch{before}"),
         ("measured", _measured(data)),
@@ -67,7 +69,7 @@ def at_start(config: ConfigDict, run: Run, data: Data, training: Training) -> st
 def considerations(config: ConfigDict, run: Run, data: Data) -> Iterator[str]:
     """Yields what is allowed, but often not meant, with the fields to change."""
     batch, groups, images = config.batch_size, config.model.bn_groups, len(data.source)
-    if groups > 1 and batch // groups < _SMALL_GROUP:
+    if groups > 1 and batch // groups < _SMALL_GROUP and models.has_batch_norm(**config.model):
         most = _groups_of_size(batch, groups)
         yield (
             f"a batch-norm group has {batch // groups} images, whose statistics are noisy: "

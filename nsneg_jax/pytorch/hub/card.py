@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from nsneg_jax import models
 from nsneg_jax.embedding import Pretrained
 from nsneg_jax.input.labelled import view_text
 from nsneg_jax.pytorch.hub.history import History, named
@@ -16,6 +17,7 @@ _PAPER = (
     "*Robust Contrastive Learning Using Negative Samples with Diminished Semantics* (Ge et al., "
     "NeurIPS 2021, [arXiv 2110.14189](https://arxiv.org/abs/2110.14189))"
 )
+_TRANSFORMERS = {"vit_tiny": "ViT-Ti", "vit_small": "ViT-S", "vit_base": "ViT-B"}
 _LICENCE = (
     "# license:   <- whoever publishes this states it here, such as apache-2.0, and removes the #"
 )
@@ -70,7 +72,7 @@ def _first_lines(source: Pretrained, history: History) -> str:
 
 def _what_it_is(source: Pretrained, history: History, features: int) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(source.params))
-    network = source.model["arch"].replace("resnet", "ResNet-")
+    network = _network(source.model)
     width = source.model.get("width", 64)
     odd = "" if width == 64 else f" of width {width}"
     text = f"A {network} encoder{odd}: {features:,} features, {count:,} parameters. "
@@ -83,10 +85,18 @@ def _what_it_is(source: Pretrained, history: History, features: int) -> str:
             text += f" It was imported from the file `{history.imported}`."
     if source.classifier is not None:
         outputs = len(source.classifier["bias"])
-        text += f" The file also has a linear classifier `fc` of {outputs:,} classes"
+        text += f" The file also has a linear classifier of {outputs:,} classes"
         text += "" if source.classes else ", whose names are not recorded"
         text += "."
     return text
+
+
+def _network(model: Mapping[str, Any]) -> str:
+    """Returns the usual name of a network, such as ResNet-50 or ViT-S/16."""
+    arch = model["arch"]
+    if arch in _TRANSFORMERS:
+        return f"{_TRANSFORMERS[arch]}/{model.get('token_size', 16)}"
+    return str(arch).replace("resnet", "ResNet-")
 
 
 def _method(config: Mapping[str, Any]) -> str:
@@ -149,7 +159,8 @@ def _training(source: Pretrained, history: History) -> Iterator[tuple[str, str]]
     step = "unknown" if history.step is None else f"{history.step:,}"
     yield "steps done", f"{step}, {value('batch_size')} images each"
     groups = value("model.bn_groups")
-    yield "batch norm", f"{groups} {'group' if groups == '1' else 'groups'} per batch"
+    if models.has_batch_norm(**source.model):
+        yield "batch norm", f"{groups} {'group' if groups == '1' else 'groups'} per batch"
     yield "views", f"{value('data.image_size')} px"
     yield "computation", f"{value('model.dtype')}, products {value('model.precision')}"
     yield "seed", value("seed")
@@ -213,7 +224,7 @@ encoder = load_pretrained("{folder}")
 ```"""
     if not in_torchvision(source.model):
         return (
-            f"{ours}\n\ntimm and torchvision have no such network (arch, width and stem), so they "
+            f"{ours}\n\ntimm and torchvision have no such network (arch, width, stem), so they "
             "cannot load this folder. The names of the weights follow theirs."
         )
     return f"""{ours}

@@ -12,6 +12,7 @@ from nsneg_jax.pytorch import states
 from nsneg_jax.pytorch.hub import history, layout
 from nsneg_jax.pytorch.hub.card import card
 from nsneg_jax.pytorch.states import RECORD, Arrays
+from nsneg_jax.pytorch.transformers.model import is_transformer
 
 
 def check_free(out: Path) -> None:
@@ -61,6 +62,8 @@ def metadata_of(source: Pretrained) -> dict[str, str]:
 
 
 def _features(state_dict: Arrays) -> int:
-    """Returns the length of the features: channels of the last block's last batch norm."""
+    """Returns the length of the features, from the last norm."""
+    if is_transformer(state_dict):
+        return len(state_dict["norm.weight"])
     names = [n for n in state_dict if n.endswith("running_mean") and "downsample" not in n]
     return len(state_dict[states.in_torch_order(names)[-1]])

@@ -11,7 +11,10 @@ from nsneg_jax.errors import UsageError, printable
 from nsneg_jax.files import read_json
 from nsneg_jax.input.labelled import scaled_resize
 from nsneg_jax.methods.views import IMAGENET_MEAN, IMAGENET_STD
+from nsneg_jax.models.transformers import vit
 from nsneg_jax.pytorch.states import RECORD
+from nsneg_jax.pytorch.transformers.model import timm_settings
+from nsneg_jax.pytorch.transformers.names import HEAD
 from nsneg_jax.training.workdir import CHECKPOINTS
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -43,6 +46,7 @@ def config_of(source: Pretrained, features: int) -> dict[str, Any]:
         features: length of its features.
     """
     outputs = 0 if source.classifier is None else len(source.classifier["bias"])
+    is_vit = source.model["arch"] in vit.ARCHS
     views: dict[str, Any] = {}
     if source.image_size is not None and source.resize is not None:
         size = source.image_size
@@ -50,7 +54,7 @@ def config_of(source: Pretrained, features: int) -> dict[str, Any]:
         pooled = -(-size // _STRIDE)
         views = {
             "input_size": [3, size, size],
-            "pool_size": [pooled, pooled],
+            "pool_size": None if is_vit else [pooled, pooled],
             "crop_pct": _part(size, short),
             "crop_mode": "center",
         }
@@ -59,17 +63,18 @@ def config_of(source: Pretrained, features: int) -> dict[str, Any]:
         "num_classes": outputs,
         "num_features": features,
         "global_pool": "avg",
+        **(timm_settings(source.model, source.image_size) if is_vit else {}),
         **({"label_names": list(source.classes)} if source.classes else {}),
         "pretrained_cfg": {
             "custom_load": False,
             **views,
-            "fixed_input_size": False,
+            "fixed_input_size": is_vit,
             "interpolation": "bilinear",
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
             "num_classes": outputs,
-            "first_conv": "conv1",
-            "classifier": "fc",
+            "first_conv": "patch_embed.proj" if is_vit else "conv1",
+            "classifier": HEAD if is_vit else "fc",
         },
         RECORD: record_of(source),
     }
@@ -102,7 +107,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str | None]:
     if config.get("model_args"):
         raise UsageError(
             f"{path} changes the network {arch!r} by model_args="
-            f"{printable(json.dumps(config['model_args']))}. Only plain ResNets can be loaded."
+            f"{printable(json.dumps(config['model_args']))}. Only plain networks can be loaded."
         )
     for name, ours in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         if settings.get(name) not in (None, list(ours)):

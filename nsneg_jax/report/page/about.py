@@ -200,10 +200,15 @@ def _encoder(config: Mapping[str, Any]) -> str:
     head = "MLP head" if model.get("mlp") else "linear head"
     if model.get("head", "moco") != "moco":
         head = f"{model['head']} head"
+    head = f"{model.get('arch')}, {head} of {model.get('dim')} values"
+    if str(model.get("arch")).startswith("vit_"):
+        tokens = f"{'frozen ' if model.get('freeze_tokens') else ''}tokens"
+        return (
+            f"{head}, {tokens} of {model.get('token_size')} px, {model.get('positions')} positions"
+        )
     groups = model.get("bn_groups")
     return (
-        f"{model.get('arch')}, {head} of {model.get('dim')} values, stem {model.get('stem')}, "
-        f"{groups} batch-norm group{'' if groups == 1 else 's'}"
+        f"{head}, stem {model.get('stem')}, {groups} batch-norm group{'' if groups == 1 else 's'}"
     )
 
 

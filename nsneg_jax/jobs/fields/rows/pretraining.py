@@ -7,6 +7,7 @@ from nsneg_jax.jobs.fields.field import Field
 from nsneg_jax.jobs.fields.kinds import Choice, Each, Number, Pair, Several, Text, Whole
 from nsneg_jax.jobs.fields.rows import contrast, shared, siamese
 from nsneg_jax.jobs.fields.rows.shared import switch
+from nsneg_jax.jobs.fields.rows.transformer import TRANSFORMER
 
 
 def _methods() -> Collection[str]:
@@ -179,8 +180,8 @@ PRETRAINING = (
         "model.arch",
         "resnet50",
         Choice(_networks),
-        "network: 'resnet8' (three basic blocks), 'resnet18', 'resnet34', 'resnet50', 'resnet101' "
-        "or one registered in nsneg_jax.models",
+        "network: 'resnet8' (three basic blocks), 'resnet18', 'resnet34', 'resnet50', 'resnet101', "
+        "'vit_tiny', 'vit_small', 'vit_base' or one registered in nsneg_jax.models",
         is_wordy=True,
     ),
     Field("model.dim", 128, Whole(1, 65536), "length of the embedding"),
@@ -190,7 +191,8 @@ PRETRAINING = (
         "model.width",
         64,
         Whole(1, 2048),
-        "channels of the first stage; 64 in all published networks",
+        "channels of the first stage; 64 in all published networks; a ViT has 3, 6 or 12 times as "
+        "many features",
     ),
     Field(
         "model.stem",
@@ -214,6 +216,7 @@ PRETRAINING = (
         "running statistics of the 'first' group, or 'mean' of all",
         is_wordy=True,
     ),
+    *TRANSFORMER,
     Field(
         "model.dtype",
         "float32",
