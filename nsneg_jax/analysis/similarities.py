@@ -95,7 +95,7 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
         "step": start,
         "images": queries * len(found),
         "bins": BINS,
-        "kinds": _kinds(found),
+        "kinds": _kinds(found, method.views),
     }
 
 
@@ -190,9 +190,12 @@ def _names(views: ViewMaker) -> list[str]:
     return [*patches, *["texture"] * views.texture]
 
 
-def _kinds(steps: Sequence[dict[str, _Figures]]) -> dict[str, dict[str, Any]]:
+def _kinds(steps: Sequence[dict[str, _Figures]], views: ViewMaker) -> dict[str, dict[str, Any]]:
     kinds = {}
-    for name in steps[0]:
+    # JAX sorts the keys of a dict.
+    for name in ("positive", "queue", "others", *_names(views)):
+        if name not in steps[0]:
+            continue
         of_kind = [figures[name] for figures in steps]
         mean, square, above = (
             float(np.mean([getattr(figures, field) for figures in of_kind], dtype=float))
