@@ -22,6 +22,7 @@ from nsneg_jax.input.loading import Loaders, Steps, prefetch_to_devices
 from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.splits import open_split
 from nsneg_jax.jobs import build, defaults
+from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.contrast import histogram
 from nsneg_jax.methods.moco import MoCo
 from nsneg_jax.methods.shuffling import Batch
@@ -94,7 +95,7 @@ def measure(run: Path, batches: int = 8) -> dict[str, Any]:
         "step": start,
         "images": queries * len(found),
         "bins": BINS,
-        "kinds": _kinds(found),
+        "kinds": _kinds(found, method.views),
     }
 
 
@@ -183,9 +184,12 @@ def _figures(x: jax.Array, positive: jax.Array) -> _Figures:
     )
 
 
-def _kinds(steps: Sequence[dict[str, _Figures]]) -> dict[str, dict[str, Any]]:
+def _kinds(steps: Sequence[dict[str, _Figures]], views: ViewMaker) -> dict[str, dict[str, Any]]:
     kinds = {}
-    for name in steps[0]:
+    # JAX sorts the keys of a dict.
+    for name in ("positive", "queue", "others", *views.names):
+        if name not in steps[0]:
+            continue
         of_kind = [figures[name] for figures in steps]
         mean, square, above = (
             float(np.mean([getattr(figures, field) for figures in of_kind], dtype=float))

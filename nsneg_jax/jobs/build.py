@@ -240,6 +240,7 @@ def build_views(config: ConfigDict) -> ViewMaker:
         dtype=config.model.dtype,
         seed=config.seed,
         patch_mode=settings.patch_mode,
+        patch_align=settings.patch_align,
         more=tuple(negative for negative, _ in _more_negatives(config, settings)),
     )
 
@@ -251,6 +252,7 @@ def negative_settings(config: ConfigDict) -> Settings:
         image_size=side,
         patch_range=scaled_patch_range(fields.patch_size, side),
         patch_mode=fields.patch_mode,
+        patch_align=fields.patch_align,
         low_pass_sigma=fields.low_pass_sigma * side / 224,
         high_pass_sigma=fields.high_pass_sigma * side / 224,
     )

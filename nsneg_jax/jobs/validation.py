@@ -17,7 +17,7 @@ from nsneg_jax.jobs.fields.field import wrong
 from nsneg_jax.jobs.fields.rows.shared import COUNTED, MOST_STEPS
 from nsneg_jax.jobs.fields.table import check_fields
 from nsneg_jax.methods import siamese
-from nsneg_jax.methods.negatives import parse, scaled_patch_range
+from nsneg_jax.methods.negatives import parse, scaled_patch_range, validate_alignment
 from nsneg_jax.models.transformers import vit
 from nsneg_jax.training.workdir import flatten
 
@@ -276,6 +276,11 @@ def _check_negatives(check: _Checker, config: ConfigDict) -> None:
             config.negatives.patch_mode == "crops",
             f"'crops' while negatives.kind is {kind!r}, which has no patches",
         )
+        check.expect(
+            "negatives.patch_align",
+            config.negatives.patch_align == 0,
+            f"0 while negatives.kind is {kind!r}, which has no patches",
+        )
     if kind != "patch+texture":
         check.expect(
             "negatives.texture_alpha",
@@ -296,7 +301,8 @@ def _check_negatives(check: _Checker, config: ConfigDict) -> None:
             check.expect(
                 name, check.fields[name] > 0, f"greater than 0 while negatives.kind is {kind!r}"
             )
-        scaled_patch_range(config.negatives.patch_size, config.data.image_size)
+        sides = scaled_patch_range(config.negatives.patch_size, config.data.image_size)
+        validate_alignment(*sides, config.negatives.patch_align)
     if kind == "texture":
         check.expect(
             "negatives.num", config.negatives.num == 1, "1 of kind 'texture', which has one texture"

@@ -52,6 +52,7 @@ class ViewMaker:
         dtype: dtype of the views and negatives.
         seed: seed of every draw.
         patch_mode: where patches come from, one of `negatives.MODES`.
+        patch_align: see `negatives.draw_patches`.
         more: further negatives, one per image each. One that reads the texture is the last, in
             place of `texture`.
         of_both: whether negatives are made of the key view too.
@@ -67,6 +68,7 @@ class ViewMaker:
     dtype: str
     seed: int
     patch_mode: Mode = "crops"
+    patch_align: int = 0
     more: tuple[Negative, ...] = ()
     of_both: bool = False
 
@@ -80,7 +82,7 @@ class ViewMaker:
     @property
     def negatives(self) -> tuple[Negative, ...]:
         """The M negatives of an image, in the order of their images in a batch."""
-        patches = (Patches(self.patch_range, self.patch_mode),) * self.patches
+        patches = (Patches(self.patch_range, self.patch_mode, self.patch_align),) * self.patches
         return patches + self.more + (Texture(),) * self.texture
 
     @property

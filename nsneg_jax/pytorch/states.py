@@ -16,6 +16,7 @@ import numpy as np
 from nsneg_jax import models
 from nsneg_jax.errors import UsageError
 from nsneg_jax.models.encoder import Tree
+from nsneg_jax.models.heads import MOCO
 from nsneg_jax.models.resnet import ARCHS, STEMS
 from nsneg_jax.models.transformers import vit
 from nsneg_jax.pytorch.checks import (
@@ -251,6 +252,8 @@ def _model(
         "arch": _arch(arrays, origin, arch),
         "dim": 0,
         "mlp": mlp,
+        "head": MOCO,
+        "head_hidden": 0,
         "width": width,
         "stem": _stem(arrays, origin, stem),
         # A state dict does not show these; use the values of jobs/defaults.py.

@@ -74,6 +74,7 @@ _ADDED = {
     "model.token_pooling": "class",
     "model.freeze_tokens": True,
     "negatives.patch_mode": "crops",
+    "negatives.patch_align": 0,
     "negatives.more": "",
     "negatives.low_pass_sigma": 10.0,
     "negatives.high_pass_sigma": 3.0,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nsneg_jax.methods.negatives import draw_patches, scaled_patch_range
+from nsneg_jax.errors import UsageError
+from nsneg_jax.methods.negatives import draw_patches, patch_negatives, scaled_patch_range
 
 PUBLISHED = (16, 72)
 P_VALUE = 1e-3
@@ -133,3 +134,26 @@ def test_the_order_of_a_jigsaw_is_uniform():
     pairs = np.bincount(piece[:, 0] * 9 + piece[:, 1], minlength=81)
     assert (pairs[np.arange(9) * 10] == 0).all()
     assert stats.chisquare(np.delete(pairs, np.arange(9) * 10)).pvalue > P_VALUE
+
+
+def test_aligned_patches_are_whole_tokens():
+    keys = jax.random.split(jax.random.key(3), 64)
+    draws = draw_patches(keys, 2, 48, 5, 30, align=8)
+    size, corners = np.asarray(draws.size), np.asarray(draws.corners)
+    assert set(size.ravel()) == {8, 16, 24}
+    assert not (corners % 8).any()
+    ends = corners.max(axis=(2, 3, 4)) + size
+    assert ends.max() == 48  # the last token is drawn too
+    images = jax.random.uniform(keys[0], (64, 48, 48, 3))
+    made = np.asarray(patch_negatives(images, draws))[:, 0]
+
+    def tokens(picture):
+        cut = np.asarray(picture).reshape(6, 8, 6, 8, 3).transpose(0, 2, 1, 3, 4)
+        return {token.tobytes() for token in cut.reshape(36, -1)}
+
+    assert all(tokens(m) <= tokens(i) for m, i in zip(made, images, strict=True))
+
+
+def test_alignment_that_no_side_has():
+    with pytest.raises(UsageError, match="no multiple of 16"):
+        draw_patches(jax.random.split(jax.random.key(0), 1), 1, 48, 5, 15, align=16)

@@ -16,6 +16,7 @@ from nsneg_jax.methods.negatives.patches import (
     oriented,
     patch_negatives,
     scaled_patch_range,
+    validate_alignment,
     validate_patch_size,
 )
 from nsneg_jax.methods.negatives.spectral import (
@@ -30,5 +31,5 @@ __all__ = [
     "AmplitudeOnly", "ColourHistogram", "HighFrequency", "LowFrequency", "Mode", "Negative", "Part",
     "PatchDraws", "Patches", "PhaseOnly", "Settings", "Texture",
     "draw_patches", "numbered", "oriented", "parse", "patch_negatives", "register",
-    "scaled_patch_range", "validate_patch_size",
+    "scaled_patch_range", "validate_alignment", "validate_patch_size",
 ]  # fmt: skip

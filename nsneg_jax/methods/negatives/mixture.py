@@ -21,7 +21,9 @@ Builder = Callable[[Settings], Negative]
 NEGATIVES: Registry[Builder] = Registry(
     "negative",
     {
-        "patch": lambda settings: Patches(settings.patch_range, settings.patch_mode),
+        "patch": lambda settings: Patches(
+            settings.patch_range, settings.patch_mode, settings.patch_align
+        ),
         "texture": lambda settings: Texture(),
         "low_frequency": lambda settings: LowFrequency(settings.low_pass_sigma),
         "high_frequency": lambda settings: HighFrequency(settings.high_pass_sigma),

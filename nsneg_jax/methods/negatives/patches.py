@@ -93,12 +93,33 @@ def validate_patch_size(lo: int, hi: int, image_size: int) -> None:
         )
 
 
+def validate_alignment(lo: int, hi: int, align: int) -> None:
+    """Checks that a range of patch sides has a multiple of `align`; 0 is always fine.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if align and hi // align < -(-lo // align):
+        raise UsageError(
+            f"The patch sizes {lo} to {hi} have no multiple of {align} pixels, to which patches "
+            "are to be aligned. Widen the range, or align to fewer pixels."
+        )
+
+
 def draw_patches(
-    keys: jax.Array, num: int, image_size: int, lo: int, hi: int, mode: Mode = "crops"
+    keys: jax.Array,
+    num: int,
+    image_size: int,
+    lo: int,
+    hi: int,
+    mode: Mode = "crops",
+    align: int = 0,
 ) -> PatchDraws:
     """Draws the patches of `num` negatives for each image.
 
     A side d is uniform over lo..hi; each coordinate of a crop's corner is uniform over 0..S-d-1.
+    With `align` both are uniform over its multiples, up to S-d, so that a patch is made of whole
+    tokens of a ViT.
 
     Args:
         keys: typed keys [N]. Negative m of an image depends only on the image's key and m.
@@ -107,24 +128,30 @@ def draw_patches(
         lo: smallest patch side in pixels, included.
         hi: largest patch side in pixels, included.
         mode: one of `MODES`.
+        align: pixels of which sides and corners are multiples; 0 for any.
 
     Raises:
-        UsageError: the range is invalid, see `validate_patch_size`, or there is no such mode.
+        UsageError: the range is invalid, see `validate_patch_size`, or has no multiple of `align`;
+            or there is no such mode.
     """
     validate_patch_size(lo, hi, image_size)
+    validate_alignment(lo, hi, align)
+    unit = align or 1
+    least, most = -(-lo // unit), hi // unit
     orientations = len(_orientations(mode))
-    cells = image_size // lo + 1
+    cells = image_size // (unit * least) + 1
 
     def one(key: jax.Array, negative: jax.Array) -> PatchDraws:
         # Remainders of 32-bit numbers favour small values by less than one in ten million. They
         # need one call; `randint` needs six, which take XLA four times as long to compile.
         own = jax.random.fold_in(key, negative)
         bits = jax.random.bits(own, (1 + 2 * cells**2,), jnp.uint32)
-        size = (lo + bits[0] % jnp.uint32(hi - lo + 1)).astype(jnp.int32)
+        size = unit * (least + bits[0] % jnp.uint32(most - least + 1)).astype(jnp.int32)
         if mode == "jigsaw":
             return PatchDraws(size, _pieces(bits[1 : 1 + cells**2], size, image_size))
-        corners = bits[1:].reshape(cells, cells, 2) % (image_size - size).astype(jnp.uint32)
-        corners = corners.astype(jnp.int32)
+        places = (image_size - size) // align + 1 if align else image_size - size
+        corners = bits[1:].reshape(cells, cells, 2) % places.astype(jnp.uint32)
+        corners = unit * corners.astype(jnp.int32)
         if orientations > 1:
             bits = jax.random.bits(jax.random.fold_in(own, 0), (cells, cells), jnp.uint32)
             which = (bits % jnp.uint32(orientations)).astype(jnp.int32)
@@ -298,14 +325,16 @@ class Patches:
     Attributes:
         patch_range: smallest and largest side of a patch, in pixels of the view.
         mode: where patches come from, one of `MODES`.
+        align: see `draw_patches`.
     """
 
     patch_range: tuple[int, int]
     mode: Mode = "crops"
+    align: int = 0
     name: str = "patch"
     reads: Literal["query"] = "query"
 
     def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Tiles a canvas with patches of each image [N, S, S, C]; see `Negative`."""
-        draws = draw_patches(keys, 1, images.shape[1], *self.patch_range, self.mode)
+        draws = draw_patches(keys, 1, images.shape[1], *self.patch_range, self.mode, self.align)
         return patch_negatives(oriented(images, self.mode), draws)[:, 0]

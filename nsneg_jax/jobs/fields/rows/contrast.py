@@ -81,6 +81,14 @@ NEGATIVES = (
         is_wordy=True,
     ),
     Field(
+        "negatives.patch_align",
+        0,
+        Whole(1, 223, (0,)),
+        "pixels of the view of which sides and corners of patches are multiples, such as "
+        "model.token_size of a ViT; 0 = any",
+        "a patch is smaller than an image of 224",
+    ),
+    Field(
         "negatives.more",
         "",
         Weighted(),
