@@ -151,3 +151,22 @@ def test_forward_mode_through_training(float64):
     gradient = jax.jit(jax.grad(loss))(params)
     products = jax.tree.map(lambda g, d: (g * d).sum(), gradient, direction)
     np.testing.assert_allclose(tangent, sum(jax.tree.leaves(products)), rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_blocks_that_are_computed_again_change_no_bit(float64):
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 32, 32, 3)))
+    results = []
+    for remat in (False, True):
+        encoder, params, stats = models.build(
+            "resnet8", dim=8, width=4, dtype="float64", remat=remat
+        )
+
+        def loss(params, encoder=encoder, stats=stats):
+            embeddings, stats = encoder(params, stats, images, 2)
+            return (embeddings**2).sum(), stats
+
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        assert ("remat" in str(jax.make_jaxpr(gradient)(params))) == remat
+        results.append(jax.jit(gradient)(params))
+    jax.tree.map(np.testing.assert_array_equal, *results)
