@@ -36,16 +36,13 @@ def load_pretrained(
 ) -> Pretrained:
     """Reads a trained encoder, whose `embed` and `classify` take raw images.
 
-    For a run of this package, `nsneg_jax.pretrained.load_pretrained` says where the image size
-    comes from; an exported folder and our own safetensors files record it; for another file,
-    `image_size` and `resize` default to 224 and 256.
+    `nsneg_jax.pretrained.load_pretrained` says where a run's image size comes from; our exported
+    folders and safetensors files record it; other files have 224 and 256.
 
     Args:
-        path: workdir of a pre-training or linear probe, a checkpoint folder in it or a copy of one;
-            a folder that `nsneg convert export` or timm wrote (model.safetensors, config.json); or
-            a PyTorch (.pth, .pth.tar, .pt) or safetensors file: the original's pre-training, its
-            linear probe or a torchvision ResNet. Nothing in a file is executed and nothing is
-            written. '~' is your home.
+        path: workdir of a pre-training, probe or fine-tuning, or a checkpoint folder; a folder that
+            `nsneg convert export` or timm wrote; or a PyTorch (.pth, .pth.tar, .pt) or safetensors
+            file: the original's, a torchvision ResNet or a ViT. Nothing in a file is executed.
         dtype: dtype of the computation: 'float32', 'bfloat16' or 'float64'.
         precision: precision of float32 products: 'float32' is full float32 on every device,
             'tensorfloat32' rounds to 11 bits on GPUs, 'default' also to 8 bits on TPUs.

@@ -1,6 +1,6 @@
 """MoCHi and IFM in MoCo's step, against a plain PyTorch form with the same draws."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from nsneg_jax.methods.batches import MIXING, Views
 from nsneg_jax.methods.contrast import IFM, InfoNCE
 from nsneg_jax.methods.negatives import NEGATIVES
 from nsneg_jax.methods.negatives.mochi import MoCHi
+from nsneg_jax.models.encoder import Encoder
 from nsneg_jax.parallel import mesh
 
 pytestmark = pytest.mark.usefixtures("quick_code")
@@ -85,8 +86,11 @@ class Reference:
         return float(loss.detach())
 
 
-class Linear:
+@dataclass(frozen=True)
+class Linear(Encoder):
     """An encoder of one matrix; hashable."""
+
+    graphdef: None = None
 
     def __call__(self, params, stats, images, groups, passes=1):
         return images.reshape(len(images), -1) @ params["w"], stats

@@ -75,7 +75,10 @@ def test_features_program_gives_the_features():
 def test_evaluation_has_every_corruption_and_the_classifier():
     found = lowered("evaluate", job_config(evaluate))
     names = {name.split()[1] for name in found}
-    assert names == {*corruptions.CORRUPTIONS, *corruptions.EXTRA, "classifier"}
+    assert names == {
+        *(corruptions.CORRUPTIONS + corruptions.EXTRA + corruptions.SUPPRESSIONS),
+        "classifier",
+    }
     for name, program in found.items():
         assert (16, 16, 16, 3) in shapes(program), name
 

@@ -247,7 +247,8 @@ def test_our_own_run_goes_on_from_its_export(tiny_run, tmp_path):
     import_file(tiny_run / "tiny.pth.tar", tmp_path / "imported")
     after, progress = read_checkpoint(find_checkpoint(tmp_path / "imported"))
     jax.tree.map(np.testing.assert_array_equal, before, after)
-    assert progress["model"] == tiny_config().model.to_dict()
+    # A file does not say what only other networks have.
+    assert progress["model"].items() <= tiny_config().model.to_dict().items()
     shutil.copytree(tiny_run / "run", tmp_path / "original")
     config = tiny_config(total_steps=13)
     states = [

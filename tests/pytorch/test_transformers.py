@@ -298,7 +298,7 @@ def test_an_export_has_timms_names_and_comes_back(out, run, tmp_path):
     theirs.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     x = images(16)
     before, after = load_pretrained(run), load(tmp_path / out)
-    unseen = ("dim", "mlp", "stem", "remat")
+    unseen = ("dim", "mlp", "head", "head_hidden", "stem", "remat")
     assert after.model | dict.fromkeys(unseen) == before.model | dict.fromkeys(unseen)
     found = [features((each.encoder, each.params, each.stats), x) for each in (before, after)]
     np.testing.assert_array_equal(*found)

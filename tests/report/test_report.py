@@ -172,7 +172,7 @@ def test_columns_are_in_the_papers_order(tables):
         "run",
         *("ImageNet-100", "Corruption", "Sketch", "Stylized", "Rendition"),
         *("Rendition (19-way)", "V2", "A", "Texture", "A (its classes)", "ReaL", "ObjectNet"),
-        *("Corruption-bar", "zebra", "aardvark"),
+        *("Corruption-bar", "Suppression", "zebra", "aardvark"),
         *("cue, shape bias", "shape bias"),
         *("kNN, k = 5", "kNN, k = 20", "kNN, k = 200", "linear probe, top-1", "top-5"),
     ]
