@@ -119,6 +119,7 @@ def measured(arguments, capsys):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_json_line(capsys):
     figures = measured(["--steps", "2", "--profile"], capsys)
     assert figures["arch"] == "resnet8" and "peers" not in figures and "ratio" not in figures

@@ -118,7 +118,11 @@ def check_against_reference(name: str, count: int) -> None:
         assert levels[0] - levels[4] > 1
 
 
-@pytest.mark.parametrize("name", ALL)
+# whose references take long; they are in the slow test of all
+_LONG = ("elastic_transform", "motion_blur", "frost", "spatter", "fog")
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in _LONG])
 def test_reference(name):
     check_against_reference(name, COUNT.get(name, 12))
 

@@ -262,7 +262,7 @@ def test_non_finite_loss_stops_without_saving(tmp_path):
         assert str(tmp_path / "checkpoints" / str(latest)) in str(error.value)
 
 
-@pytest.mark.parametrize("negatives", [0, 2])
+@pytest.mark.parametrize("negatives", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_without_and_with_more_negatives(tmp_path, negatives, monkeypatch):
     values = {"total_steps": 3, "pictures": True, "moco.shuffle": "data"}
     if negatives:

@@ -174,6 +174,7 @@ def test_momentum_rises_to_1():
     assert cosine(0.9, 20, ahead=1)(4) == by_step(5)
 
 
+@pytest.mark.slow
 def test_negatives_of_the_key_view_are_made_of_it():
     method, _ = build(tiny_config(byol, **PLAIN | {"model.dtype": "float32"}), STEPS_PER_EPOCH)
     crops = np.random.default_rng(0).integers(0, 256, (2, 4, SIZE, SIZE, 3), np.uint8)

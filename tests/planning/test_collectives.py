@@ -139,6 +139,7 @@ def test_queue_whole_or_in_parts_is_the_same_step(crops, float64):
     assert_close(whole, parts)
 
 
+@pytest.mark.slow
 def test_optimizer_whole_or_in_parts_is_the_same_step(crops, float64):
     whole, parts = run({}, in_order(crops)), run({"optimizer.shard": True}, in_order(crops))
     assert_close(whole, parts)

@@ -249,6 +249,7 @@ assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_pre_training_and_evaluation_without_tensorflow(data, tmp_path):
     """Where TensorFlow is installed it is not imported either: here, one that cannot be."""
     fake = tmp_path / "fake" / "tensorflow"
