@@ -236,7 +236,6 @@ def make_negatives(
         image_size=side,
         patch_range=_patch_range(patch_size, side),
         patch_mode=patch_mode,
-        patch_align=0,
         low_pass_sigma=float(low_pass_sigma) * scale,
         high_pass_sigma=float(high_pass_sigma) * scale,
     )

@@ -52,18 +52,18 @@ class Settings:
         image_size: S, side of a view in pixels.
         patch_range: smallest and largest side of a patch, in pixels of the view.
         patch_mode: where patches come from, one of `MODES`.
-        patch_align: pixels of which patches' sides and corners are multiples; 0 for any.
         low_pass_sigma: standard deviation of the low-pass's Gaussian, in pixels of the view.
         high_pass_sigma: standard deviation of the Gaussian that the high-pass takes away, in pixels
             of the view.
+        patch_align: pixels of which patches' sides and corners are multiples; 0 for any.
     """
 
     image_size: int
     patch_range: tuple[int, int]
     patch_mode: Mode
-    patch_align: int
     low_pass_sigma: float
     high_pass_sigma: float
+    patch_align: int = 0
 
 
 @dataclass(frozen=True)
