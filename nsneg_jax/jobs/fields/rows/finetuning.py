@@ -1,18 +1,9 @@
 """The fields of the job finetune."""
 
-from collections.abc import Collection
-
 from nsneg_jax.jobs.fields.field import Field
-from nsneg_jax.jobs.fields.kinds import Choice, Number, Several, Text, Whole
+from nsneg_jax.jobs.fields.kinds import Choice, Number, Text, Whole
 from nsneg_jax.jobs.fields.rows import shared
 from nsneg_jax.jobs.fields.rows.probing import PROBING
-
-
-def _optimizers() -> Collection[str]:
-    from nsneg_jax.methods.optimizer import OPTIMIZERS
-
-    return OPTIMIZERS
-
 
 # Which images, and how they are read and cropped: as of a probe.
 _IMAGES = tuple(row for row in PROBING if row.name.startswith("data."))
@@ -40,13 +31,7 @@ FINETUNING = (
         "images per step, over all devices; a multiple of their number",
     ),
     Field("epochs", 30, shared.EPOCHS, "passes over the training images"),
-    Field(
-        "crop_scale",
-        (0.08, 1.0),
-        shared.AREA,
-        "area of a training crop as a fraction of the image",
-        shared.AREA_REASON,
-    ),
+    shared.CROP_SCALE,
     shared.FLIP,
     Field(
         "label_smoothing",
@@ -73,13 +58,7 @@ FINETUNING = (
     *shared.running("step"),
     *shared.logging("'finetune': "),
     *_IMAGES,
-    Field(
-        "optimizer.name",
-        "sgd",
-        Choice(_optimizers),
-        "'sgd', 'adamw', 'lars' or one registered in methods.optimizer",
-        is_wordy=True,
-    ),
+    shared.OPTIMIZER,
     Field(
         "optimizer.learning_rate",
         0.05,
@@ -94,37 +73,5 @@ FINETUNING = (
         "the classifier's rate as a multiple of the encoder's",
         "smaller ones train no classifier, larger ones end in no number",
     ),
-    Field(
-        "optimizer.schedule",
-        "cosine",
-        Choice(shared.SCHEDULES),
-        "of the rate: 'cosine' or 'step'; it changes once per epoch",
-        is_wordy=True,
-    ),
-    Field(
-        "optimizer.milestones",
-        (18, 24),
-        Several(shared.EPOCHS, 100, least=0, rising=True),
-        "'step': epochs where the rate falls to a tenth",
-    ),
-    Field(
-        "optimizer.warmup_epochs",
-        0,
-        shared.EPOCHS_OR_0,
-        "first epochs in which the rate grows from 0, fewer than epochs; 0 = none",
-    ),
-    Field(
-        "optimizer.momentum",
-        0.9,
-        shared.MOMENTUM,
-        "of SGD and LARS; beta_1 of AdamW",
-        shared.MOMENTUM_REASON,
-    ),
-    Field(
-        "optimizer.weight_decay",
-        0.0,
-        shared.DECAY,
-        "'sgd' decays every parameter, the others no biases or norm scales",
-        shared.DECAY_REASON,
-    ),
+    *shared.scheduling(milestones=(18, 24), weight_decay=0.0),
 )

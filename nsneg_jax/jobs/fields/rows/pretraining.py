@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from nsneg_jax.files import data_root
 from nsneg_jax.jobs.fields.field import Field
-from nsneg_jax.jobs.fields.kinds import Choice, Each, Number, Pair, Several, Text, Whole
+from nsneg_jax.jobs.fields.kinds import Choice, Each, Number, Pair, Text, Whole
 from nsneg_jax.jobs.fields.rows import contrast, shared, siamese
 from nsneg_jax.jobs.fields.rows.shared import switch
 from nsneg_jax.jobs.fields.rows.transformer import TRANSFORMER
@@ -26,12 +26,6 @@ def _stems() -> Collection[str]:
     from nsneg_jax.models.resnet import STEMS
 
     return STEMS
-
-
-def _optimizers() -> Collection[str]:
-    from nsneg_jax.methods.optimizer import OPTIMIZERS
-
-    return OPTIMIZERS
 
 
 PRETRAINING = (
@@ -271,13 +265,7 @@ PRETRAINING = (
     *siamese.SIAMESE,
     *contrast.NEGATIVES,
     *contrast.LOSS,
-    Field(
-        "optimizer.name",
-        "sgd",
-        Choice(_optimizers),
-        "'sgd', 'adamw', 'lars' or one registered in methods.optimizer",
-        is_wordy=True,
-    ),
+    shared.OPTIMIZER,
     Field(
         "optimizer.learning_rate",
         0.8,
@@ -285,39 +273,7 @@ PRETRAINING = (
         "rate of the first epoch, not scaled by the batch",
         shared.RATE_REASON,
     ),
-    Field(
-        "optimizer.schedule",
-        "cosine",
-        Choice(shared.SCHEDULES),
-        "of the rate: 'cosine' or 'step'; it changes once per epoch",
-        is_wordy=True,
-    ),
-    Field(
-        "optimizer.milestones",
-        (120, 160),
-        Several(shared.EPOCHS, 100, least=0, rising=True),
-        "'step': epochs where the rate falls to a tenth",
-    ),
-    Field(
-        "optimizer.warmup_epochs",
-        0,
-        shared.EPOCHS_OR_0,
-        "first epochs in which the rate grows from 0, fewer than epochs; 0 = none",
-    ),
-    Field(
-        "optimizer.momentum",
-        0.9,
-        shared.MOMENTUM,
-        "of SGD and LARS; beta_1 of AdamW",
-        shared.MOMENTUM_REASON,
-    ),
-    Field(
-        "optimizer.weight_decay",
-        1e-4,
-        shared.DECAY,
-        "'sgd' decays every parameter, the others no biases or norm scales",
-        shared.DECAY_REASON,
-    ),
+    *shared.scheduling(milestones=(120, 160), weight_decay=1e-4),
     switch(
         "optimizer.shard",
         False,

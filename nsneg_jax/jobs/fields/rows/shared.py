@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from nsneg_jax.jobs.fields.field import Field
-from nsneg_jax.jobs.fields.kinds import Choice, Names, Number, Pair, Switch, Text, Whole
+from nsneg_jax.jobs.fields.kinds import Choice, Names, Number, Pair, Several, Switch, Text, Whole
 from nsneg_jax.training.loggers.process import SERVICES
 
 MOST_EPOCHS = 1_000_000
@@ -54,6 +54,12 @@ def precisions() -> Collection[str]:
     return tuple(PRECISIONS)
 
 
+def _optimizers() -> Collection[str]:
+    from nsneg_jax.methods.optimizer import OPTIMIZERS
+
+    return OPTIMIZERS
+
+
 def computation() -> tuple[Field, ...]:
     """Returns the rows of the computation of a frozen encoder."""
     return (
@@ -94,6 +100,20 @@ LABELS = Field(
     "file with the class of each image in no class folder: a table of image and class, ImageNet's "
     "devkit; '' = class folders, or Kaggle's LOC_val_solution.csv if found",
 )
+CROP_SCALE = Field(
+    "crop_scale",
+    (0.08, 1.0),
+    AREA,
+    "area of a training crop as a fraction of the image",
+    AREA_REASON,
+)
+OPTIMIZER = Field(
+    "optimizer.name",
+    "sgd",
+    Choice(_optimizers),
+    "'sgd', 'adamw', 'lars' or one registered in methods.optimizer",
+    is_wordy=True,
+)
 FLIP = Field("flip_probability", 0.5, CHANCE, "chance of a horizontal flip in training")
 MAX_BAD = Field(
     "data.max_bad_fraction",
@@ -101,6 +121,45 @@ MAX_BAD = Field(
     CHANCE,
     "images that may be unreadable, as a part of all; more stop the run",
 )
+
+
+def scheduling(*, milestones: tuple[int, ...], weight_decay: float) -> tuple[Field, ...]:
+    """Returns the rows of an encoder's optimiser after its rate, with these defaults."""
+    return (
+        Field(
+            "optimizer.schedule",
+            "cosine",
+            Choice(SCHEDULES),
+            "of the rate: 'cosine' or 'step'; it changes once per epoch",
+            is_wordy=True,
+        ),
+        Field(
+            "optimizer.milestones",
+            milestones,
+            Several(EPOCHS, 100, least=0, rising=True),
+            "'step': epochs where the rate falls to a tenth",
+        ),
+        Field(
+            "optimizer.warmup_epochs",
+            0,
+            EPOCHS_OR_0,
+            "first epochs in which the rate grows from 0, fewer than epochs; 0 = none",
+        ),
+        Field(
+            "optimizer.momentum",
+            0.9,
+            MOMENTUM,
+            "of SGD and LARS; beta_1 of AdamW",
+            MOMENTUM_REASON,
+        ),
+        Field(
+            "optimizer.weight_decay",
+            weight_decay,
+            DECAY,
+            "'sgd' decays every parameter, the others no biases or norm scales",
+            DECAY_REASON,
+        ),
+    )
 
 
 def loaders(work: str) -> tuple[Field, ...]:
