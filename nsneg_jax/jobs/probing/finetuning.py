@@ -3,12 +3,11 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nsneg_jax.jobs.frozen import FinetuneSettings
+from nsneg_jax.jobs.probing.program import compile_training, number_of_features
 from nsneg_jax.methods import finetune, optimizer
-from nsneg_jax.parallel import mesh
 from nsneg_jax.pretrained import Pretrained
 
 
@@ -39,21 +38,12 @@ def build(
         groups=settings.bn_groups or None,
     )
     backbone = {"params": pretrained.params, "stats": pretrained.stats}
-    size = settings.reading.image_size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    features = jax.eval_shape(pretrained.encoder.features, *backbone.values(), image)
-    return method, finetune.init_state(method, backbone, features.shape[1], classes)
+    features = number_of_features(settings, pretrained)
+    return method, finetune.init_state(method, backbone, features, classes)
 
 
 def compile_steps(
     method: finetune.FineTuning, devices: Mesh
 ) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """Compiles `finetune.train_step` and `finetune.end_epoch`; both donate the state."""
-    whole, split = mesh.replicated(devices), mesh.split_batch(devices)
-    train_step = jax.jit(
-        partial(finetune.train_step, method),
-        in_shardings=(whole, split),
-        out_shardings=whole,
-        donate_argnums=0,
-    )
-    return train_step, jax.jit(finetune.end_epoch, out_shardings=whole, donate_argnums=0)
+    return compile_training(partial(finetune.train_step, method), finetune.end_epoch, devices)
