@@ -64,7 +64,6 @@ def build_byol(
     steps_per_epoch: int,
 ) -> Siamese:
     """Builds BYOL with the negatives of the config."""
-    views = replace(views, of_both=True)
     return _siamese(
         config,
         encoder,
@@ -80,7 +79,6 @@ def build_simclr(
     config: ConfigDict, encoder: Encoder, views: ViewMaker, schedule: optax.Schedule
 ) -> Siamese:
     """Builds SimCLR with the negatives of the config."""
-    views = replace(views, of_both=True)
     return _siamese(
         config,
         encoder,
@@ -103,7 +101,6 @@ def build_mocov3(
     steps_per_epoch: int,
 ) -> Siamese:
     """Builds MoCo-v3 with the negatives of the config."""
-    views = replace(views, of_both=True)
     head = config.model.head
     return _siamese(
         config,
@@ -135,7 +132,7 @@ def _siamese(
         encoder=encoder,
         optimizer=build_optimizer(config, schedule),
         learning_rate=schedule,
-        views=views,
+        views=replace(views, of_both=True),
         groups=config.model.bn_groups,
         merge_passes=config.siamese.merge_passes,
         **(common | parts),
