@@ -11,6 +11,7 @@ loss against the old queue, enqueue the keys, SGD.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ from nsneg_jax.methods.method import Metrics
 from nsneg_jax.methods.negatives.mochi import MoCHi
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.models.encoder import Encoder, Tree
+
+# From parameters of the query encoder to (mean loss, (statistics, loss per query, similarities)).
+LossFunction = Callable[[Tree], tuple[jax.Array, tuple[Tree, jax.Array, Similarities]]]
 
 
 @dataclass(frozen=True)
@@ -207,9 +211,35 @@ def update(
         loss = moco.loss(_with_mixed(moco, state, q, s))
         return loss.mean(), (stats_q, loss, s)
 
+    return descend(moco, state, loss_fn, params_k, stats_k, (k,))
+
+
+def descend(
+    moco: MoCo,
+    state: TrainState,
+    loss_fn: LossFunction,
+    params_k: Tree,
+    stats_k: Tree,
+    keys: Sequence[jax.Array],
+) -> tuple[TrainState, Outputs]:
+    """Updates the query encoder along the gradient of a loss, and enqueues keys.
+
+    Args:
+        moco: the method.
+        state: state before the step.
+        loss_fn: function of the query encoder's parameters; returns the mean loss, and beside it
+            the encoder's statistics, the loss per query and the similarities.
+        params_k, stats_k: the key encoder after the step.
+        keys: embeddings [N, dim] per view, in the order of the queue.
+
+    Returns:
+        The state after the step, and its results.
+    """
     gradients, (stats_q, loss, s) = jax.grad(loss_fn, has_aux=True)(state.params_q)
     updates, opt_state = moco.optimizer.update(gradients, state.opt_state, state.params_q)
-    whole = shuffling.replicate(k)  # the queue needs all keys, and their spread nothing else
+    # The queue needs all keys, and their spread nothing else.
+    parts = [shuffling.replicate(k) for k in keys]
+    whole = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
     norm = optax.tree.norm(gradients)
     outputs = Outputs(loss, moco.loss.ranks(s), s, spread(whole), norm)
     state = TrainState(

@@ -9,18 +9,17 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from nsneg_jax.methods import shuffling
 from nsneg_jax.methods.batches import Views
-from nsneg_jax.methods.contrast import Similarities, l2_normalize, similarities, spread
+from nsneg_jax.methods.contrast import Similarities, l2_normalize, similarities
 from nsneg_jax.methods.method import Metrics
 from nsneg_jax.methods.moco import (
     MoCo,
     Outputs,
     TrainState,
+    descend,
     encode_keys,
-    enqueue,
     metrics_of,
     momentum_update,
 )
@@ -105,19 +104,6 @@ def update(
         loss = moco.loss(s)
         return loss.mean(), (stats_q, loss, s)
 
-    gradients, (stats_q, loss, s) = jax.grad(loss_fn, has_aux=True)(state.params_q)
-    updates, opt_state = moco.optimizer.update(gradients, state.opt_state, state.params_q)
     # The second direction's keys are of the first views.
-    keys = jnp.concatenate([shuffling.replicate(k) for k, _ in reversed(encoded)])
-    norm = optax.tree.norm(gradients)
-    outputs = Outputs(loss, moco.loss.ranks(s), s, spread(keys), norm)
-    state = TrainState(
-        step=state.step + 1,
-        params_q=optax.apply_updates(state.params_q, updates),
-        stats_q=stats_q,
-        params_k=params_k,
-        stats_k=stats_k,
-        queue=enqueue(state.queue, keys, state.step),
-        opt_state=opt_state,
-    )
-    return state, outputs
+    keys = [k for k, _ in reversed(encoded)]
+    return descend(moco, state, loss_fn, params_k, stats_k, keys)
