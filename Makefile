@@ -48,7 +48,7 @@ quick: lint
 	  $(addprefix --ignore=tests/,$(QUICK_NOT)) $(addprefix --deselect=tests/,$(QUICK_BUT))
 
 # With programs as users have them, also the jobs, which `test` compiles without optimisations.
-# NSNEG_DRILLS=0.1 makes a tenth of the random stops of tests/jobs/test_stops.py.
+# NSNEG_DRILLS=0.1 makes a tenth of the random kills and stops.
 slow: .venv/installed-dev
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m slow
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m "not slow" tests/jobs

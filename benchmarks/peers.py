@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.methods.batches import Views
 
 PEERS = ("torch", "torch-compiled", "torch-original")
 
@@ -21,14 +22,13 @@ class Start(NamedTuple):
         config: config of the step.
         state_dict: entries of both encoders under torchvision's names.
         queue: [K, dim].
-        views: normalised images as float32: query and key [N, S, S, 3], negatives
-            [N, M, S, S, 3].
+        views: normalised images as float32.
     """
 
     config: ConfigDict
     state_dict: Mapping[str, np.ndarray]
     queue: np.ndarray
-    views: tuple[np.ndarray, np.ndarray, np.ndarray]
+    views: Views
 
 
 class Peer:
@@ -75,7 +75,7 @@ class Peer:
         kind = OriginalMoCo if name == "torch-original" else TorchMoCo
         compiled = name == "torch-compiled"
         moco = kind(start.config, start.state_dict, start.queue, device, groups, compiled)
-        query, key, negatives = moco.views(*start.views)
+        query, key, negatives = moco.views(start.views)
         loss = moco.loss(query, key, negatives, start.config.model.bn_groups)
         self.figures["first_loss"] = loss
 

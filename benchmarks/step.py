@@ -207,7 +207,7 @@ class OurPrograms:
             self._config,
             to_state_dict(self.state.params_q, self.state.stats_q),
             np.asarray(self.state.queue),
-            tuple(np.asarray(view, np.float32) for view in self.views),
+            jax.tree.map(lambda view: np.asarray(view, np.float32), self.views),
         )
 
     def step(self) -> dict[str, jax.Array]:

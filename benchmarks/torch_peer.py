@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from torch import nn
 from torch.nn import functional
 
+from nsneg_jax.methods.batches import Views
 from nsneg_jax.models.resnet import ARCHS
 
 
@@ -144,18 +145,15 @@ class TorchMoCo:
         """The queue, [K, dim]."""
         return self.queue
 
-    def views(
-        self, query: np.ndarray, key: np.ndarray, negatives: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+    def views(self, views: Views) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
         """Returns the inputs of `step`, on the device and in the encoders' memory layout.
 
         Args:
-            query, key: normalised images [N, S, S, 3].
-            negatives: normalised images [N, M, S, S, 3].
+            views: normalised images of one batch, without negatives of the keys.
         """
-        passes = range(negatives.shape[1])
-        each = tuple(self.images(negatives[:, place]) for place in passes)
-        return self.images(query), self.images(key), each
+        passes = range(views.negatives.shape[1])
+        each = tuple(self.images(views.negatives[:, place]) for place in passes)
+        return self.images(views.query), self.images(views.key), each
 
     def images(self, array: np.ndarray) -> torch.Tensor:
         """Converts images [N, H, W, 3] to a tensor [N, 3, H, W] on the device."""

@@ -71,7 +71,7 @@ def test_peer_steps(float64):
             draw(f"{s}.negatives", (6, 2, 64, 64, 3)),
         )
         permutations = np.stack([np.random.RandomState(s + p).permutation(6) for p in range(3)])
-        theirs = peer.step(*peer.views(*views), peer.queue.new_tensor(permutations).long())
+        theirs = peer.step(*peer.views(views), peer.queue.new_tensor(permutations).long())
         state, ours = update(
             state,
             views._replace(
@@ -101,10 +101,10 @@ def test_original_takes_the_same_steps(float64):
     peers = [start(config, kind)[2] for kind in ("TorchMoCo", "OriginalMoCo")]
     for s in range(3):
         shapes = {"query": (6, 64, 64, 3), "key": (6, 64, 64, 3), "negatives": (6, 2, 64, 64, 3)}
-        views = [draw(f"{s}.{name}", shape) for name, shape in shapes.items()]
+        views = Views(**{name: draw(f"{s}.{name}", shape) for name, shape in shapes.items()})
         permutations = [np.random.RandomState(s + p).permutation(6) for p in range(3)]
         orders = peers[0].queue.new_tensor(np.stack(permutations)).long()
-        one, other = (peer.step(*peer.views(*views), orders) for peer in peers)
+        one, other = (peer.step(*peer.views(views), orders) for peer in peers)
         for name in one._fields:
             np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9)
     np.testing.assert_allclose(peers[0].queue_rows, peers[1].queue_rows, rtol=1e-9)
@@ -168,7 +168,6 @@ def check_peers(figures, names):
     assert figures["peer_seconds_per_step"] == first["seconds_per_step"]
 
 
-@pytest.mark.slow
 def test_several_peers(capsys):
     pytest.importorskip("torch")
     names = ["torch", "torch-original"]
