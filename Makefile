@@ -4,8 +4,20 @@ BIN := .venv/bin
 RUNS ?= runs
 DEMO := $(RUNS)/demo
 
-.PHONY: demo evaluation claim test quick slow flaky soak loggers accelerators accelerators-h100 \
-  accelerators-tpu lint format docs wheel clean
+.PHONY: help demo evaluation claim test quick slow flaky soak loggers accelerators \
+  accelerators-h100 accelerators-tpu lint format docs wheel clean
+
+help:
+	@echo "make demo          pre-trains on built-in data, probes, fills the robustness table"
+	@echo "make claim         MoCo against patch negatives, 3 seeds; FULL=1 for all variants, 5 seeds"
+	@echo "make test          lints and tests; make quick: a part in 3 minutes"
+	@echo "make slow          long tests and drills; also make flaky, make soak, make loggers"
+	@echo "make accelerators  compiles every program for H100s and TPUs, without one"
+	@echo "make lint, format  ruff and mypy"
+	@echo "make docs          the documentation in build/site; SERVE=1 shows it"
+	@echo "make wheel         the package in dist"
+	@echo "make clean         removes the environments and the demo"
+	@echo "PYTHON=python3.12 chooses the interpreter of .venv, RUNS=DIR the folder of demo and claim."
 
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/patch.py:tiny --workdir=$(DEMO)/patch
