@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -78,9 +79,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     # Smooth shapes and some grain, as in photographs; flat pictures would be no faster.
     coarse = rng.integers(0, 256, (options.batch, 8, 8, 3), np.uint8)
     size = (options.size, options.size)
-    pictures = np.stack([Image.fromarray(x).resize(size, Image.BICUBIC) for x in coarse])
-    pictures = jax.device_put(pictures)
-    keys = image_keys(0, np.arange(options.batch))
+    resized = (Image.fromarray(x).resize(size, Image.Resampling.BICUBIC) for x in coarse)
+    pictures = jax.device_put(np.stack([np.asarray(each) for each in resized]))
+    keys = image_keys(0, jnp.arange(options.batch))
     seconds: dict[str, list[float]] = {}
     cpu_seconds: dict[str, list[float]] = {}
     compiling = 0.0
@@ -148,7 +149,8 @@ def sheet(picture: np.ndarray, names: Sequence[str]) -> Image.Image:
             top = _TITLE + row * (_TILE + _GAP)
             if column == 0:
                 draw.text((_GAP, top + _TILE // 2), name, "black")
-            corrupted = corrupt(picture[None], name, severity, image_keys(row, np.arange(1)))
+            keys = image_keys(row, jnp.arange(1))
+            corrupted = corrupt(jnp.asarray(picture[None]), name, severity, keys)
             tile = Image.fromarray(np.asarray(corrupted[0])).resize((_TILE, _TILE))
             page.paste(tile, (left, top))
     return page

@@ -34,6 +34,7 @@ def seconds_to_first_step(flags: Sequence[str], workdir: Path, cache: Path) -> f
     environ = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     start = time.monotonic()
     process = subprocess.Popen(command, cwd=_ROOT, env=environ, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
         for line in process.stdout:
             if line.startswith("step 1/"):

@@ -84,6 +84,7 @@ def _golden(setting: Setting) -> list[Command]:
 def _demo(setting: Setting) -> list[Command]:
     """Returns the commands of `make demo`."""
     folder = setting.work / "demo"
+    small: dict[str, tuple[str, ...]]
     small = dict.fromkeys(("pretrain", "knn", "linear", "evaluate"), ())
     if setting.small:
         small = {
@@ -111,8 +112,8 @@ def _demo(setting: Setting) -> list[Command]:
         ]
     jobs = ("knn", "linear", "eval")
     runs = [trained] + [folder / f"{encoder}-{job}" for job in jobs for encoder in DEMO_ENCODERS]
-    pictures = ("--out", folder / "table.md", "--corruptions", folder / "corruptions.png")
-    pictures += ("--html", folder / "report.html")
+    pictures = ["--out", folder / "table.md", "--corruptions", folder / "corruptions.png"]
+    pictures += ["--html", folder / "report.html"]
     return [*commands, _module("report", "nsneg_jax", "report", *runs, *pictures)]
 
 

@@ -44,6 +44,8 @@ class Row(NamedTuple):
     @property
     def reached(self) -> bool | None:
         """Returns whether the target is reached; None without one."""
+        if isinstance(self.value, str):
+            return None
         if self.least is not None:
             return self.value >= self.least
         return self.value <= self.most if self.most is not None else None
@@ -106,7 +108,7 @@ def _step(setting: Setting) -> Iterator[Row]:
         if "error" in peer:
             yield Row(name, peer["error"])
             continue
-        target = {} if setting.small else _RATIOS.get(name, {})
+        target: dict[str, Any] = {} if setting.small else _RATIOS.get(name, {})
         yield Row(f"{name}, batch {peer['batch']}", peer["images_per_second"], "images/s")
         yield Row(f"{name} time / ours, method alone", peer["ratio"], **target)
         yield Row(f"{name} time / ours, whole step", peer["whole_ratio"])
@@ -123,6 +125,8 @@ def _golden(setting: Setting) -> Iterator[Row]:
         if not report.exists():
             continue
         case = ElementTree.parse(report).find(".//testcase")
+        if case is None:
+            continue
         worst = case.find(".//property[@name='worst_relative_error']")
         if worst is not None:
             value = float(worst.attrib["value"])

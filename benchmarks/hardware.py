@@ -63,7 +63,7 @@ def work_of(traced: jax.stages.Traced, compiled: jax.stages.Compiled, devices: i
     cost = cost[0] if isinstance(cost, list) else cost
     moved = cost.get("bytes accessed")
     if moved is not None:
-        moved = devices * (moved + library_bytes(compiled.as_text()))
+        moved = devices * (moved + library_bytes(compiled.as_text() or ""))
     return Work(flops_of(traced.jaxpr), moved)
 
 

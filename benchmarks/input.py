@@ -26,14 +26,16 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from benchmarks import input_profile, input_scaling
+from benchmarks.input_profile import Batches
 from nsneg_jax.errors import RunError, UsageError, tell
 from nsneg_jax.input.crops import sample_crop
 from nsneg_jax.input.decode import FORMATS
@@ -182,13 +184,13 @@ def _open(spec: str, options: argparse.Namespace) -> Source:
     return open_source(spec, options.split, image_size=options.size, tfds_dir=options.tfds_dir)
 
 
-def _our_batches(source: Source, options: argparse.Namespace, turn: int) -> Iterator[object]:
+def _our_batches(source: Source, options: argparse.Namespace, turn: int) -> Batches:
     return _batches_by(source, options, _loaders(options), turn)
 
 
 def _batches_by(
     source: Source, options: argparse.Namespace, loaders: Loaders, seed: int = 0
-) -> Iterator[object]:
+) -> Batches:
     return pretrain_batches(
         source,
         Steps(options.batch, 0, 10**9),
@@ -199,25 +201,25 @@ def _batches_by(
     )
 
 
-def _speed(batches: Iterator[object], batch_size: int, warm_up: int, seconds: float) -> float:
+def _speed(batches: Batches, batch_size: int, warm_up: int, seconds: float) -> float:
     """Returns images per second over at least `seconds`, after `warm_up` batches; closes them."""
     return _speed_and_cost(batches, batch_size, warm_up, seconds)[0]
 
 
 def _speed_and_cost(
-    batches: Iterator[object], batch_size: int, warm_up: int, seconds: float
+    batches: Batches, batch_size: int, warm_up: int, seconds: float
 ) -> tuple[float, float]:
     """Returns `_speed`, and processor seconds of this process per image."""
     with contextlib.closing(batches):
         for _ in range(warm_up):
             next(batches)
         start, used = time.perf_counter(), time.process_time()
-        for count in itertools.count(1):
+        images, elapsed = 0, 0.0
+        while elapsed < seconds:
             next(batches)
+            images += batch_size
             elapsed = time.perf_counter() - start
-            if elapsed >= seconds:
-                images = count * batch_size
-                return images / elapsed, (time.process_time() - used) / images
+        return images / elapsed, (time.process_time() - used) / images
 
 
 class PeerDataset:
@@ -289,9 +291,7 @@ def _patch_negative(query: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return canvas[:, :size, :size]
 
 
-def _peer_batches(
-    source: Folder, options: argparse.Namespace, turn: int
-) -> tuple[Iterator[object], str]:
+def _peer_batches(source: Folder, options: argparse.Namespace, turn: int) -> tuple[Batches, str]:
     folder = os.path.join(options.root, options.split)
     dataset = PeerDataset(folder, source, options.size, turn)
     order = np.random.default_rng(turn).permutation(len(source))
@@ -300,8 +300,8 @@ def _peer_batches(
         from torch.utils.data import DataLoader
     except ImportError:
         return _pool_batches(dataset, batches, options.peer_workers), "multiprocessing.Pool"
-    loader = DataLoader(
-        dataset,
+    loader: Iterable[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type]  # it has what DataLoader uses
         batch_sampler=itertools.cycle(batches.tolist()),
         num_workers=options.peer_workers,
         multiprocessing_context="fork",
@@ -309,7 +309,7 @@ def _peer_batches(
     return _loader_batches(loader), "torch DataLoader"
 
 
-def _loader_batches(loader: object) -> Iterator[object]:
+def _loader_batches(loader: Iterable[Any]) -> Batches:
     iterator = iter(loader)
     try:
         yield from iterator
@@ -317,7 +317,7 @@ def _loader_batches(loader: object) -> Iterator[object]:
         del iterator  # ends its workers
 
 
-def _pool_batches(dataset: PeerDataset, batches: np.ndarray, workers: int) -> Iterator[object]:
+def _pool_batches(dataset: PeerDataset, batches: np.ndarray, workers: int) -> Batches:
     with multiprocessing.get_context("fork").Pool(workers, _start_worker, (dataset,)) as pool:
         todo = itertools.cycle(batches)
         # Each worker has two batches in progress at any time, as in DataLoader.
@@ -326,6 +326,9 @@ def _pool_batches(dataset: PeerDataset, batches: np.ndarray, workers: int) -> It
             batch = under_way.pop(0).get()
             under_way.append(pool.apply_async(_load_batch, (next(todo),)))
             yield batch
+
+
+_worker_dataset: PeerDataset  # of a process of the pool
 
 
 def _start_worker(dataset: PeerDataset) -> None:

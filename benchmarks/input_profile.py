@@ -16,15 +16,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Generator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from nsneg_jax.errors import RunError, UsageError
-from nsneg_jax.input.loading import Batch, prefetch_to_devices
+from nsneg_jax.input.loading import prefetch_to_devices
+
+# What loaders give; closing it ends their threads and processes.
+Batches = Generator[Any, None, None]
 
 _RATE = 500  # samples per second
 _WARM_UP = 5  # batches
@@ -109,7 +112,7 @@ class Sampled(NamedTuple):
     used_in_all: float
 
 
-def profile(batches: Iterator[Batch], batch_size: int, seconds: float) -> dict[str, object]:
+def profile(batches: Batches, batch_size: int, seconds: float) -> dict[str, Any]:
     """Loads batches onto the first device and samples the process meanwhile; closes them.
 
     Args:
@@ -153,7 +156,7 @@ def profile(batches: Iterator[Batch], batch_size: int, seconds: float) -> dict[s
     }
 
 
-def table(found: dict[str, object]) -> str:
+def table(found: dict[str, Any]) -> str:
     """Formats what `profile` returns as a Markdown table, with a last row for the sums."""
     rows = [(name, *each.values()) for name, each in found["stages"].items()]
     rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
@@ -196,9 +199,7 @@ def _py_spy() -> list[str]:
     return [program, "record", "--nonblocking", "--full-filenames", "--threads", "--format", "raw"]
 
 
-def _record(
-    command: list[str], duration: int, batches: Iterator[object], batch_size: int
-) -> Sampled:
+def _record(command: list[str], duration: int, batches: Batches, batch_size: int) -> Sampled:
     """Loads batches while py-spy samples this process for `duration` seconds."""
     with tempfile.TemporaryDirectory() as folder:
         output, log = Path(folder) / "stacks", Path(folder) / "log"
@@ -252,6 +253,7 @@ def _used() -> dict[int, float]:
     return {
         thread.native_id: time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
         for thread in threading.enumerate()
+        if thread.ident is not None and thread.native_id is not None  # it has started
     }
 
 
@@ -260,7 +262,7 @@ def _processor_seconds(sampled: Sampled) -> dict[str, float]:
     of_thread = Counter[int]()
     for (thread, _), count in sampled.samples.items():
         of_thread[thread] += count
-    shared = Counter[str]()
+    shared: dict[str, float] = defaultdict(float)
     for (thread, stage), count in sampled.samples.items():
         shared[stage] += sampled.used.get(thread, 0.0) * count / of_thread[thread]
     # A thread that was never seen running has used next to nothing.

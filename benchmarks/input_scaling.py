@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import input_profile
+from benchmarks.input_profile import Batches
 from nsneg_jax.errors import UsageError
 from nsneg_jax.input.loading import Loaders
 
@@ -19,7 +20,7 @@ _WARM_UP = 4  # batches; more than are loaded ahead
 _PROFILED_SECONDS = 10.0
 _ORDERED = 50  # batches whose order is timed
 
-Make = Callable[[Loaders], Iterator[object]]
+Make = Callable[[Loaders], Batches]
 
 
 def scaling(
@@ -67,8 +68,8 @@ def scaling(
 
 def table(rows: list[dict[str, object]]) -> str:
     """Formats the rows as a table in Markdown."""
-    names = ("images_per_second", "cpu_ms_per_image", "parent_ms_per_image")
-    names += ("hand_over_ms_per_image", "lock_ms_per_image")
+    names = ["images_per_second", "cpu_ms_per_image", "parent_ms_per_image"]
+    names += ["hand_over_ms_per_image", "lock_ms_per_image"]
     lines = [
         "| | images/s | processor time | of the parent | hand-over | holds the lock |",
         "|---|" + "---|" * 5,
@@ -93,10 +94,8 @@ def _order_ms(order: Sequence[np.ndarray]) -> float:
     return 1000 * (time.process_time() - start) / _ORDERED
 
 
-def _measure(
-    batches: Iterator[object], batch_size: int, seconds: float
-) -> tuple[float, float, float]:
-    with contextlib.closing(batches):  # type: ignore[type-var]
+def _measure(batches: Batches, batch_size: int, seconds: float) -> tuple[float, float, float]:
+    with contextlib.closing(batches):
         for _ in range(_WARM_UP):
             next(batches)
         start, parent, children = time.perf_counter(), time.process_time(), _children_seconds()
@@ -121,7 +120,7 @@ def _children_seconds() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _lock(batches: Iterator[object], batch_size: int) -> float | None:
+def _lock(batches: Batches, batch_size: int) -> float | None:
     try:
         stages = input_profile.profile(batches, batch_size, _PROFILED_SECONDS)["stages"]
     except UsageError:  # py-spy is not installed

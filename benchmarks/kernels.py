@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def summary(folder: Path, steps: int, hlo: str) -> dict[str, Any]:
                 "share": spent / total,
                 "operation": operations.get(instructions[name]) or operations.get(_as_kernel(name)),
             }
-            for name, spent in seconds.most_common(SHOWN)
+            for name, spent in sorted(seconds.items(), key=lambda pair: -pair[1])[:SHOWN]
         ],
     }
 
@@ -79,9 +79,11 @@ def lines(found: dict[str, Any]) -> list[str]:
     return [total, "", *head, *rows]
 
 
-def _totals(folder: Path) -> tuple[Counter[str], Counter[str], dict[str, str]]:
+def _totals(folder: Path) -> tuple[dict[str, float], Counter[str], dict[str, str]]:
     """Returns seconds, calls and instruction per kernel."""
-    seconds, calls, instructions = Counter(), Counter(), {}
+    seconds: dict[str, float] = defaultdict(float)
+    calls = Counter[str]()
+    instructions: dict[str, str] = {}
     for path in sorted(folder.rglob("*.xplane.pb")):
         for name, duration, instruction in _kernels(ProfileData.from_file(str(path))):
             seconds[name] += duration

@@ -107,7 +107,7 @@ def photographs(side: int) -> np.ndarray:
     """
     try:
         from skimage import data
-        from sklearn.datasets import load_sample_image
+        from sklearn.datasets import load_sample_image  # type: ignore[import-untyped]
     except ImportError as error:
         raise UsageError(
             f"The sheet needs photographs of scikit-image and scikit-learn ({error}). Install both."

@@ -43,17 +43,16 @@ class Peer:
     Attributes:
         figures: its part of the JSON line. An `error` in it means that it cannot be measured.
         step: does one step.
-        wait: waits for the device.
     """
 
     def __init__(self, name: str, start: Start, device: Any, groups: int):
         import torch
 
         self.figures: dict[str, Any] = {"groups": groups}
-        self.wait: Callable[[], None] = lambda: None
+        self._wait: Callable[[], None] = lambda: None
         cuda = torch.cuda if device.type == "cuda" else None
         if cuda:
-            self.wait = partial(cuda.synchronize, device)
+            self._wait = partial(cuda.synchronize, device)
             cuda.empty_cache()
             held = cuda.memory_allocated(device)
             cuda.reset_peak_memory_stats(device)
@@ -64,6 +63,10 @@ class Peer:
         self.figures["peak_memory_bytes"] = None
         if cuda:
             self.figures["peak_memory_bytes"] = cuda.max_memory_allocated(device) - held
+
+    def wait_for(self, _: NamedTuple) -> None:
+        """Waits until the device has done the steps so far; their outputs do not tell."""
+        self._wait()
 
     def _started(
         self, name: str, start: Start, device: Any, groups: int

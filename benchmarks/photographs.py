@@ -66,7 +66,7 @@ def _picture(
     """Makes a picture, uint8 [*shape, 3]: brightness and casts from windows of the fields."""
 
     def window() -> np.ndarray:
-        field = fields[rng.integers(len(fields))]
+        field = fields[int(rng.integers(len(fields)))]
         top, left = (rng.integers(0, _FIELD_SIDE - length + 1) for length in shape)
         seen = field[top : top + shape[0], left : left + shape[1]]
         return seen[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]

@@ -90,13 +90,14 @@ def parse(argv: Sequence[str]) -> Options:
     for name, example in (("target", "h100:1"), ("config", "configs/patch.py")):
         if not values[name].value:
             raise UsageError(f"--{name} is missing. Give one, such as --{name}={example}.")
+    given: dict[str, Any] = values.flag_values_dict()
     return Options(
-        target=read_target(values["target"].value),
-        program=values["program"].value,
+        target=read_target(given["target"]),
+        program=given["program"],
         config=config,
         config_name=next(re.sub("-+config=", "", w) for w in argv if re.match("-+config=", w)),
         encoder=encoder or patch.get_config(),
-        classes=values["classes"].value,
+        classes=given["classes"],
     )
 
 
@@ -128,7 +129,7 @@ def line(options: Options, name: str, devices: int, cost: Cost) -> dict[str, Any
 
 
 def _collectives(cost: Cost) -> list[dict[str, Any]]:
-    count, size = Counter(), Counter()
+    count, size = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for collective in cost.collectives:
         for dtype in {dtype for dtype, _ in collective.arrays}:
             count[collective.kind, dtype] += collective.times

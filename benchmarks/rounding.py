@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -87,13 +88,14 @@ def one_step(options: argparse.Namespace, dtype: str, devices: int) -> tuple[flo
             lambda params: params, lambda gradients, state, params: (gradients, gradients)
         )
         method = build.build_method(config, encoder, steps_per_epoch=1)
+        assert isinstance(method, moco.MoCo)
         split = mesh.data_mesh(jax.devices()[:devices])
         method = dataclasses.replace(method, optimizer=remember)
         state = method.init(params, stats)
         shape = (options.batch, options.size, options.size, 3)
-        views = np.random.default_rng(0).normal(size=(3, *shape))
-        views = Views(views[0], views[1], views[2][:, None])
-        views = jax.tree.map(lambda view: np.asarray(view, jax.numpy.dtype(dtype)), views)
+        drawn = np.random.default_rng(0).normal(size=(3, *shape)).astype(jnp.dtype(dtype))
+        query, key, negative = map(jnp.asarray, drawn)
+        views = Views(query, key, negative[:, None])
 
         def update(state: moco.TrainState, views: Views):
             with jax.sharding.use_abstract_mesh(split.abstract_mesh):

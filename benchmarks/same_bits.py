@@ -24,11 +24,11 @@ def compare(one: object, other: object) -> dict[str, float]:
     Raises:
         UsageError: the trees, or the shapes and dtypes of their arrays, differ.
     """
-    (ours, structure), (theirs, other_structure) = map(jax.tree.flatten, (one, other))
+    ours, structure = jax.tree.flatten(one)
+    theirs, other_structure = jax.tree.flatten(other)
     pairs = [tuple(map(np.asarray, pair)) for pair in zip(ours, theirs, strict=False)]
-    if structure != other_structure or any(
-        (a.shape, a.dtype) != (b.shape, b.dtype) for a, b in pairs
-    ):
+    same = structure == other_structure  # type: ignore[operator]  # its stub lacks it
+    if not same or any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in pairs):
         raise UsageError("The runs have different networks. Give two runs of one config.")
     different = [(a, b) for a, b in pairs if a.tobytes() != b.tobytes()]
     largest = max((np.abs(a.astype(float) - b).max() for a, b in different), default=0.0)

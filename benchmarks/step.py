@@ -168,6 +168,7 @@ class OurPrograms:
     def __init__(self, config: ConfigDict, devices: jax.sharding.Mesh):
         whole, split = mesh.replicated(devices), mesh.split_batch(devices)
         method, state = build(config, steps_per_epoch=1000)
+        assert isinstance(method, moco.MoCo)
         self.state = jax.device_put(state, whole)
         shape = (config.batch_size, config.data.image_size, config.data.image_size, 3)
         crops = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
@@ -238,7 +239,8 @@ def measure(options: argparse.Namespace) -> Figures:
             f"--batch is {options.batch}, but must be a multiple of the {devices.size} devices."
         )
     device = devices.devices.flat[0]
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    has_affinity = hasattr(os, "sched_getaffinity")
+    threads = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     config = benchmark_config(options)
 
     ours = OurPrograms(config, devices)
@@ -269,7 +271,7 @@ def measure(options: argparse.Namespace) -> Figures:
     for name in dict.fromkeys(options.peer):
         peer = started[name] = peers.Peer(name, start, torch_device, options.peer_groups)
         if "error" not in peer.figures:
-            programs.append(Program(name, peer.step, lambda _, peer=peer: peer.wait()))
+            programs.append(Program(name, peer.step, peer.wait_for))
 
     per_turn = 1 if device.platform == "cpu" else _STEPS_PER_TURN
     seconds = take_turns(programs, options.steps, per_turn)

@@ -133,7 +133,8 @@ def _compiled(images: list[np.ndarray], recipe: TextureRecipe, devices: Mesh) ->
         exemplars = cut_exemplars(rng, image)
         prepared.append((exemplars, mosaic(rng, exemplars.shape[:3], recipe)))
     host_seconds = time.perf_counter() - start
-    arguments = tuple(np.stack(part) for part in zip(*prepared, strict=True))
+    exemplars, mosaics = (np.stack(part) for part in zip(*prepared, strict=True))
+    arguments = exemplars, mosaics
     start = time.perf_counter()
     program = compiled_synthesis(recipe, devices).lower(*arguments).compile()
     return _Compiled(program, arguments, host_seconds, time.perf_counter() - start)

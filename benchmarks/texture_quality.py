@@ -101,7 +101,7 @@ def make(
         [cut_exemplars(rng, image) for rng, image in zip(rngs, images, strict=True)]
     )
     mosaics = np.stack([mosaic(rng, exemplars.shape[1:4], recipe) for rng in rngs])
-    made = []
+    made: list[Made] = []
     for start in range(0, len(names), _BATCH):
         part = slice(start, start + _BATCH)
         texture = synthesise(exemplars[part], mosaics[part], recipe)
@@ -158,8 +158,11 @@ def window_distances(
     across = (start % _TILE > _TILE - _WINDOW) & (start + _WINDOW < len(image))
     seams = own[across[:, None] | across]
     theirs = np.concatenate([windows(e).reshape(-1, own.shape[-1]) for e in exemplars])
-    chosen = [rng.permutation(places)[:count] for places in (anywhere, seams)]
-    return tuple(float(nearest(places, theirs).mean()) for places in chosen)
+
+    def mean(places: np.ndarray) -> float:
+        return float(nearest(rng.permutation(places)[:count], theirs).mean())
+
+    return mean(anywhere), mean(seams)
 
 
 def half_distance(rng: np.random.Generator, exemplars: np.ndarray, count: int) -> float:
@@ -182,11 +185,11 @@ def spectrum(image: np.ndarray, side: int) -> np.ndarray:
     """Returns the radially averaged power in dB of Hann-weighted windows of `side` pixels."""
     taper = np.outer(np.hanning(side), np.hanning(side))
     starts = np.unique(np.linspace(0, len(image) - side, 3).astype(int))
-    power = 0
+    power = np.zeros((side, side))
     for top in starts:
         for left in starts:
             part = luminance(image[top : top + side, left : left + side])
-            power = power + np.abs(np.fft.fft2((part - part.mean()) * taper)) ** 2
+            power += np.abs(np.fft.fft2((part - part.mean()) * taper)) ** 2
     frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(side, 1 / side)] * 2))
     ring = np.rint(frequency).astype(int).ravel()
     rings = np.bincount(ring, power.ravel()) / np.bincount(ring) / len(starts) ** 2
@@ -227,11 +230,12 @@ def correlations(image: np.ndarray, original: np.ndarray) -> tuple[float, float]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = Image.fromarray(original[top : top + side, left : left + side])
+    pair = (square, Image.fromarray(image))
     found = []
     for size in (len(image), 14):
-        pair = (square, Image.fromarray(image))
-        pair = (luminance(np.asarray(p.resize((size, size), Image.Resampling.BOX))) for p in pair)
-        one, other = (p.ravel() - p.mean() for p in pair)
+        small = (p.resize((size, size), Image.Resampling.BOX) for p in pair)
+        levels = (luminance(np.asarray(p)) for p in small)
+        one, other = (p.ravel() - p.mean() for p in levels)
         scale = np.sqrt((one @ one) * (other @ other))
         found.append(float(one @ other / scale) if scale > 0 else 0.0)
     return found[0], found[1]

@@ -7,11 +7,12 @@ Parameter names are torchvision's.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 from torch import nn
 from torch.nn import functional
 
@@ -126,10 +127,11 @@ class TorchMoCo:
         self.autocast, self.dtype = self._precision(config.model.dtype)
         self.encoder_q = self._encoder(state_dict)
         self.encoder_k = self._encoder(state_dict).requires_grad_(False)
-        self._forward_q, self._forward_k = self.encoder_q, self.encoder_k
+        self._forward_q: nn.Module = self.encoder_q
+        self._forward_k: nn.Module = self.encoder_k
         if compiled:
-            self._forward_q = torch.compile(self.encoder_q, dynamic=False)
-            self._forward_k = torch.compile(self.encoder_k, dynamic=False)
+            self._forward_q = cast(nn.Module, torch.compile(self.encoder_q, dynamic=False))
+            self._forward_k = cast(nn.Module, torch.compile(self.encoder_k, dynamic=False))
         self.queue = self._queue(torch.tensor(queue, dtype=self.dtype, device=device))
         self.pointer = 0
         self.optimizer = torch.optim.SGD(
@@ -155,7 +157,7 @@ class TorchMoCo:
         each = tuple(self.images(views.negatives[:, place]) for place in passes)
         return self.images(views.query), self.images(views.key), each
 
-    def images(self, array: np.ndarray) -> torch.Tensor:
+    def images(self, array: ArrayLike) -> torch.Tensor:
         """Converts images [N, H, W, 3] to a tensor [N, 3, H, W] on the device."""
         tensor = torch.from_numpy(np.array(array)).to(self.device, self.dtype)
         return tensor.movedim(-1, 1).contiguous(memory_format=self.memory_format)
@@ -261,7 +263,8 @@ class TorchMoCo:
         missing, unexpected = encoder.load_state_dict(tensors, strict=False)
         if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
             raise ValueError(f"missing {missing}, unexpected {unexpected}")
-        return encoder.to(self.device, memory_format=self.memory_format).train()
+        encoder.to(self.device).to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        return encoder.train()
 
     def _queue(self, rows: torch.Tensor) -> torch.Tensor:
         return rows
@@ -271,7 +274,8 @@ class TorchMoCo:
 
     def _momentum_update(self) -> None:
         m = self.config.moco.momentum
-        ours, theirs = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
+        ours: list[torch.Tensor] = list(self.encoder_k.parameters())
+        theirs: list[torch.Tensor] = list(self.encoder_q.parameters())
         torch._foreach_mul_(ours, m)
         torch._foreach_add_(ours, theirs, alpha=1 - m)
 

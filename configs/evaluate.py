@@ -19,6 +19,8 @@ Run some of the sets with --config.only=clean,sketch. To add your own set, write
 adds to `sets`.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from nsneg_jax.evaluation.protocols.objectnet import BORDER
@@ -74,7 +76,7 @@ def get_config(variant: str = "") -> ConfigDict:
         )
     if variant.startswith("tiny"):
         config.data.update({"image_size": 32, "threads": 2, "workers": 0})
-        plain = {"split": "test", "resize": 0}
+        plain: dict[str, Any] = {"split": "test", "resize": 0}
         config.sets = ConfigDict(
             {
                 "clean": test_set("shapes:1000", **plain),
@@ -92,7 +94,11 @@ def get_config(variant: str = "") -> ConfigDict:
                 "texture": test_set("shapes:500", **plain, protocol="texture", generate=True),
             }
         )
-    suppression = {"protocol": "corruption", "benchmark": "suppression", "generate": True}
+    suppression: dict[str, Any] = {
+        "protocol": "corruption",
+        "benchmark": "suppression",
+        "generate": True,
+    }
     if variant == "shape":
         config.sets = ConfigDict(
             {

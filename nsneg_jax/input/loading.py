@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +118,7 @@ def load_batches(
     steps: Steps,
     loaders: Loaders,
     on_unreadable: Callable[[Unreadable], None] = report,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Loads this process's part of the batches of `steps`.
 
     Closing or exhausting the iterator stops its threads and workers.
@@ -158,7 +158,7 @@ def _load(
     steps: Steps,
     loaders: Loaders,
     on_unreadable: Callable[[Unreadable], None],
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     processors = available_processors()
     loaders = loaders.chosen(processors)
     if loaders.workers:
@@ -184,7 +184,7 @@ def prefetch_to_devices(
     names: Sequence[str],
     depth: int = 2,
     give_up: Callable[[], bool] = lambda: False,
-) -> Iterator[dict[str, jax.Array]]:
+) -> Generator[dict[str, jax.Array], None, None]:
     """Puts some entries of each batch on the devices, some batches ahead, in a thread.
 
     Args:
@@ -219,7 +219,7 @@ class _Prefetched:
         self._error: BaseException | None = None
         self._ended = self._closed = False
 
-    def batches(self, give_up: Callable[[], bool]) -> Iterator[dict[str, jax.Array]]:
+    def batches(self, give_up: Callable[[], bool]) -> Generator[dict[str, jax.Array], None, None]:
         thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
         try:

@@ -3,7 +3,7 @@
 The host decodes and crops; the device does the rest of a view (`methods.batches`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import grain
@@ -53,7 +53,7 @@ def pretrain_batches(
     textures: Source | None = None,
     shuffle: ShuffleOrders | None = None,
     on_unreadable: Callable[[Unreadable], None] = report,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Loads this process's part of the batches of `steps`, two crops per image.
 
     An image is decoded once and cropped twice. Its crops depend only on the seed and its place in
