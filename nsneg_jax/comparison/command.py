@@ -1,8 +1,8 @@
 """Do patch negatives help on these pictures? nsneg compare FOLDER --budget 1h
 
-Trains MoCo without negatives and with patch negatives (alpha 1 and 2) on a data set with classes,
-with several seeds each and everything else equal, in as many steps as the budget of time allows;
-probes and tests them on versions of held-out pictures; and answers yes, no or undecided.
+Trains MoCo (or another --method) without negatives and with patch negatives on a data set with
+classes, with several seeds each and everything else equal, in as many steps as the budget of time
+allows; probes and tests them on versions of held-out pictures; and answers yes, no or undecided.
 WORKDIR/compare.html is the page, compare.json has the figures. Give the same command again to go
 on. docs/compare.md says how the answer is found.
 """
@@ -26,7 +26,8 @@ from nsneg_jax.comparison.page import page
 from nsneg_jax.comparison.pictures import data_of, prepare
 from nsneg_jax.comparison.planning import Measured, Plan
 from nsneg_jax.comparison.running.stages import accelerator, at_a_time, carry_out
-from nsneg_jax.comparison.runs import LABELS, Setting, runs_of, stages_of
+from nsneg_jax.comparison.runs import Setting, runs_of, stages_of
+from nsneg_jax.comparison.variants import METHODS, MOCO, label
 from nsneg_jax.errors import Stopped, UsageError
 from nsneg_jax.files import check_writable, json_object, user_path, write_json, write_text
 from nsneg_jax.parallel.compilation_cache import keep_programs
@@ -82,14 +83,17 @@ class Clock:
             self.keep()
 
 
-def compare(spec: str, workdir: Path, budget: float, most: int | None = None) -> Outcome:
-    """Compares MoCo with and without patch negatives on a data set; see the module.
+def compare(
+    spec: str, workdir: Path, budget: float, most: int | None = None, method: str = MOCO
+) -> Outcome:
+    """Compares a method with and without patch negatives on a data set; see the module.
 
     Args:
         spec: data set, see `open_source`; its pictures need classes.
         workdir: folder for all that is written; a comparison that was stopped there goes on.
         budget: seconds, over all starts.
         most: most training pictures; None leaves it to the machine.
+        method: a name of `variants.METHODS`.
 
     Raises:
         UsageError: the data set cannot be used, the workdir has another comparison, or the budget
@@ -99,7 +103,7 @@ def compare(spec: str, workdir: Path, budget: float, most: int | None = None) ->
     """
     check_writable(workdir, "--workdir", is_folder=True)
     clock = Clock(workdir / SPENT, budget)
-    kept = _claimed(workdir, spec, most)
+    kept = _claimed(workdir, {"data": spec, "images": most, "method": method})
     if "device" not in kept:
         kept["device"] = accelerator()
     large = bool(kept["device"])
@@ -156,31 +160,41 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--budget", default="1h", help="time for all of it: 20m, 1h, 1h30m (1h)")
     parser.add_argument(
-        "--workdir", type=user_path, help="folder for all that is written (runs/compare-NAME)"
+        "--workdir",
+        type=user_path,
+        help="folder for all that is written (runs/compare-NAME, with the method if it is another)",
     )
     parser.add_argument(
         "--images",
         type=int,
         help="most pictures to train on (4000; 20000 with a GPU or TPU)",
     )
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default=MOCO,
+        help="method that is trained with and without the negatives (moco)",
+    )
     arguments = parser.parse_args(argv)
     budget = planning.budget(arguments.budget)
     if arguments.images is not None and arguments.images < 1:
         raise UsageError(f"--images is {arguments.images}, but must be a number above 0.")
     spec = data_of(arguments.data)
-    workdir = arguments.workdir or Path("runs") / f"compare-{_name(spec)}"
+    named = _name(spec) + ("" if arguments.method == MOCO else f"-{arguments.method}")
+    workdir = arguments.workdir or Path("runs") / f"compare-{named}"
     jax.config.update("jax_platforms", "cpu")  # the accelerator is for the runs
     keep_programs()
-    found = compare(spec, workdir, budget, arguments.images)
+    found = compare(spec, workdir, budget, arguments.images, arguments.method)
     print(f"\n{outcomes.markdown(found)}\n\n{found.sentence}\n")
     print(f"done: {workdir / PAGE} has the pictures, {workdir / RESULT} the figures")
     return 0
 
 
-def _claimed(workdir: Path, spec: str, most: int | None) -> dict[str, Any]:
-    """Returns what an earlier start in the workdir has found out."""
+def _claimed(workdir: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """Returns what an earlier start in the workdir has found out, or what is asked."""
     kept = json_object(workdir / PLAN)
-    asked = {"data": spec, "images": most}
+    if kept:
+        kept.setdefault("method", MOCO)  # of versions without other methods
     for name, value in asked.items():
         if kept and kept.get(name) != value:
             raise UsageError(
@@ -194,20 +208,22 @@ def _planned(
     kept: dict[str, Any], spec: str, workdir: Path, clock: Clock, most: int, large: bool
 ) -> tuple[Plan, Setting, dict[str, Any]]:
     """Returns the plan of the first start, or makes it: measures, and chooses by the budget."""
+    compared = METHODS[kept["method"]]
 
     def setting_of(side: int) -> tuple[Setting, dict[str, Any]]:
         pictures = workdir / f"pictures-{side}"
         about = prepare(spec, side, most, pictures)
-        sizes = planning.sizes(about["train"])
+        sizes = planning.sizes(about["train"], compared.keys)
         return Setting(workdir, pictures, side, about["train"], sizes, 0, large), about
 
     def measured(setting: Setting) -> Measured:
         by_side = kept.setdefault("measured", {})
         side = str(setting.side)
         if side not in by_side:
-            print(f"measuring  {setting.side} px, MoCo and patch negatives", flush=True)
+            first = f"{label(compared.baseline)} and patch negatives"
+            print(f"measuring  {setting.side} px, {first}", flush=True)
             apart = setting._replace(workdir=workdir / f"measured-{side}")
-            found = measure(apart, at_a_time(_LEAST_RUNS, kept["device"]), clock.deadline)
+            found = measure(compared, apart, at_a_time(_LEAST_RUNS, kept["device"]), clock.deadline)
             by_side[side] = found._asdict()
             write_json(workdir / PLAN, kept)
         return Measured(**by_side[side])
@@ -218,11 +234,11 @@ def _planned(
         write_json(workdir / PLAN, kept)
         processes = at_a_time(_LEAST_RUNS, kept["device"])
         costs, steps = measured(setting), setting.sizes.per_epoch
-        side = planning.largest_side(costs, clock.left, processes, steps, sides)
+        side = planning.largest_side(compared, costs, clock.left, processes, steps, sides)
         if side != setting.side:
             setting, about = setting_of(side)
             costs = measured(setting)
-        plan = planning.choose(costs, clock.left, processes, steps, side)
+        plan = planning.choose(compared, costs, clock.left, processes, steps, side)
         if plan is None:
             raise planning.too_small(costs, processes, steps)
         kept["plan"] = plan.to_json()
@@ -240,7 +256,7 @@ def _described(
         (
             f"pictures   {about['train']:,} to train on, {about['choose']:,} to choose on, "
             f"{about['test']:,} to test on; {len(about['classes'])} classes, {plan.side} px",
-            f"plan       {', '.join(LABELS[v] for v in plan.variants)}; "
+            f"plan       {', '.join(label(v) for v in plan.variants)}; "
             f"{len(plan.seeds)} seeds; {plan.steps:,} steps of {sizes.batch} images, "
             f"{plan.epochs} epochs",
             *([f"note       {caution}"] if caution else []),
@@ -253,7 +269,7 @@ def _described(
 
 def _times(kept: dict[str, Any], setting: Setting, processes: int, clock: Clock) -> dict[str, str]:
     measured = Measured(**kept["measured"][str(setting.side)])
-    steps = ", ".join(f"{LABELS[name]} {each:.3f} s" for name, each in measured.step.items())
+    steps = ", ".join(f"{label(name)} {each:.3f} s" for name, each in measured.step.items())
     return {
         "time": f"{duration(clock.spent)} of a budget of {duration(clock.budget)}",
         "per step": f"{steps}, measured with {min(processes, 2)} at a time",

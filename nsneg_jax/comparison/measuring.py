@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 from statistics import median
 
-from nsneg_jax.comparison.planning import MOCO, PATCH2, Measured
+from nsneg_jax.comparison.planning import Measured
 from nsneg_jax.comparison.running.stages import carry_out
 from nsneg_jax.comparison.runs import Run, Setting, folder_of, stages_of
+from nsneg_jax.comparison.variants import Compared, label
 from nsneg_jax.errors import RunError
 from nsneg_jax.files import json_lines
 from nsneg_jax.training.workdir import METRICS
@@ -15,10 +16,11 @@ from nsneg_jax.training.workdir import METRICS
 _STEPS = 60  # at least
 
 
-def measure(setting: Setting, processes: int, deadline: float) -> Measured:
-    """Runs MoCo and patch negatives shortly, with probe and evaluation, side by side as later.
+def measure(compared: Compared, setting: Setting, processes: int, deadline: float) -> Measured:
+    """Runs the first two variants shortly, with probe and evaluation, side by side as later.
 
     Args:
+        compared: the method's variants.
         setting: setting of the runs; its workdir is used for these only, and removed.
         processes: runs at a time.
         deadline: reading of `time.monotonic` at which the budget ends.
@@ -29,13 +31,13 @@ def measure(setting: Setting, processes: int, deadline: float) -> Measured:
     """
     setting = setting._replace(epochs=math.ceil(_STEPS / setting.sizes.per_epoch))
     shutil.rmtree(setting.workdir, ignore_errors=True)
-    runs = [Run(MOCO, 0), Run(PATCH2, 0)]
+    runs = [Run(compared.baseline, 0), Run(compared.main, 0)]
     stages = {run.name: stages_of(run, setting) for run in runs}
     seconds = carry_out(stages, min(processes, len(runs)), deadline)
     if len(seconds) < sum(map(len, stages.values())):
         raise RunError(
-            "The budget was over before a first short run of MoCo and of patch negatives had "
-            "ended. Give a larger --budget."
+            f"The budget was over before a first short run of {label(compared.baseline)} and of "
+            f"{label(compared.main)} had ended. Give a larger --budget."
         )
     steps = setting.epochs * setting.sizes.per_epoch
     step, rest = {}, {}

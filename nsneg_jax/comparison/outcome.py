@@ -11,8 +11,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from nsneg_jax.comparison.columns import COLUMNS, CORRUPTIONS
-from nsneg_jax.comparison.planning import MOCO, PATCH2
-from nsneg_jax.comparison.runs import LABELS, Run, folder_of
+from nsneg_jax.comparison.runs import Run, folder_of
+from nsneg_jax.comparison.variants import VARIANTS, label
 from nsneg_jax.comparison.verdict import (
     LEAST_LEARNT,
     LEVEL,
@@ -45,9 +45,10 @@ class Outcome:
 
     Attributes:
         seeds: seeds of which all variants are finished.
-        accuracies: top-1 in %, by variant and column, one per seed; `ALL` is a column, too.
-        gains: gains by variant, without MoCo, and column.
-        answers: answers by variant.
+        accuracies: top-1 in %, by variant and column, one per seed; `ALL` is a column, too. The
+            first variant has no negatives.
+        gains: gains by variant with negatives, and column.
+        answers: answers by variant with negatives; the comparison is about the first.
         pictures: number of test pictures.
         chance: share of the largest class among these, in %.
     """
@@ -60,18 +61,25 @@ class Outcome:
     chance: float
 
     @property
+    def baseline(self) -> str:
+        """The variant without negatives."""
+        return next(iter(self.accuracies))
+
+    @property
     def answer(self) -> str:
-        """The answer for alpha 2, which the comparison is about."""
-        return self.answers[PATCH2]
+        """The answer for the variant that the comparison is about."""
+        return next(iter(self.answers.values()))
 
     @property
     def sentence(self) -> str:
-        """The answer as a sentence, with the other alpha's if there is one."""
-        parts = [f"{_SAID[self.answer]} (alpha 2: {_shown(self.gains[PATCH2][ALL])})."]
+        """The answer as a sentence, with those of other alphas if there are any."""
+        alphas = {name: f"{VARIANTS[name].alpha:g}" for name in self.answers}
+        main, *others = self.answers
+        gain = _shown(self.gains[main][ALL])
+        parts = [f"{_SAID[self.answer]} ({label(self.baseline)}, alpha {alphas[main]}: {gain})."]
         parts += [
-            f"With alpha {name[-1]}: {found} ({_shown(self.gains[name][ALL])})."
-            for name, found in self.answers.items()
-            if name != PATCH2
+            f"With alpha {alphas[name]}: {self.answers[name]} ({_shown(self.gains[name][ALL])})."
+            for name in others
         ]
         return " ".join(parts)
 
@@ -92,7 +100,7 @@ def read(variants: Sequence[str], seeds: Sequence[int], workdir: Path) -> Outcom
     """Reads the runs of some seeds.
 
     Args:
-        variants: variants, MoCo among them.
+        variants: the variant without negatives, the one that the comparison is about, others.
         seeds: seeds that are complete, at least one.
         workdir: workdir of the comparison.
 
@@ -105,11 +113,11 @@ def read(variants: Sequence[str], seeds: Sequence[int], workdir: Path) -> Outcom
         by_column = {c.name: np.stack([each[c.name] for each in of_seeds]) for c in COLUMNS}
         kept = [by_column[c.name] for c in COLUMNS if c.keeps_shape]
         right[variant] = {ALL: mean_over_columns(kept)} | by_column
-    chance = _chance(folder_of(Run(MOCO, seeds[0]), workdir, "test"))
+    baseline = right[variants[0]]
+    chance = _chance(folder_of(Run(variants[0], seeds[0]), workdir, "test"))
     gains = {
-        variant: {name: gain(by_column[name], right[MOCO][name]) for name in by_column}
-        for variant, by_column in right.items()
-        if variant != MOCO
+        variant: {name: gain(right[variant][name], baseline[name]) for name in baseline}
+        for variant in variants[1:]
     }
     return Outcome(
         seeds=tuple(seeds),
@@ -122,20 +130,22 @@ def read(variants: Sequence[str], seeds: Sequence[int], workdir: Path) -> Outcom
         },
         gains=gains,
         answers={
-            variant: answer(of[ALL]) if _has_learnt(right, variant, chance) else UNDECIDED
+            variant: answer(of[ALL]) if _has_learnt(right[variant], baseline, chance) else UNDECIDED
             for variant, of in gains.items()
         },
-        pictures=right[MOCO][ALL].shape[1],
+        pictures=baseline[ALL].shape[1],
         chance=100 * chance,
     )
 
 
-def _has_learnt(right: Mapping[str, Mapping[str, np.ndarray]], variant: str, chance: float) -> bool:
-    """Returns whether MoCo or the variant recognises clean pictures clearly better than chance.
+def _has_learnt(
+    ours: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray], chance: float
+) -> bool:
+    """Returns whether either recognises clean pictures clearly better than chance.
 
     Two encoders that have learnt nothing do not differ, which says nothing about the negatives.
     """
-    best = max(float(right[name]["clean"].mean()) for name in (MOCO, variant))
+    best = max(float(right["clean"].mean()) for right in (ours, baseline))
     return best >= chance + LEAST_LEARNT / 100
 
 
@@ -190,12 +200,12 @@ def table(outcome: Outcome) -> list[list[str]]:
     titles = {c.name: c.title for c in COLUMNS} | {ALL: "Verdict"}
     rows = [["", *titles.values()]]
     for variant, columns in outcome.accuracies.items():
-        rows.append([LABELS[variant], *(_accuracy(columns[name]) for name in titles)])
+        rows.append([label(variant), *(_accuracy(columns[name]) for name in titles)])
     for variant, gains in outcome.gains.items():
         cells = (
             f"{gains[n].mean:+.1f} [{_end(gains[n].low)}, {_end(gains[n].high)}]" for n in titles
         )
-        rows.append([f"{LABELS[variant]}: minus MoCo", *cells])
+        rows.append([f"{label(variant)}: minus {label(outcome.baseline)}", *cells])
     return rows
 
 

@@ -12,7 +12,8 @@ from nsneg_jax.comparison import outcome as outcomes
 from nsneg_jax.comparison.columns import COLUMNS, CORRUPTIONS, Column
 from nsneg_jax.comparison.outcome import ALL, Outcome
 from nsneg_jax.comparison.planning import Plan, Sizes, caution
-from nsneg_jax.comparison.runs import LABELS, Run, folder_of
+from nsneg_jax.comparison.runs import Run, folder_of
+from nsneg_jax.comparison.variants import METHODS, label
 from nsneg_jax.comparison.verdict import LEAST_LEARNT, LEVEL, MARGIN
 from nsneg_jax.report.charts import svg
 from nsneg_jax.report.page import curves, html, images, runs
@@ -113,8 +114,9 @@ def _gains(found: Outcome) -> str:
         of = gains[ALL]
         cells = [f"{value:+.1f}" for value in of.by_seed]
         interval = f"{of.low:+.1f} to {of.high:+.1f}" if np.isfinite(of.low) else "unknown"
-        rows.append([LABELS[variant], *cells, f"{of.mean:+.1f}", interval])
-    return html.table(header, rows, "Points of top-1 above MoCo, mean over the verdict's columns")
+        rows.append([label(variant), *cells, f"{of.mean:+.1f}", interval])
+    above = f"Points of top-1 above {label(found.baseline)}, mean over the verdict's columns"
+    return html.table(header, rows, above)
 
 
 def _rule() -> str:
@@ -135,8 +137,8 @@ def _facts(plan: Plan, sizes: Sizes, about: Mapping[str, Any], found: Outcome) -
         "pictures": f"{about['train']:,} to train on, {about['choose']:,} to choose the probe's "
         f"learning rate, {about['test']:,} to test ({about['held_out']}); {plan.side} px; "
         f"{len(about['classes'])} classes; {about['unreadable']} unreadable",
-        "pre-training": f"{plan.epochs:,} epochs, {plan.steps:,} steps of {sizes.batch} images; "
-        f"queue of {sizes.queue:,}",
-        "variants": ", ".join(LABELS[variant] for variant in plan.variants),
+        "pre-training": f"{plan.epochs:,} epochs, {plan.steps:,} steps of {sizes.batch} images"
+        + (f"; queue of {sizes.queue:,}" if METHODS[found.baseline].keys else ""),
+        "variants": ", ".join(label(variant) for variant in plan.variants),
         "seeds": f"{', '.join(map(str, found.seeds))} of {len(plan.seeds)} planned",
     }

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from nsneg_jax.comparison.variants import Compared
 from nsneg_jax.errors import UsageError
-
-MOCO, PATCH1, PATCH2 = "moco", "patch1", "patch2"
-VARIANTS = (MOCO, PATCH2, PATCH1)  # in the order of their runs
 
 # Sides in pixels, from the first that is tried.
 SIDES = {False: (32, 48, 64, 96), True: (64, 96, 128)}
@@ -18,7 +16,7 @@ SIDES = {False: (32, 48, 64, 96), True: (64, 96, 128)}
 LONG = 4000  # steps from which the built-in shapes show a difference (docs/claim.md)
 
 _LARGER_FROM = 6000  # steps that must be left at a larger side, or with more seeds
-_ALL_FROM = LONG  # steps below which alpha 1 is left out
+_ALL_FROM = LONG  # steps below which further variants are left out
 _LEAST = 300  # steps below which nothing is trained
 _MOST_SEEDS, _SEEDS, _LEAST_SEEDS = 5, 3, 2
 _MOST_EPOCHS, _MOST_STEPS = 400, 12_000  # whichever is more
@@ -45,10 +43,10 @@ class Sizes:
 
 
 class Measured(NamedTuple):
-    """What a short run of each kind took.
+    """What a short run without and one with negatives took.
 
     Attributes:
-        step: seconds per step, by variant.
+        step: seconds per step, by variant, the one with negatives last.
         rest: seconds of a whole run apart from its steps, by variant: starts, compilation, probe
             and evaluation.
     """
@@ -58,7 +56,7 @@ class Measured(NamedTuple):
 
     def seconds(self, variant: str, steps: int) -> float:
         """Returns the seconds of a run; alpha makes no difference."""
-        known = variant if variant in self.step else PATCH2
+        known = variant if variant in self.step else list(self.step)[-1]
         return self.rest[known] + steps * self.step[known]
 
     def scaled(self, factor: float) -> "Measured":
@@ -71,7 +69,8 @@ class Plan:
     """The runs of a comparison.
 
     Attributes:
-        variants: names of variants, MoCo first.
+        variants: names of variants: the one without negatives, the one that the answer is about,
+            and others.
         seeds: seeds of each.
         side: side of the pictures in pixels.
         epochs, steps: length of each pre-training.
@@ -112,13 +111,17 @@ def budget(text: str) -> float:
     return seconds
 
 
-def sizes(train: int) -> Sizes:
+def sizes(train: int, keys: int = 1) -> Sizes:
     """Returns batch, queue and steps per epoch for a number of training pictures.
 
-    The queue holds at most a quarter of the pictures, and at least a batch.
+    The queue holds at most a quarter of the pictures, and at least the keys of a step.
+
+    Args:
+        train: training pictures.
+        keys: keys per image that a step enqueues.
     """
     batch = min(_BATCH, max(_SMALLEST_BATCH, train // 4 // 8 * 8))
-    queue = min(_QUEUE, max(batch, train // 4))
+    queue = min(_QUEUE, max(batch, keys * batch, train // 4))
     return Sizes(batch, queue, train // batch)
 
 
@@ -131,14 +134,21 @@ def makespan(durations: Sequence[float], processes: int) -> float:
 
 
 def choose(
-    measured: Measured, left: float, processes: int, per_epoch: int, side: int
+    compared: Compared,
+    measured: Measured,
+    left: float,
+    processes: int,
+    per_epoch: int,
+    side: int,
 ) -> Plan | None:
     """Chooses variants, seeds and length for pictures of one size.
 
-    Three seeds of all variants; alpha 1 is left out where these would get fewer than 4,000 steps,
-    then the third seed where no 300 remain. Five seeds if these get 6,000 steps and more.
+    Three seeds of all variants; all but the first two are left out where these would get fewer than
+    4,000 steps, then the third seed where no 300 remain. Five seeds if these get 6,000 steps and
+    more.
 
     Args:
+        compared: the method's variants.
         measured: what runs at this size take.
         left: seconds until the end of the budget.
         processes: runs at a time.
@@ -167,10 +177,10 @@ def choose(
         seconds = needed(low)
         return Plan(tuple(variants), tuple(range(seeds)), side, low, low * per_epoch, seconds)
 
-    main = (MOCO, PATCH2)
+    main = (compared.baseline, compared.main)
     for variants, seeds, least in (
-        (VARIANTS, _MOST_SEEDS, _LARGER_FROM),
-        (VARIANTS, _SEEDS, _ALL_FROM),
+        (compared.all, _MOST_SEEDS, _LARGER_FROM),
+        (compared.all, _SEEDS, _ALL_FROM),
         (main, _SEEDS, _LEAST),
         (main, _LEAST_SEEDS, _LEAST),
     ):
@@ -181,19 +191,26 @@ def choose(
 
 
 def largest_side(
-    measured: Measured, left: float, processes: int, per_epoch: int, sides: Sequence[int]
+    compared: Compared,
+    measured: Measured,
+    left: float,
+    processes: int,
+    per_epoch: int,
+    sides: Sequence[int],
 ) -> int:
     """Returns the largest side at which all variants are expected to get 6,000 steps, or the first.
 
     Args:
+        compared: the method's variants.
         measured: at the first of `sides`.
         left, processes, per_epoch: see `choose`.
         sides: sides in pixels, rising.
     """
     found = sides[0]
     for side in sides[1:]:
-        plan = choose(measured.scaled((side / sides[0]) ** 2), left, processes, per_epoch, side)
-        if plan is not None and set(plan.variants) == set(VARIANTS) and plan.steps >= _LARGER_FROM:
+        scaled = measured.scaled((side / sides[0]) ** 2)
+        plan = choose(compared, scaled, left, processes, per_epoch, side)
+        if plan is not None and plan.variants == compared.all and plan.steps >= _LARGER_FROM:
             found = side
     return found
 
@@ -212,7 +229,7 @@ def caution(plan: Plan) -> str:
 def too_small(measured: Measured, processes: int, per_epoch: int) -> UsageError:
     """Returns the error for a budget in which nothing fits, with the smallest that would do."""
     steps = math.ceil(_LEAST / per_epoch) * per_epoch
-    runs = [measured.seconds(v, steps) for _ in range(_LEAST_SEEDS) for v in (MOCO, PATCH2)]
+    runs = [measured.seconds(v, steps) for _ in range(_LEAST_SEEDS) for v in measured.step]
     minutes = math.ceil((makespan(runs, processes) / _SHARE + _PAGE) / 60)
     return UsageError(
         f"The budget is too small: two seeds of {_LEAST} steps with and without negatives take "

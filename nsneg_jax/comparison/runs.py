@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 from nsneg_jax.comparison.columns import COLUMNS
 from nsneg_jax.comparison.pictures import CHOOSE, TRAIN
-from nsneg_jax.comparison.planning import MOCO, PATCH1, PATCH2, Sizes
+from nsneg_jax.comparison.planning import Sizes
 from nsneg_jax.comparison.running.progress import Stage
 from nsneg_jax.comparison.running.stages import stage
-
-LABELS = {MOCO: "MoCo", PATCH1: "patch, alpha 1", PATCH2: "patch, alpha 2"}
+from nsneg_jax.comparison.variants import label
 
 # Fractions of a run's time, to estimate the time left.
 _PRETRAINING, _PROBE, _EVALUATION = 0.7, 0.2, 0.1
@@ -104,7 +103,7 @@ def stages_of(run: Run, setting: Setting) -> list[Stage]:
         "--config=evaluate:columns",
         f"--workdir={tested}",
         f"--config.pretrained={probed}",
-        f"--config.label={LABELS[run.variant]}",
+        f"--config.label={label(run.variant)}",
         side,
         threads,
         *(

@@ -12,8 +12,9 @@ from textured_folder import write_textured
 
 from configs import compare as config
 from nsneg_jax.comparison import command
-from nsneg_jax.comparison.planning import VARIANTS, Sizes
-from nsneg_jax.comparison.runs import LABELS, Run, Setting, runs_of, stages_of
+from nsneg_jax.comparison.planning import Sizes
+from nsneg_jax.comparison.runs import Run, Setting, runs_of, stages_of
+from nsneg_jax.comparison.variants import METHODS, VARIANTS
 from nsneg_jax.errors import Stopped, UsageError
 from nsneg_jax.files import write_json
 
@@ -23,27 +24,37 @@ def fields(stage):
     return dict(word.lstrip("-").split("=", 1) for word in stage.link.command[4:])
 
 
-def test_variants_differ_in_their_negatives_alone():
-    assert set(config.VARIANTS) == set(VARIANTS) == set(LABELS)
-    for prefix in ("", config.LARGE):
-        configs = {name: config.get_config(prefix + name).to_dict() for name in config.VARIANTS}
-        negatives = {name: fields.pop("negatives") for name, fields in configs.items()}
-        assert all(fields == configs["moco"] for fields in configs.values())
-        about = {name: (n["kind"], n["num"], n["alpha"]) for name, n in negatives.items()}
-        assert about == {
-            "moco": ("none", 0, 0),
-            "patch1": ("patch", 1, 1),
-            "patch2": ("patch", 1, 2),
-        }
+def test_every_variant_belongs_to_a_method():
+    of_methods = [name for compared in METHODS.values() for name in compared.all]
+    assert sorted(of_methods) == sorted(config.VARIANTS) == sorted(VARIANTS)
+    assert list(METHODS) == [compared.baseline for compared in METHODS.values()]
+
+
+@pytest.mark.parametrize("prefix", ["", config.LARGE])
+@pytest.mark.parametrize("method", METHODS)
+def test_variants_differ_in_their_negatives_alone(method, prefix):
+    names = METHODS[method].all
+    configs = {name: config.get_config(prefix + name).to_dict() for name in names}
+    negatives = {name: fields.pop("negatives") for name, fields in configs.items()}
+    baseline, *others = names
+    assert all(fields == configs[baseline] for fields in configs.values())
+    about = {name: (n["kind"], n["num"], n["alpha"]) for name, n in negatives.items()}
+    assert about[baseline] == ("none", 0, 0) == ("none", 0, VARIANTS[baseline].alpha)
+    for name in others:
+        assert about[name] == ("patch", 1, VARIANTS[name].alpha)
+        assert VARIANTS[name].label.endswith(f"alpha {VARIANTS[name].alpha:g}")
+    trained = configs[baseline]["method"], configs[baseline]["moco"]["symmetric"]
+    assert trained == ("moco" if method == "symmetric" else method, method == "symmetric")
 
 
 @pytest.mark.parametrize("large", [False, True])
 def test_runs_of_one_seed_have_the_same_arguments(tmp_path, large):
     setting = Setting(tmp_path, tmp_path / "pictures", 32, 200, Sizes(48, 50, 4), 5, large)
-    runs = runs_of(VARIANTS, (0, 3))
+    variants = METHODS["moco"].all
+    runs = runs_of(variants, (0, 3))
     assert [run.name for run in runs[:4]] == ["moco-0", "patch2-0", "patch1-0", "moco-3"]
     given = []
-    for variant in VARIANTS:
+    for variant in variants:
         training, probe, test = map(fields, stages_of(Run(variant, 3), setting))
         assert training["workdir"] == str(tmp_path / f"{variant}-3")
         assert probe["config.pretrained"] == training.pop("workdir")
@@ -85,6 +96,8 @@ def test_another_comparison_in_the_workdir_is_refused(tmp_path):
         command.compare("shapes@1", tmp_path, 3600)
     with pytest.raises(UsageError, match="images is None, not 100"):
         command.compare("shapes", tmp_path, 3600, 100)
+    with pytest.raises(UsageError, match="method is 'moco', not 'byol'"):
+        command.compare("shapes", tmp_path, 3600, method="byol")
 
 
 def test_a_budget_that_is_spent(tmp_path):

@@ -53,10 +53,21 @@ def test_better_in_every_column(store, tmp_path):
     found = read(tmp_path, ("moco", "patch2", "patch1"))
     assert (found.answer, found.answers) == ("yes", {"patch2": "yes", "patch1": "no"})
     assert found.gains["patch2"][ALL].mean == pytest.approx(11, abs=1)
-    assert found.sentence.startswith("Yes") and "alpha 1: no" in found.sentence
+    assert found.sentence.startswith("Yes") and "(MoCo, alpha 2: +" in found.sentence
+    assert "alpha 1: no" in found.sentence
     assert (found.pictures, found.chance) == (PICTURES, 50)
     values = json.loads(json.dumps(outcomes.plain(found), allow_nan=False))
     assert values["answer"] == "yes" and len(values["gains"]["patch2"]["clean"]["by_seed"]) == 3
+
+
+def test_another_method_has_its_own_baseline(store, tmp_path):
+    for seed in range(3):
+        store("byol", seed, 0.7)
+        store("byol+patch", seed, 0.6)
+    found = read(tmp_path, ("byol", "byol+patch"))
+    assert (found.baseline, found.answers) == ("byol", {"byol+patch": "no"})
+    assert "(BYOL, alpha 0.5: -" in found.sentence
+    assert "BYOL, patch, alpha 0.5: minus BYOL" in outcomes.markdown(found)
 
 
 def test_shuffled_pictures_do_not_count_and_each_column_counts_the_same(store, tmp_path):

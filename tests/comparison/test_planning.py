@@ -4,8 +4,10 @@ import pytest
 
 from nsneg_jax.comparison import planning
 from nsneg_jax.comparison.planning import Measured, Plan, choose, largest_side, makespan, sizes
+from nsneg_jax.comparison.variants import METHODS
 from nsneg_jax.errors import UsageError
 
+MOCO = METHODS["moco"]
 COSTS = Measured({"moco": 0.1, "patch2": 0.2}, {"moco": 30.0, "patch2": 40.0})
 
 
@@ -31,7 +33,7 @@ def test_runs_start_in_order_on_what_is_free():
 @pytest.mark.parametrize("minutes", [12, 20, 60, 240])
 def test_a_plan_fits_and_the_next_epoch_would_not(minutes):
     left = 60 * minutes
-    plan = choose(COSTS, left, 2, 41, 32)
+    plan = choose(MOCO, COSTS, left, 2, 41, 32)
     assert plan.steps == 41 * plan.epochs
     runs = [v for _ in plan.seeds for v in plan.variants]
     time = makespan([COSTS.seconds(v, plan.steps) for v in runs], 2)
@@ -42,7 +44,7 @@ def test_a_plan_fits_and_the_next_epoch_would_not(minutes):
 
 
 def test_what_is_left_out_as_the_budget_shrinks():
-    plans = [choose(COSTS, 60 * minutes, 2, 41, 32) for minutes in (300, 90, 60, 6, 2)]
+    plans = [choose(MOCO, COSTS, 60 * minutes, 2, 41, 32) for minutes in (300, 90, 60, 6, 2)]
     whole = ("moco", "patch2", "patch1")
     assert [plan and (plan.variants, len(plan.seeds)) for plan in plans] == [
         (whole, 5),
@@ -54,7 +56,7 @@ def test_what_is_left_out_as_the_budget_shrinks():
 
 
 def test_short_trainings_are_called_so():
-    plans = [choose(COSTS, 60 * minutes, 2, 41, 32) for minutes in (20, 90)]
+    plans = [choose(MOCO, COSTS, 60 * minutes, 2, 41, 32) for minutes in (20, 90)]
     assert [bool(planning.caution(plan)) for plan in plans] == [True, False]
     assert f"{plans[0].steps:,}" in planning.caution(plans[0])
 
@@ -62,20 +64,22 @@ def test_short_trainings_are_called_so():
 def test_a_budget_too_small_names_one_that_does():
     error = str(planning.too_small(COSTS, 2, 41))
     minutes = next(int(word) for word in error.split() if word.isdigit() and word != "300")
-    assert choose(COSTS, 60 * minutes, 2, 41, 32) is not None
-    assert choose(COSTS, 60 * (minutes - 1), 2, 41, 32) is None
+    assert choose(MOCO, COSTS, 60 * minutes, 2, 41, 32) is not None
+    assert choose(MOCO, COSTS, 60 * (minutes - 1), 2, 41, 32) is None
 
 
 def test_larger_pictures_once_there_is_time():
-    found = [largest_side(COSTS, 3600 * hours, 2, 41, (32, 48, 64)) for hours in (1, 8, 40)]
+    found = [largest_side(MOCO, COSTS, 3600 * hours, 2, 41, (32, 48, 64)) for hours in (1, 8, 40)]
     assert found == sorted(found) and found[0] == 32 and found[-1] == 64
 
 
+@pytest.mark.parametrize("keys", [0, 1, 2])
 @pytest.mark.parametrize("train", [8, 30, 70, 200, 500, 4000, 20_000])
-def test_sizes_suit_the_pictures(train):
-    found = sizes(train)
+def test_sizes_suit_the_pictures(train, keys):
+    found = sizes(train, keys)
     assert 8 <= found.batch <= 96 and found.batch % 8 == 0
-    assert found.batch <= found.queue <= max(found.batch, train // 4)
+    least = max(1, keys) * found.batch
+    assert least <= found.queue <= max(least, train // 4)
     assert found.per_epoch == train // found.batch >= 1
 
 
