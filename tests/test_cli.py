@@ -55,7 +55,7 @@ def test_configs_are_found_by_name():
         "byol", "claim", "compare", "evaluate", "finetune", "ifm", "linear", "moco", "mocov3",
         "patch", "simclr", "texture",
     ]  # fmt: skip
-    assert len(every_config()) == 60
+    assert len(every_config()) == 68
 
 
 @pytest.mark.parametrize("given", every_config())
