@@ -17,11 +17,13 @@ from nsneg_jax.evaluation import classifier, features
 from nsneg_jax.evaluation import neighbours as knn
 from nsneg_jax.evaluation import passes as evaluation
 from nsneg_jax.input.texture_pairs import EXEMPLARS, is_photograph, made_at_once, small_recipe
-from nsneg_jax.jobs.frozen import completed, probe_settings
+from nsneg_jax.jobs.frozen import completed, finetune_settings, probe_settings
+from nsneg_jax.jobs.probing import finetuning
 from nsneg_jax.jobs.probing import program as probing
 from nsneg_jax.jobs.validation import (
     validate_evaluate,
     validate_features,
+    validate_finetune,
     validate_knn,
     validate_linear,
 )
@@ -40,12 +42,14 @@ _JOBS = {
     "step": ("pretrain",),
     "texture": ("pretrain",),
     "probe": ("linear",),
+    "finetune": ("finetune",),
     "knn": ("linear", "knn", "features"),
     "features": ("linear", "knn", "features"),
     "evaluate": ("evaluate",),
 }
 _CHECKS = {
     "probe": validate_linear,
+    "finetune": validate_finetune,
     "knn": validate_knn,
     "features": validate_features,
     "evaluate": validate_evaluate,
@@ -134,17 +138,37 @@ def _lower_probe(
     config: ConfigDict, pretrained: Pretrained, devices: Mesh, classes: int
 ) -> Lowered:
     method, state = probing.build(probe_settings(config), pretrained, 1, classes)
+    steps = probing.compile_steps(method, devices)
+    yield from _lower_training("probe", method, state, steps, _batch(config), devices)
+
+
+def _lower_finetuning(
+    config: ConfigDict, pretrained: Pretrained, devices: Mesh, classes: int
+) -> Lowered:
+    method, state = finetuning.build(finetune_settings(config), pretrained, 1, classes)
+    steps = finetuning.compile_steps(method, devices)
+    yield from _lower_training("finetune", method, state, steps, _batch(config), devices)
+
+
+def _lower_training(
+    name: str,
+    method: probe.Probe,
+    state: probe.ProbeState,
+    steps: tuple[jax.stages.Wrapped, jax.stages.Wrapped],
+    batch: dict[str, jax.ShapeDtypeStruct],
+    devices: Mesh,
+) -> Lowered:
+    """Lowers the training of a classifier, alone or with its encoder, and its evaluation."""
     state = _shapes(state)
-    train_step, end_epoch = probing.compile_steps(method, devices)
-    batch = _batch(config)
-    rates = len(config.learning_rates)
-    yield "probe: train step", train_step.lower(state, batch)
-    accuracy = jax.ShapeDtypeStruct((rates,), state.best_accuracy.dtype)
-    yield "probe: end of an epoch", end_epoch.lower(state, accuracy, 1)
+    train_step, end_epoch = steps
+    yield f"{name}: train step", train_step.lower(state, batch)
+    accuracy = state.best_accuracy
+    yield f"{name}: end of an epoch", end_epoch.lower(state, accuracy, 1)
     evaluation_step = evaluation.compile_evaluation_step(method, devices)
+    (rates,) = accuracy.shape
     sums = jax.eval_shape(lambda: probe.zero_sums(rates, state.classifier["bias"].dtype))
     lowered = evaluation_step.lower(state.backbone, state.classifier, sums, batch)
-    yield "probe: evaluation step", lowered
+    yield f"{name}: evaluation step", lowered
 
 
 def _lower_search(
@@ -208,6 +232,7 @@ def _lower_evaluation(
 
 _LOWER = {
     "probe": _lower_probe,
+    "finetune": _lower_finetuning,
     "knn": _lower_search,
     "features": _lower_features,
     "evaluate": _lower_evaluation,

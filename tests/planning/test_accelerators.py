@@ -12,7 +12,20 @@ from functools import cache
 import jax
 import pytest
 
-from configs import byol, claim, compare, evaluate, linear, moco, mocov3, patch, simclr, texture
+from configs import (
+    byol,
+    claim,
+    compare,
+    evaluate,
+    finetune,
+    ifm,
+    linear,
+    moco,
+    mocov3,
+    patch,
+    simclr,
+    texture,
+)
 from nsneg_jax.parallel import mesh
 from nsneg_jax.planning.collectives import payload_by_kind
 from nsneg_jax.planning.compile import trace_step
@@ -29,7 +42,7 @@ PRETRAINING = {
         (moco, moco.VARIANTS),
         (patch, patch.VARIANTS),
         (texture, texture.VARIANTS),
-        *((file, file.VARIANTS) for file in (byol, simclr, mocov3)),
+        *((file, file.VARIANTS) for file in (byol, simclr, mocov3, ifm)),
         *(
             (file, (*file.VARIANTS, *(file.LARGE + name for name in file.VARIANTS)))
             for file in (claim, compare)
@@ -39,6 +52,7 @@ PRETRAINING = {
 }
 OTHERS = {
     "probe": linear,
+    "finetune": finetune,
     "knn": linear,
     "features": linear,
     "evaluate": evaluate,
@@ -131,7 +145,7 @@ def test_other_programs_compile(program, variant, target, capsys):
     config = config.copy_and_resolve_references()
     config.batch_size = config.batch_size // 8 * 8  # 100 of a tiny one, for 8 devices
     found = all_costs(capsys, program, config, target, variant or "default", model)
-    assert len(found) == {"probe": 3, "evaluate": len(found)}.get(program, 1)
+    assert len(found) == {"probe": 3, "finetune": 3, "evaluate": len(found)}.get(program, 1)
     if program == "evaluate":
         names = {part.split()[1] for part in found}
         assert {"classifier", "gaussian_noise", "jpeg_compression", "saturate"} <= names

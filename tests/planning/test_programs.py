@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from configs import evaluate, linear, texture
+from configs import evaluate, finetune, linear, texture
 from nsneg_jax import corruptions, models
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation import features
@@ -44,6 +44,20 @@ def test_probe():
     for name in found:
         assert (rates, features_, classes) in shapes(found[name]), name
     assert (16, 16, 16, 3) in shapes(found["probe: train step"])
+
+
+def test_finetuning():
+    found = lowered("finetune", job_config(finetune))
+    names = ["train step", "end of an epoch", "evaluation step"]
+    assert list(found) == [f"finetune: {name}" for name in names]
+    assert (1, 16, 10) in shapes(found["finetune: train step"])
+    assert (16, 16, 16, 3) in shapes(found["finetune: train step"])
+    # unlike a probe's, the step computes the encoder's gradient
+    flops = [
+        lowered(name, job_config(file))[f"{name}: train step"].cost_analysis()["flops"]
+        for name, file in (("probe", linear), ("finetune", finetune))
+    ]
+    assert flops[1] > 2 * flops[0]
 
 
 def test_search_is_of_the_sizes_that_the_job_takes():
