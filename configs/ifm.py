@@ -13,8 +13,8 @@ With patch negatives besides:
     python main.py --config=configs/ifm.py --workdir=runs/ifm-patch --config.negatives.kind=patch \\
         --config.negatives.num=1 --config.negatives.alpha=2
 
-The rows "MoCo*" of Ge et al. have IFM's hyper-parameters; their repository's command has no epsilon
-(configs/moco.py and patch.py). No figures of IFM with non-semantic negatives are known.
+The rows "MoCo*" of Ge et al. have IFM's hyper-parameters, which are recipe B's (configs/moco.py and
+patch.py); we know of no epsilon in them, nor of figures of IFM with non-semantic negatives.
 """
 
 from ml_collections import ConfigDict
