@@ -329,13 +329,15 @@ def build_schedule(
 
 
 def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Builds the optimiser of a pre-training config."""
-    return optimizer.make(
+    """Builds the optimiser of a pre-training config, with its anchor if there is one."""
+    made = optimizer.make(
         config.optimizer.name,
         schedule,
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
     )
+    anchor = config.optimizer.anchor
+    return optimizer.anchored(made, anchor) if anchor else made
 
 
 def placement(config: ConfigDict, method: Method) -> Placement:

@@ -19,6 +19,7 @@ from nsneg_jax.jobs.fields.table import check_fields
 from nsneg_jax.methods import siamese
 from nsneg_jax.methods.negatives import parse, scaled_patch_range, validate_alignment
 from nsneg_jax.models.transformers import vit
+from nsneg_jax.pretrained import UNTRAINED
 from nsneg_jax.training.workdir import flatten
 
 _FEWEST_PER_GROUP = 2
@@ -159,7 +160,7 @@ def _check_frozen_encoder(
     check = _Checker(config, job)
     check.expect(
         "pretrained",
-        bool(config.pretrained.removeprefix("untrained:")),
+        bool(config.pretrained.removeprefix(UNTRAINED)),
         f"the workdir of a {run} or a checkpoint folder in it",
     )
     check.divisible_batch(devices)
@@ -177,6 +178,7 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         UsageError: a field is wrong; the message names the first one.
     """
     check = _Checker(config, "pretrain")
+    _check_start(check, config)
     warmup, largest = config.optimizer.warmup_epochs, config.views.blur_sigma[1]
     check.expect(
         "optimizer.warmup_epochs", warmup < config.epochs, f"less than epochs, {config.epochs}"
@@ -223,6 +225,32 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
             "moco.queue_size",
             config.moco.queue_size % devices == 0,
             f"a multiple of the {devices} devices that share it (moco.shard_queue)",
+        )
+
+
+def _check_start(check: _Checker, config: ConfigDict) -> None:
+    """Checks the weights that a run starts from, and how it is held to them."""
+    check.expect(
+        "pretrained",
+        not config.pretrained.startswith(UNTRAINED),
+        "the workdir of a run or a checkpoint folder in it, or '' for initial weights, which are "
+        "drawn from the seed",
+    )
+    anchor = config.optimizer.anchor
+    check.expect(
+        "optimizer.anchor",
+        not anchor or bool(config.pretrained),
+        "0 while pretrained is '': it holds the backbone to the weights of that run, and initial "
+        "ones are worth nothing. Give them with --config.pretrained=RUN, or leave the anchor out",
+    )
+    if config.optimizer.name == "sgd":
+        # Where gradient descent with momentum begins to swing wider with every step.
+        most = 2 * (1 + config.optimizer.momentum) / config.optimizer.learning_rate
+        check.expect(
+            "optimizer.anchor",
+            anchor < most,
+            f"less than {most:.3g}, which is 2 (1 + momentum) / learning_rate, because the steps "
+            "of 'sgd' would carry the backbone beyond its start, further each time",
         )
 
 

@@ -1,12 +1,14 @@
 """Optimisers and learning-rate schedules by name, through Optax."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from nsneg_jax.errors import UsageError
+from nsneg_jax.models.encoder import HEAD, Tree
 from nsneg_jax.registry import Registry
 
 Optimizer = Callable[..., optax.GradientTransformation]
@@ -81,6 +83,67 @@ def make(name: str, schedule: optax.Schedule, **settings: Any) -> optax.Gradient
     return OPTIMIZERS[name](schedule, **settings)
 
 
+class Anchored(NamedTuple):
+    """State of `anchored`.
+
+    Attributes:
+        start: the backbone's parameters before the first step.
+        inner: state of the optimiser that follows.
+    """
+
+    start: Tree
+    inner: optax.OptState
+
+
+def anchored(
+    optimizer: optax.GradientTransformation, weight: float
+) -> optax.GradientTransformation:
+    """Makes an optimiser that also pulls the backbone to where it began (L2-SP).
+
+    Before each step of `optimizer` it adds weight * (params - start) to the gradient: that of half
+    the squared distance to the starting parameters (Xuhong et al. 2018). The anchor is so a term of
+    the loss with every optimiser, as in fine-tuning. It is coupled: AdamW and LARS scale it
+    together with the loss's gradient, where AdamW's weight decay bypasses that scale.
+
+    Heads are free. What is trained is the encoder's parameters, whose head is `HEAD`, or a tuple
+    that begins with them.
+
+    Args:
+        optimizer: the optimiser that gets the sum.
+        weight: 0 or more.
+    """
+
+    def init(params: Any) -> Anchored:
+        # Copied, because the step donates the parameters and this state apart.
+        start = jax.tree.map(jnp.copy, _without_head(_encoder_of(params)))
+        return Anchored(start, optimizer.init(params))
+
+    def update(gradients: Any, state: optax.OptState, params: Any = None) -> tuple[Any, Anchored]:
+        assert isinstance(state, Anchored) and params is not None
+        encoder = _encoder_of(params)
+        pulled = dict(_encoder_of(gradients))
+        for name, start in state.start.items():
+            pulled[name] = jax.tree.map(
+                lambda gradient, now, then: gradient + weight * (now - then),
+                pulled[name],
+                encoder[name],
+                start,
+            )
+        whole = (pulled, *gradients[1:]) if isinstance(gradients, tuple) else pulled
+        updates, inner = optimizer.update(whole, state.inner, params)
+        return updates, Anchored(state.start, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _encoder_of(trained: Any) -> Tree:
+    return dict(trained[0] if isinstance(trained, tuple) else trained)
+
+
+def _without_head(params: Tree) -> Tree:
+    return {name: leaf for name, leaf in params.items() if name != HEAD}
+
+
 def learning_rate_schedule(
     kind: str,
     learning_rate: float,
@@ -113,7 +176,7 @@ def learning_rate_schedule(
         rate = by_epoch(step // steps_per_epoch)
         if not warmup_steps:
             return rate
-        return rate * jax.numpy.minimum((step + 1) / warmup_steps, 1)
+        return rate * jnp.minimum((step + 1) / warmup_steps, 1)
 
     return by_step
 

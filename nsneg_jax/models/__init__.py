@@ -3,10 +3,19 @@
 from nsneg_jax.models.build import (
     NETWORKS,
     Predictor,
+    backbone_settings,
     build,
     has_batch_norm,
     register,
     structure,
 )
 
-__all__ = ["NETWORKS", "Predictor", "build", "has_batch_norm", "register", "structure"]
+__all__ = [
+    "NETWORKS",
+    "Predictor",
+    "backbone_settings",
+    "build",
+    "has_batch_norm",
+    "register",
+    "structure",
+]

@@ -34,6 +34,10 @@ _COMMON = (
     *("token_pooling", "freeze_tokens", "remat"),
 )
 
+# Settings that leave the backbone's weights, and the features that they give, as they are.
+_OF_HEAD = ("dim", "mlp", "head", "head_hidden")
+_OF_TRAINING = ("bn_groups", "bn_running", "freeze_tokens", "remat")
+
 
 def register(name: str, factory: Factory) -> None:
     """Registers a network under a name, which configs give as `model.arch`.
@@ -132,6 +136,31 @@ def has_batch_norm(arch: str, **settings: Any) -> bool:
     """Returns whether a network with these settings has statistics of batches."""
     encoder, *trees = structure(arch, **settings)
     return bool(jax.tree.leaves(encoder.statistics(*trees)))
+
+
+def backbone_settings(arch: str, **settings: Any) -> dict[str, Any]:
+    """Returns the settings that networks must share for one to take the other's backbone.
+
+    Args:
+        arch: a name in `NETWORKS`.
+        settings: settings of the network; others are ignored.
+
+    Returns:
+        Those of `settings` that decide the backbone's weights and the features that they give, with
+        the numbers that stand for a ViT's zeros.
+    """
+    free = (*_OF_HEAD, *_OF_TRAINING)
+    own = {name: settings[name] for name in _settings_of(NETWORKS[arch])
+           if name in settings and name not in free}  # fmt: skip
+    if arch not in vit.ARCHS:
+        return own
+    _, of_arch, blocks = vit.ARCHS[arch]
+    for name, published in (("attention_heads", of_arch), ("blocks", blocks)):
+        if name in own:
+            own[name] = own[name] or published
+    if own.get("positions") == "sincos":  # the grid means nothing then
+        own.pop("position_grid", None)
+    return own
 
 
 def _split(network: nnx.Module, settings: dict[str, Any]) -> tuple[Encoder, Tree, Tree]:

@@ -6,10 +6,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nsneg_jax import models
+from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.identity import check_same_data
 from nsneg_jax.jobs import build, opening
 from nsneg_jax.jobs.opening import Resumption, Run
 from nsneg_jax.jobs.pretraining.data import Data
+from nsneg_jax.jobs.pretraining.starting import weights_of
 from nsneg_jax.methods.method import Method
 from nsneg_jax.parallel import mesh
 from nsneg_jax.parallel.watchdog import alive
@@ -22,7 +25,10 @@ from nsneg_jax.training.unreadable import listed
 
 @dataclass
 class Training:
-    """The method, its state, and the metrics that are not yet written."""
+    """The method, its state, and the metrics that are not yet written.
+
+    `origin` says which weights the first start began with; '' for initial ones.
+    """
 
     method: Method
     placement: Placement
@@ -31,26 +37,37 @@ class Training:
     start: int
     replaced: float  # samples of another image than the order's, until the window
     watch: CollapseWatch
+    origin: str
 
 
 def build_or_restore(config: ConfigDict, run: Run, data: Data, resumption: Resumption) -> Training:
     """Builds the state of a new run, or restores it from the run's newest checkpoint.
 
     Raises:
-        UsageError: the network or the images are not those of the checkpoint.
+        UsageError: the network or the images are not those of the checkpoint, or a new run cannot
+            begin with the weights of `config.pretrained`.
         RunError: the checkpoint cannot be read.
     """
     checkpoints, resumed = resumption.checkpoints, resumption.step
     if resumption.progress is not None:
         opening.check_same_model(config.model, resumption.progress, run.workdir)
-    method, state = build.build(config, data.steps_per_epoch)
+        _check_not_both(config, resumption.progress, run)
+    encoder, params, stats = models.build(**config.model, seed=config.seed)
+    origin = ""
+    if resumed is None and config.pretrained:
+        alive(f"reading the weights of {config.pretrained}")
+        params, stats, origin = weights_of(config, params, stats)
+    method = build.build_method(config, encoder, data.steps_per_epoch)
+    state = method.init(params, stats)
+    if origin and getattr(state, "params_p", {}):
+        origin += " and a new prediction head"
     placement = build.placement(config, method)
     state = mesh.put(state, state_sharding(method, run.devices, placement, state))
     # Their weights let a query's own negatives win for long; five of them fill its top 5.
     choices = method.choices(config.batch_size) if method.views.num_negatives < 5 else 0
     if resumed is None:
         watch = CollapseWatch(config.collapse_steps, choices)
-        return Training(method, placement, state, Window(), 0, 0, watch)
+        return Training(method, placement, state, Window(), 0, 0, watch, origin)
     alive(f"restoring the checkpoint of step {resumed}")
     state, progress = checkpoints.restore(resumed, state)
     for name, source in (("data", data.source), ("textures", data.textures)):
@@ -63,7 +80,24 @@ def build_or_restore(config: ConfigDict, run: Run, data: Data, resumption: Resum
     window, replaced = Window(**progress["window"]), progress.get("replaced_samples", 0)
     watched = progress.get("collapse", {"at": resumed})
     watch = CollapseWatch(config.collapse_steps, choices, **watched)
-    return Training(method, placement, state, window, resumed, replaced, watch)
+    origin = progress.get("starts_from", "")
+    return Training(method, placement, state, window, resumed, replaced, watch, origin)
+
+
+def _check_not_both(config: ConfigDict, progress: Mapping[str, Any], run: Run) -> None:
+    """Checks that a run which resumes an imported checkpoint asks for no other weights.
+
+    Such a checkpoint has no config, which would tell them apart.
+
+    Raises:
+        UsageError: it does.
+    """
+    if "official" in progress and "config" not in progress and config.pretrained:
+        raise UsageError(
+            f"pretrained is {config.pretrained!r}, but the workdir {run.workdir} has an imported "
+            "checkpoint, with which this run would go on instead. Leave --config.pretrained out to "
+            "go on with that, or give another --workdir for a new run from these weights."
+        )
 
 
 def progress_of(fields: Mapping[str, Any], training: Training, data: Data) -> dict[str, Any]:
@@ -89,4 +123,5 @@ def progress_of(fields: Mapping[str, Any], training: Training, data: Data) -> di
         "batch_size": fields["batch_size"],
         "negatives": training.method.views.num_negatives,
         "optimizer": fields["optimizer"],
+        **({"starts_from": training.origin} if training.origin else {}),
     }

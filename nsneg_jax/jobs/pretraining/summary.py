@@ -53,6 +53,11 @@ def at_start(config: ConfigDict, run: Run, data: Data, training: Training) -> st
     lines = [
         ("data", f"{source.name}: {len(source):,} images, {classes}"),
         ("encoder", f"{config.model.arch}, {parameters:,} parameters, {config.model.dtype}"),
+        *(
+            [("started" if training.start else "starts", f"from {training.origin}")]
+            if training.origin
+            else []
+        ),
         ("method", _method(config, training)),
         ("devices", f"{devices.size} x {kind}, batch {batch}{norm}"),
         ("rate", f"{optimizer.learning_rate:g}, {optimizer.schedule}{warmup}, {optimizer.name}"),

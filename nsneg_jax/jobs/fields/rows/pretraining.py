@@ -45,6 +45,13 @@ PRETRAINING = (
         is_wordy=True,
     ),
     Field(
+        "pretrained",
+        "",
+        Text(),
+        "encoder to start from: a workdir, or a checkpoint folder in it, of the same network; '' = "
+        "initial weights drawn from the seed",
+    ),
+    Field(
         "seed",
         0,
         shared.SEED,
@@ -274,6 +281,14 @@ PRETRAINING = (
         shared.RATE_REASON,
     ),
     *shared.scheduling(milestones=(120, 160), weight_decay=1e-4),
+    Field(
+        "optimizer.anchor",
+        0.0,
+        Number(0, 1000),
+        "weight of half the squared distance of the backbone to its `pretrained` weights (L2-SP); "
+        "0 = none",
+        "the backbone would not move at larger ones",
+    ),
     switch(
         "optimizer.shard",
         False,
