@@ -176,7 +176,11 @@ def _pretraining_content(
     name = progress.get("optimizer", {}).get("name", _SGD)
     if name == _SGD:
         # The structure of optax.chain(add_decayed_weights, sgd), see methods/optimizer.py.
-        trace = to_state_dict(state["opt_state"][1][0]["trace"])
+        kept = state["opt_state"]
+        anchored = isinstance(kept, dict)
+        trace = to_state_dict((kept["inner"] if anchored else kept)[1][0]["trace"])
+        if anchored:
+            notes.append("note       the anchor is left out: the original has none")
         content["optimizer"] = write_momentum(trace, settings, 2 * len(parameters))
     else:
         notes.append(

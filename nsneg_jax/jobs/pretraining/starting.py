@@ -38,14 +38,16 @@ def weights_of(config: ConfigDict, params: Tree, stats: Tree) -> tuple[Tree, Tre
     folder = find_checkpoint(config.pretrained)
     found = load_pretrained(folder, config.model.dtype, config.model.precision)
     _check_same_network(config, found)
-    given = {name: tree for name, tree in params.items() if name != HEAD}
-    given_stats = {name: tree for name, tree in stats.items() if name != HEAD}
-    taken = _arranged((found.params, found.stats), (given, given_stats), found.origin)
+    own, own_stats = (
+        {name: tree for name, tree in each.items() if name != HEAD} for each in (params, stats)
+    )
+    taken, taken_stats = _arranged((found.params, found.stats), (own, own_stats), found.origin)
     has_head = _has_head(config.model, found, params, stats)
     if has_head:
-        taken[0][HEAD] = found.head
-        taken[1] |= {HEAD: found.head_stats} if HEAD in stats else {}
-    params, stats = jax.tree.map(jnp.asarray, (params | taken[0], stats | taken[1]))
+        taken[HEAD] = found.head
+        if HEAD in stats:
+            taken_stats[HEAD] = found.head_stats
+    params, stats = jax.tree.map(jnp.asarray, (params | taken, stats | taken_stats))
     file = (read_progress(folder).get("official") or {}).get("file")
     origin = f"{found.origin} ({file})" if file else found.origin
     return params, stats, f"{origin}, with {'its' if has_head else 'a new'} projection head"

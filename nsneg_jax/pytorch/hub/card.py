@@ -77,7 +77,11 @@ def _what_it_is(source: Pretrained, history: History, features: int) -> str:
     odd = "" if width == 64 else f" of width {width}"
     text = f"A {network} encoder{odd}: {features:,} features, {count:,} parameters. "
     if history.config:
-        text += f"It was pre-trained without labels by {_method(history.config)}"
+        if history.config.get("pretrained"):
+            text += f"It began with the weights of {_start(history)}, and was trained on"
+        else:
+            text += "It was pre-trained"
+        text += f" without labels by {_method(history.config)}"
         text += f": {_PAPER}." if _negatives(history.config) else "."
     else:
         text += "How it was pre-trained is not recorded with it."
@@ -89,6 +93,11 @@ def _what_it_is(source: Pretrained, history: History, features: int) -> str:
         text += "" if source.classes else ", whose names are not recorded"
         text += "."
     return text
+
+
+def _start(history: History) -> str:
+    """Names the weights that a run began with, without the folders of one machine."""
+    return history.started_from or named(str(history.config["pretrained"]))
 
 
 def _network(model: Mapping[str, Any]) -> str:
@@ -127,6 +136,8 @@ def _training(source: Pretrained, history: History) -> Iterator[tuple[str, str]]
         return
     images = "" if history.images is None else f", {history.images:,} images"
     yield "data", f"{named(fields.get('data.source', ''))}, split {value('data.split')}{images}"
+    if fields.get("pretrained"):
+        yield "started from", _start(history)
     yield "method", _method(history.config)
     kind = fields.get("negatives.kind", "none")
     if kind != "none":
@@ -153,7 +164,8 @@ def _training(source: Pretrained, history: History) -> Iterator[tuple[str, str]]
     yield (
         "optimiser",
         f"{value('optimizer.name')}, learning rate {value('optimizer.learning_rate')}, momentum "
-        f"{value('optimizer.momentum')}, weight decay {value('optimizer.weight_decay')}",
+        f"{value('optimizer.momentum')}, weight decay {value('optimizer.weight_decay')}"
+        + (f", anchor {value('optimizer.anchor')}" if fields.get("optimizer.anchor") else ""),
     )
     yield "schedule", f"{value('optimizer.schedule')} over {value('epochs')} epochs"
     step = "unknown" if history.step is None else f"{history.step:,}"

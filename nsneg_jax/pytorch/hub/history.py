@@ -32,6 +32,7 @@ class History:
         images: number of its training images; None if unknown.
         start: last entry of its starts.jsonl.
         imported: file that the pre-training was imported from, or ''.
+        started_from: weights that the pre-training began with, or '' for initial ones.
         probe: config of the linear probe, nested dicts.
         figures: (what, value in %, note) of the checkpoint.
     """
@@ -41,6 +42,7 @@ class History:
     images: int | None = None
     start: Mapping[str, Any] = field(default_factory=dict)
     imported: str = ""
+    started_from: str = ""
     probe: Mapping[str, Any] = field(default_factory=dict)
     figures: tuple[tuple[str, float, str], ...] = ()
 
@@ -88,6 +90,7 @@ def _of_pretraining(
         images=progress.get("images"),
         start=(_lines(folder, STARTS) or [{}])[-1],
         imported=_imported(progress),
+        started_from=str(progress.get("starts_from", "")).rpartition("/")[2],
         figures=_measured(folder, step),
     )
 

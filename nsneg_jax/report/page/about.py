@@ -52,6 +52,7 @@ def facts(run: Run) -> dict[str, str]:
     return {
         "data": _data(run),
         "encoder": _encoder(config) if is_pretraining else _encoder_of(run),
+        "started from": str(config.get(_ENCODER, "")) if is_pretraining else "",
         "classifier": str(run.results.get("classifier", "")),
         "method": _method(config) if is_pretraining else "",
         "negatives": _negatives(config) if is_pretraining else "",
@@ -96,7 +97,7 @@ def settings(runs: Sequence[Run]) -> str:
         if len(of_job) < 2:
             continue
         different, equal = differences(of_job)
-        if list(different) == [_ENCODER]:
+        if list(different) == [_ENCODER] and job != "pretrain":
             continue  # the table of results names the encoders
         rows = [[name, *map(_value, values)] for name, values in different.items()]
         parts.append(html.heading(_JOBS.get(job, job)))
@@ -255,6 +256,8 @@ def _schedule(config: Mapping[str, Any]) -> str:
     name = optimizer.get("name", "sgd")
     if "weight_decay" in optimizer:
         text += f"; {name}, weight decay {optimizer['weight_decay']}"
+    if optimizer.get("anchor"):
+        text += f", anchor {optimizer['anchor']:g}"
     return f"{text}; seed {config.get('seed')}"
 
 
