@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from nsneg_jax import models
 from nsneg_jax.errors import UsageError
 from nsneg_jax.methods.moco import TrainState, queue_pointer
 from nsneg_jax.methods.optimizer import sgd
@@ -96,6 +97,7 @@ def import_file(
                 "classes    the file names none; jobs that classify find them in their test data,\n"
                 "           or take them from --config.classes=FILE"
             )
+        lines.append(f"train on   nsneg pretrain --config=patch {_backbone_flags(found, workdir)}")
     with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
         checkpoints.save(step, state, progress | {"model": found.model, "official": origin})
         folder = checkpoints.folder / str(step)
@@ -336,3 +338,10 @@ def _flags(found: Found, workdir: Path, batch_size: int) -> list[str]:
     fields = [f"model.{name}={model[name]}" for name in own]
     fields += [f"moco.queue_size={found.filled_queue()[0].shape[1]}", f"batch_size={batch_size}"]
     return [f"--workdir={workdir}", *(f"--config.{field}" for field in fields)]
+
+
+def _backbone_flags(found: Found, workdir: Path) -> str:
+    """Returns the flags of a new pre-training that begins with the checkpoint."""
+    settings = {"arch": found.model["arch"]} | models.backbone_settings(**found.model)
+    fields = [f"--config.model.{name}={value}" for name, value in settings.items()]
+    return " ".join([f"--workdir={workdir}-on", f"--config.pretrained={workdir}", *fields])

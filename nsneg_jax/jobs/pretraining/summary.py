@@ -82,7 +82,12 @@ def considerations(config: ConfigDict, run: Run, data: Data) -> Iterator[str]:
         )
     rate = config.optimizer.learning_rate
     recipe = _RECIPES.get(rate)
-    if config.optimizer.name == "sgd" and recipe not in (None, batch):
+    if config.pretrained and config.optimizer.name == "sgd" and recipe:
+        yield (
+            f"the learning rate {rate:g} is a recipe's, for initial weights: a tenth of it, "
+            f"--config.optimizer.learning_rate={rate / 10:g}, keeps more of what trained ones hold"
+        )
+    elif config.optimizer.name == "sgd" and recipe not in (None, batch):
         yield (
             f"the learning rate {rate:g} is that of batches of {recipe}: scaled to {batch} it is "
             f"--config.optimizer.learning_rate={rate * batch / recipe:.3g}"
