@@ -60,6 +60,18 @@ def cos(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return functional.normalize(a, dim=1) @ functional.normalize(b, dim=1).T
 
 
+class Anchor:
+    """Half the squared distance of an encoder without its head to where it began, weighted."""
+
+    def __init__(self, encoder: nn.Module, weight: float):
+        self.weight = weight
+        named = [(name, leaf) for name, leaf in encoder.named_parameters() if name[:3] != "fc."]
+        self.pairs = [(leaf, leaf.detach().clone()) for _, leaf in named]
+
+    def __call__(self):
+        return self.weight / 2 * sum(((now - then) ** 2).sum() for now, then in self.pairs)
+
+
 class SymmetricMoCo:
     """MoCo-v2 with both views as queries, in one batch-norm group, begun with our state."""
 
@@ -68,6 +80,7 @@ class SymmetricMoCo:
         self.encoder = ResNet(model.arch, model.dim, model.mlp, model.width).double()
         fill(self.encoder, to_state_dict(state.params_q, state.stats_q))
         self.target = deepcopy(self.encoder).requires_grad_(False)
+        self.anchor = Anchor(self.encoder, config.optimizer.anchor)
         self.queue = torch.from_numpy(np.array(state.queue))
         self.pointer = 0
         self.sgd = torch.optim.SGD(
@@ -100,7 +113,7 @@ class SymmetricMoCo:
         for group in self.sgd.param_groups:
             group["lr"] = lr
         self.sgd.zero_grad()
-        loss.backward()
+        (loss + self.anchor()).backward()
         self.sgd.step()
         for key in torch.cat(keys[::-1]):  # those of the first views first
             self.queue[self.pointer] = key
@@ -119,6 +132,7 @@ class Reference:
         self.encoder.double()
         fill(self.encoder, to_state_dict(state.params_q, state.stats_q))
         self.target = deepcopy(self.encoder).requires_grad_(False)
+        self.anchor = Anchor(self.encoder, config.optimizer.anchor)
         trained = list(self.encoder.parameters())
         self.predictor = None
         if config.method != "simclr":
@@ -147,7 +161,7 @@ class Reference:
         for group in self.sgd.param_groups:
             group["lr"] = lr
         self.sgd.zero_grad()
-        loss.backward()
+        (loss + self.anchor()).backward()
         self.sgd.step()
         if self.config.method == "byol":  # after the step, with the new parameters
             self.follow(self.step_number)

@@ -105,12 +105,24 @@ def test_byol_is_pytorch_s():
     assert {"nonsemantic_similarity", "positive_similarity", "embedding_std"} <= metrics.keys()
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("devices", [1, 8])
+def test_an_anchor_is_a_term_of_pytorch_s_loss(devices):
+    """Of the loss that has a gradient: the figure in the metrics is without it."""
+    values = {"optimizer.anchor": 2.0, "negatives.kind": "none", "negatives.num": 0}
+    held, _ = replayed(config_of("byol", **values), devices)
+    began = build(config_of("byol"), STEPS_PER_EPOCH)[1]
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), held.params_q, began.params_q)
+    assert all(leaf > 0 for leaf in jax.tree.leaves(moved))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize(
     ("method", "values"),
     [
+        *((method, {"optimizer.anchor": 2.0}) for method in ("byol", "simclr", "mocov3")),
         ("byol", {"negatives.num": 3, "negatives.alpha": 0.2}),
         ("byol", {"siamese.merge_passes": False}),
         ("byol", {"negatives.kind": "none", "negatives.num": 0, "negatives.alpha": 0.0}),
@@ -133,8 +145,10 @@ def test_each_method_is_pytorch_s(method, values, devices):
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("devices", [1, 8])
-def test_symmetric_moco_is_pytorch_s(devices):
+@pytest.mark.parametrize("anchor", [0.0, 2.0])
+def test_symmetric_moco_is_pytorch_s(anchor, devices):
     values = {"moco.symmetric": True, "model.head_hidden": 0, "negatives.num": 2}
+    values |= {"optimizer.anchor": anchor}
     config = config_of("moco", **values)
     method, state = build(config, STEPS_PER_EPOCH)
     reference = SymmetricMoCo(config, jax.device_get(state))
