@@ -69,6 +69,14 @@ def checkpoint_of_untrained(workdir: Path, **overrides) -> Path:
     return workdir
 
 
+def damage(folder: Path) -> None:
+    """Changes a byte in the middle of each file of a checkpoint's values."""
+    for path in (folder / "state").rglob("d/*"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+
+
 def expected_features(pretrained: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Features and labels of 83 shapes of 16 px, all in one batch."""
     loaded = load_pretrained(pretrained)

@@ -5,19 +5,11 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny import metrics_lines, tiny_config, tiny_linear_config
+from tiny import damage, metrics_lines, tiny_config, tiny_linear_config
 
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.jobs.linear import linear
 from nsneg_jax.jobs.pretrain import pretrain
-
-
-def damage(folder) -> None:
-    """Changes a byte in the middle of each file of values."""
-    for path in (folder / "state").rglob("d/*"):
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 4
-        path.write_bytes(data)
 
 
 def test_pretraining(tmp_path, capsys):
