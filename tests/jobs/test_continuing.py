@@ -2,12 +2,19 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import torch
+from official_states import fill
 from tiny import checkpoint_of_untrained, damage, metrics_lines, tiny_config
 
+import main
+from benchmarks.torch_peer import ResNet
 from configs import byol, mocov3, patch, simclr
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.jobs.build import build
@@ -15,11 +22,13 @@ from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.models.encoder import HEAD
 from nsneg_jax.pretrained import load_pretrained
 from nsneg_jax.pytorch.exporting import export
+from nsneg_jax.pytorch.names import to_state_dict
 from nsneg_jax.report.page.about import facts
 from nsneg_jax.report.page.runs import read
-from nsneg_jax.training.checkpoints.checkpoint import read_progress
+from nsneg_jax.training.checkpoints.checkpoint import read_checkpoint, read_progress
 
 ONE = jax.devices()[:1]
+ROOT = Path(main.__file__).parent
 RECIPES = {"moco": patch, "symmetric": patch, "byol": byol, "simclr": simclr, "mocov3": mocov3}
 VIT = {
     "model.arch": "vit_tiny",
@@ -306,3 +315,37 @@ def test_a_run_of_an_earlier_version_has_no_start(tmp_path):
     assert before["pretrained"] == "" and before["optimizer"]["anchor"] == 0.0
     progress = read_progress(tmp_path / "checkpoints" / "1")
     assert "starts_from" not in progress
+
+
+def test_a_file_of_pytorch_is_trained_on(tmp_path):
+    network = ResNet("resnet18", 4, False, 4)
+    weights = {k: v for k, v in fill(network.state_dict()).items() if not k.startswith("fc.")}
+    torch.save(weights, tmp_path / "resnet18.pth")
+
+    def command(*argv):
+        ran = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    program = ["-m", "nsneg_jax"]
+    said = command(
+        *program, "convert", "import", str(tmp_path / "resnet18.pth"), str(tmp_path / "start")
+    )
+    (line,) = (line for line in said.splitlines() if line.startswith("train on"))
+    _, _, line = line.partition(" nsneg ")
+    own = ["total_steps=2", "batch_size=16", "moco.queue_size=72", "model.dim=8", "pictures=False",
+           "knn_every_epochs=0", "data.source=shapes:80", "data.image_size=32", "data.workers=0",
+           "model.bn_groups=2", "optimizer.learning_rate=0.01", "optimizer.anchor=0.01",
+           "views.blur_probability=0"]  # fmt: skip
+    said = command(*program, *line.split(), *(f"--config.{each}" for each in own))
+    assert f"from {tmp_path}/start, step 0 (resnet18.pth), with a new projection head" in " ".join(
+        said.split()
+    )
+    assert "done: 2 steps" in said
+
+    state, _ = read_checkpoint(tmp_path / "start-on" / "checkpoints" / "2", "opt_state", "params_q")
+    started = to_state_dict(state["opt_state"]["start"])
+    for name, array in started.items():
+        np.testing.assert_array_equal(array, weights[name].numpy(), err_msg=name)
+    moved = to_state_dict(without_head(state["params_q"]))
+    assert all((moved[name] != array).any() for name, array in started.items())
