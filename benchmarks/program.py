@@ -7,12 +7,12 @@
 
 The program is the job's own, compiled by the accelerator's compiler. This needs JAX's package for
 it (`jax[cuda13]` or `jax[tpu]`), but no accelerator. Targets: h100:N, or a TPU slice by v4, v5e,
-v5p or v6e and its topology. Programs, with the config of their job: step
-and texture (configs/moco.py, patch.py, texture.py ...), probe, knn and features (configs/linear.py),
-finetune (configs/finetune.py), evaluate (configs/evaluate.py). The latter five read the encoder of `--encoder=configs/patch.py`,
-whose fields are set by flags such as --encoder.model.arch=resnet18, and have `--classes=100`. knn
-is the search for neighbours; evaluate has every corruption, once for severities that share a
-program.
+v5p or v6e and its topology. Programs, with the config of their job: step and texture
+(configs/moco.py, patch.py, texture.py ...), probe, knn and features (configs/linear.py), finetune
+(configs/finetune.py), evaluate (configs/evaluate.py). The latter five read the encoder of
+`--encoder=configs/patch.py`, whose fields are set by flags such as --encoder.model.arch=resnet18,
+and have `--classes=100`. knn is the search for neighbours; evaluate has every corruption, once for
+severities that share a program.
 
 Fields of a line; sizes are of one device and one run of the program, a GB is 10^9 bytes:
 

@@ -150,8 +150,11 @@ def backbone_settings(arch: str, **settings: Any) -> dict[str, Any]:
         the numbers that stand for a ViT's zeros.
     """
     free = (*_OF_HEAD, *_OF_TRAINING)
-    own = {name: settings[name] for name in _settings_of(NETWORKS[arch])
-           if name in settings and name not in free}  # fmt: skip
+    own = {
+        name: settings[name]
+        for name in _settings_of(NETWORKS[arch])
+        if name in settings and name not in free
+    }
     if arch not in vit.ARCHS:
         return own
     _, of_arch, blocks = vit.ARCHS[arch]
