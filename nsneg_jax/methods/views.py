@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.methods.colour import HUE, Planes, choose, grayscale, images_of, planes_of
-from nsneg_jax.methods.photometric import color_jitter, gaussian_blur
+from nsneg_jax.methods.operations.colour import HUE, Planes, choose, grayscale, images_of, planes_of
+from nsneg_jax.methods.operations.photometric import color_jitter, gaussian_blur
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

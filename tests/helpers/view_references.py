@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage import data
 from sklearn.datasets import load_sample_image
 
-from nsneg_jax.methods.colour import images_of, planes_of
+from nsneg_jax.methods.operations.colour import images_of, planes_of
 
 
 @cache

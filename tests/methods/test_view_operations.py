@@ -18,8 +18,9 @@ from view_references import (
     three_boxes,
 )
 
-from nsneg_jax.methods import colour, photometric, views
-from nsneg_jax.methods.colour import BRIGHTNESS, CONTRAST, SATURATION
+from nsneg_jax.methods import views
+from nsneg_jax.methods.operations import colour, photometric
+from nsneg_jax.methods.operations.colour import BRIGHTNESS, CONTRAST, SATURATION
 
 
 def psnr(a, b):

@@ -23,8 +23,9 @@ from view_references import (
 )
 
 from nsneg_jax.errors import UsageError
-from nsneg_jax.methods import photometric, views
-from nsneg_jax.methods.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from nsneg_jax.methods import views
+from nsneg_jax.methods.operations import photometric
+from nsneg_jax.methods.operations.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from nsneg_jax.methods.views import V1, V2, ViewDraws, ViewRecipe
 
 ORDERS = np.array(list(permutations(range(4))), np.int32)

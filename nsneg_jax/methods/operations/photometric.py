@@ -12,7 +12,7 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 
-from nsneg_jax.methods.colour import CONTRAST, HUE, Planes, blend, mean_luma, turn_hue
+from nsneg_jax.methods.operations.colour import CONTRAST, HUE, Planes, blend, mean_luma, turn_hue
 
 
 def color_jitter(
