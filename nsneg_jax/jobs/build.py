@@ -16,6 +16,7 @@ from nsneg_jax.input.sources.source import open_files
 from nsneg_jax.input.splits import agree_on_files
 from nsneg_jax.input.texture_pairs import MadeTextures, pair_folders
 from nsneg_jax.methods import optimizer, siamese
+from nsneg_jax.methods.accumulation import Parts
 from nsneg_jax.methods.batches import ViewMaker
 from nsneg_jax.methods.contrast import LOSSES, ContrastiveLoss
 from nsneg_jax.methods.method import Method
@@ -52,6 +53,7 @@ def build_moco(
         momentum=config.moco.momentum,
         groups=config.model.bn_groups,
         merge_passes=config.moco.merge_passes,
+        parts=build_parts(config),
     )
 
 
@@ -135,6 +137,7 @@ def _siamese(
         views=replace(views, of_both=True),
         groups=config.model.bn_groups,
         merge_passes=config.siamese.merge_passes,
+        parts=build_parts(config),
         **(common | parts),
     )
 
@@ -168,6 +171,10 @@ METHODS: Registry[Builder] = Registry(
         siamese.MOCOV3: build_mocov3,
     },
 )
+
+
+# Methods whose queries may be divided into parts, because nothing else has a gradient.
+ACCUMULATING = ("moco", siamese.BYOL, siamese.MOCOV3)
 
 
 def register(name: str, builder: Builder) -> None:
@@ -312,6 +319,11 @@ def open_textures(config: ConfigDict, images: Source, workdir: Path) -> tuple[So
             "negatives.texture_source to 'made'."
         )
     return pair_folders(images, textures, settings.missing)
+
+
+def build_parts(config: ConfigDict) -> Parts:
+    """Builds the parts of a pre-training's queries that take turns."""
+    return Parts(config.optimizer.accumulate, config.model.bn_running)
 
 
 def build_schedule(

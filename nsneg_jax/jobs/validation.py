@@ -8,6 +8,7 @@ import os
 
 from ml_collections import ConfigDict
 
+from nsneg_jax import models
 from nsneg_jax.errors import UsageError
 from nsneg_jax.evaluation.protocols.benchmarks import MADE_HERE
 from nsneg_jax.input.labelled import scaled_resize
@@ -205,6 +206,8 @@ def validate_pretraining(config: ConfigDict, devices: int) -> None:
         "its own",
     )
     check.divisible_batch(devices)
+    if config.optimizer.accumulate > 1:
+        _check_accumulation(check, config, devices)
     if config.method in siamese.NAMES:
         _check_two_views(check, config)
         return
@@ -252,6 +255,56 @@ def _check_start(check: _Checker, config: ConfigDict) -> None:
             f"less than {most:.3g}, which is 2 (1 + momentum) / learning_rate, because the steps "
             "of 'sgd' would carry the backbone beyond its start, further each time",
         )
+
+
+def _check_accumulation(check: _Checker, config: ConfigDict, devices: int) -> None:
+    """Checks that the parts of the queries give the gradient of the whole batch."""
+    name, parts = "optimizer.accumulate", config.optimizer.accumulate
+    check.expect(
+        name,
+        config.method != siamese.SIMCLR,
+        "1 with the method 'simclr': its loss has gradients through both sides of every pair of "
+        "the batch, so that all activations are needed at once (model.remat=True saves memory)",
+    )
+    check.expect(
+        name,
+        config.method in build.ACCUMULATING,
+        f"1 with the method {config.method!r}: only {', '.join(map(repr, build.ACCUMULATING))} "
+        "divide a batch",
+    )
+    groups, share = config.model.bn_groups, config.batch_size // devices
+    has_predictor = config.method in siamese.NAMES
+    if has_predictor or models.has_batch_norm(**config.model):
+        check.expect(
+            name,
+            groups % devices == 0,
+            f"1 with {groups} batch-norm groups (model.bn_groups) on {devices} devices: a part has "
+            "whole groups on each device, so that their number must be a multiple of "
+            f"{devices}; model.remat=True saves memory too",
+        )
+        share = groups // devices
+        check.expect(
+            name,
+            share % parts == 0,
+            f"{_divisors(share)}: a part has whole batch-norm groups on each device, and each has "
+            f"{share} of the {groups} (model.bn_groups; another number of them is another run)",
+        )
+        return
+    check.expect(
+        name,
+        share % parts == 0,
+        f"{_divisors(share)}: a part has equally many images of each device, and batch_size "
+        f"{config.batch_size} on {devices} gives each {share}",
+    )
+
+
+def _divisors(number: int) -> str:
+    """Returns the divisors of a number in words; of many only the first."""
+    found = [str(each) for each in range(1, min(number, 1024) + 1) if number % each == 0]
+    if len(found) == 1:
+        return found[0]
+    most = 8
+    return f"one of {', '.join(found[:most])}" + (", ..." if len(found) > most else "")
 
 
 def _check_two_views(check: _Checker, config: ConfigDict) -> None:

@@ -11,8 +11,8 @@ loss against the old queue, enqueue the keys, SGD.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ import optax
 from flax import struct
 
 from nsneg_jax.methods import shuffling
+from nsneg_jax.methods.accumulation import UNDIVIDED, Parts, gradient
 from nsneg_jax.methods.batches import MIXING, ViewMaker, Views
 from nsneg_jax.methods.contrast import (
     ContrastiveLoss,
@@ -31,12 +32,12 @@ from nsneg_jax.methods.contrast import (
     spread,
 )
 from nsneg_jax.methods.method import Metrics
-from nsneg_jax.methods.negatives.mochi import MoCHi
+from nsneg_jax.methods.negatives.mochi import MixDraws, MoCHi
 from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.models.encoder import Encoder, Tree
 
-# From parameters of the query encoder to (mean loss, (statistics, loss per query, similarities)).
-LossFunction = Callable[[Tree], tuple[jax.Array, tuple[Tree, jax.Array, Similarities]]]
+Found = tuple[jax.Array, Similarities]  # the loss per query and what it is a function of
+_Rows = tuple[jax.Array, jax.Array, jax.Array, MixDraws | None]  # query, k, t, MoCHi's draws
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class MoCo:
     groups: int
     merge_passes: bool
     mochi: MoCHi | None = None
+    parts: Parts = UNDIVIDED
 
     @property
     def state_type(self) -> type["TrainState"]:
@@ -104,7 +106,8 @@ class MoCo:
 
     def similarities(self, state: "TrainState", batch: Batch) -> Similarities:
         """Returns the similarities behind the loss of the step that `batch` would be next."""
-        return _next_step(self, state, batch)[1].similarities
+        # Without a gradient there are no activations to keep.
+        return _next_step(replace(self, parts=UNDIVIDED), state, batch)[1].similarities
 
 
 @struct.dataclass
@@ -203,62 +206,67 @@ def update(
     """
     params_k = momentum_update(state.params_k, state.params_q, moco.momentum)
     k, t, stats_k = encode_keys(moco, params_k, state.stats_k, views, orders)
+    encoder = moco.parts.encoder(moco.encoder)
 
-    def loss_fn(params_q: Tree) -> tuple[jax.Array, tuple[Tree, jax.Array, Similarities]]:
-        q, stats_q = moco.encoder(params_q, state.stats_q, views.query, moco.groups)
+    def loss_fn(params_q: Tree, stats_q: Tree, rows: _Rows) -> tuple[jax.Array, tuple[Tree, Found]]:
+        query, k, t, draws = rows
+        q, stats_q = encoder(params_q, stats_q, query, moco.groups)
         q = l2_normalize(q)
         s = similarities(q, k, state.queue, t)
-        loss = moco.loss(_with_mixed(moco, state, q, s))
-        return loss.mean(), (stats_q, loss, s)
+        loss = moco.loss(_with_mixed(moco, state, q, s, draws))
+        return loss.mean(), (stats_q, (loss, s))
 
-    return descend(moco, state, loss_fn, params_k, stats_k, (k,))
+    rows = views.query, k, t, _draw_mixed(moco, state, len(k))
+    gradients, (stats_q, found) = gradient(loss_fn, state.params_q, state.stats_q, rows, moco.parts)
+    after = replace(state, stats_q=stats_q, params_k=params_k, stats_k=stats_k)
+    return descend(moco, after, gradients, found, (k,))
 
 
 def descend(
-    moco: MoCo,
-    state: TrainState,
-    loss_fn: LossFunction,
-    params_k: Tree,
-    stats_k: Tree,
-    keys: Sequence[jax.Array],
+    moco: MoCo, state: TrainState, gradients: Tree, found: Found, keys: Sequence[jax.Array]
 ) -> tuple[TrainState, Outputs]:
-    """Updates the query encoder along the gradient of a loss, and enqueues keys.
+    """Updates the query encoder along the gradient of the loss, and enqueues keys.
 
     Args:
         moco: the method.
-        state: state before the step.
-        loss_fn: function of the query encoder's parameters; returns the mean loss, and beside it
-            the encoder's statistics, the loss per query and the similarities.
-        params_k, stats_k: the key encoder after the step.
+        state: state before the step, but with the key encoder and all statistics of after it.
+        gradients: gradient with respect to the query encoder's parameters.
+        found: the loss per query and the similarities.
         keys: embeddings [N, dim] per view, in the order of the queue.
 
     Returns:
         The state after the step, and its results.
     """
-    gradients, (stats_q, loss, s) = jax.grad(loss_fn, has_aux=True)(state.params_q)
+    loss, s = found
     updates, opt_state = moco.optimizer.update(gradients, state.opt_state, state.params_q)
     # The queue needs all keys, and their spread nothing else.
     parts = [shuffling.replicate(k) for k in keys]
     whole = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
     norm = optax.tree.norm(gradients)
     outputs = Outputs(loss, moco.loss.ranks(s), s, spread(whole), norm)
-    state = TrainState(
+    state = replace(
+        state,
         step=state.step + 1,
         params_q=optax.apply_updates(state.params_q, updates),
-        stats_q=stats_q,
-        params_k=params_k,
-        stats_k=stats_k,
         queue=enqueue(state.queue, whole, state.step),
         opt_state=opt_state,
     )
     return state, outputs
 
 
-def _with_mixed(moco: MoCo, state: TrainState, q: jax.Array, s: Similarities) -> Similarities:
-    """Adds the similarities of queries to mixed negatives to those of the queue."""
+def _draw_mixed(moco: MoCo, state: TrainState, n: int) -> MixDraws | None:
+    """Draws the mixed negatives of n queries; None without any."""
     if moco.mochi is None:
+        return None
+    return moco.mochi.draw(moco.views.keys(state.step, MIXING, n))
+
+
+def _with_mixed(
+    moco: MoCo, state: TrainState, q: jax.Array, s: Similarities, draws: MixDraws | None
+) -> Similarities:
+    """Adds the similarities of queries to mixed negatives to those of the queue."""
+    if moco.mochi is None or draws is None:
         return s
-    draws = moco.mochi.draw(moco.views.keys(state.step, MIXING, len(q)))
     mixed = moco.mochi.similarities(state.step, q, state.queue, s.queue, draws)
     return s._replace(queue=jnp.concatenate([s.queue, mixed], axis=1))
 
@@ -282,7 +290,11 @@ def encode_keys(
     embeddings = l2_normalize(embeddings)
     if orders is not None:
         embeddings = shuffling.restore(embeddings, orders)
-    return embeddings[:, 0], embeddings[:, 1:], stats
+    k, t = embeddings[:, 0], embeddings[:, 1:]
+    if orders is not None:
+        # Else the compiler might split it for the parts of a batch, and gather it for the queue.
+        k = shuffling.replicate(k)
+    return k, t, stats
 
 
 def queue_pointer(step: jax.Array | int, batch_size: int, queue_size: int) -> jax.Array | int:

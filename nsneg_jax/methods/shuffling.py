@@ -8,11 +8,15 @@ The mesh is the ambient one, which `jax.sharding.use_abstract_mesh` sets around 
 Without a mesh, constraints do nothing.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 Batch = dict[str, jax.Array]
+Tree = Any  # a pytree of arrays
 
 
 def draw_orders(key: jax.Array, passes: int, n: int) -> jax.Array:
@@ -74,13 +78,91 @@ def replicate(x: jax.Array) -> jax.Array:
 
 def split(x: jax.Array) -> jax.Array:
     """Splits the first axis of x, the batch axis, over the devices."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return _constrain(x, PartitionSpec(mesh.axis_names))
+    return _constrain(x, PartitionSpec(_axes()))
 
 
 def on_one_device() -> bool:
+    return devices() == 1
+
+
+def devices() -> int:
+    """Returns the number of devices that share a batch."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh.empty or mesh.size == 1
+    return 1 if mesh.empty else mesh.size
+
+
+def parts(rows: Tree, number: int) -> Tree:
+    """Divides a batch into parts that have equally many rows of each device, so that none moves.
+
+    Args:
+        rows: tree of arrays [N, ...]; N is a multiple of `number` times the devices.
+        number: number of parts.
+
+    Returns:
+        Tree of arrays [number, N / number, ...]; `joined` puts them together again.
+    """
+    count = devices()
+
+    def divide(x: jax.Array) -> jax.Array:
+        each = len(x) // (count * number)
+        of_devices = x.reshape(count, number, each, *x.shape[1:]).swapaxes(0, 1)
+        return of_devices.reshape(number, count * each, *x.shape[1:])
+
+    return jax.tree.map(divide, rows)
+
+
+def joined(rows: Tree, times: int = 1) -> Tree:
+    """Puts the rows of `parts` back in their order.
+
+    Args:
+        rows: tree of arrays [number, times n, ...]; with `times` rows per image of a part, the
+            first ones of all its images come first.
+        times: rows per image.
+
+    Returns:
+        Tree of arrays [times number n, ...], again with the first ones first.
+    """
+    count = devices()
+
+    def join(x: jax.Array) -> jax.Array:
+        number, size = x.shape[:2]
+        of_devices = x.reshape(number, times, count, size // (times * count), *x.shape[2:])
+        return jnp.moveaxis(of_devices, 0, 2).reshape(number * size, *x.shape[2:])
+
+    return jax.tree.map(join, rows)
+
+
+def copies(tree: Tree) -> Tree:
+    """Gives each device a copy of its own: arrays [...] to [devices, ...], split over them.
+
+    A gradient of the copies is the device's own; their sum is the gradient of the original.
+    """
+    count = devices()
+    return jax.tree.map(lambda x: split(jnp.broadcast_to(x, (count, *x.shape))), tree)
+
+
+def on_each_device(function: Callable[[Tree, Tree], tuple[Tree, Tree]]) -> Callable[..., Any]:
+    """Runs a function on every device by itself, with the device's rows and its own copies.
+
+    Args:
+        function: from the original of `copies` and rows to rows and a tree of the device's own.
+
+    Returns:
+        A function from copies and rows of all devices to rows of all and copies.
+    """
+
+    def on_device(of_device: Tree, rows: Tree) -> tuple[Tree, Tree]:
+        rows, own = function(jax.tree.map(lambda x: x[0], of_device), rows)
+        return rows, jax.tree.map(lambda x: x[None], own)
+
+    if on_one_device():
+        return on_device
+    spec = PartitionSpec(_axes())
+    return jax.shard_map(on_device, in_specs=spec, out_specs=spec, check_vma=False)
+
+
+def _axes() -> tuple[str, ...]:
+    return jax.sharding.get_abstract_mesh().axis_names
 
 
 def _constrain(x: jax.Array, spec: PartitionSpec) -> jax.Array:

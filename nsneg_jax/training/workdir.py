@@ -56,6 +56,7 @@ _FREE_IN_PRETRAINING = (
     "model.remat",
     "moco.shuffle",
     "moco.shard_queue",
+    "optimizer.accumulate",
     "optimizer.shard",
 )
 # Fields missing in config.json of earlier versions, with the values that such runs used.
@@ -86,6 +87,7 @@ _ADDED = {
     "mochi.warmup_epochs": 10,
     "features_splits": "",
     "optimizer.anchor": 0.0,
+    "optimizer.accumulate": 1,
     "optimizer.name": "sgd",
     "optimizer.warmup_epochs": 0,
     "precision": "float32",

@@ -61,7 +61,7 @@ def _of_pretraining(config: ConfigDict, devices: Mesh) -> dict[str, int]:
         "mochi.pairs": share * mixed * model.dim * _FLOAT,
         "batch_size": pixels,
     }
-    # The backward pass needs the first layer's output, or what each block takes.
+    # The backward pass needs the first layer's output, or what each block takes, of one part.
     kept = 0
     if model.arch in resnet.ARCHS:
         last = model.width * 2 ** (len(resnet.ARCHS[model.arch][1]) - 1)
@@ -73,7 +73,9 @@ def _of_pretraining(config: ConfigDict, devices: Mesh) -> dict[str, int]:
         blocks, features = model.blocks or blocks, factor * model.width
         parts["model.width"] = blocks * 12 * features**2 * _FLOAT * _COPIES
         kept = blocks * features * (side // model.token_size) ** 2
-    parts["batch_size"] += share * kept * (2 if model.dtype == "bfloat16" else _FLOAT)
+    parts["batch_size"] += (
+        share // config.optimizer.accumulate * kept * (2 if model.dtype == "bfloat16" else _FLOAT)
+    )
     return parts
 
 

@@ -12,7 +12,7 @@ losses, `models.heads` the heads.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ import optax
 from flax import struct
 
 from nsneg_jax.methods import shuffling
+from nsneg_jax.methods.accumulation import UNDIVIDED, Parts, gradient
 from nsneg_jax.methods.batches import ViewMaker, Views
 from nsneg_jax.methods.contrast import ContrastiveLoss, Similarities, l2_normalize, spread
 from nsneg_jax.methods.method import Metrics
@@ -52,6 +53,7 @@ class Siamese:
         joint: whether both views share batch-norm statistics, as one pass of 2 N images (SimCLR);
             otherwise each is a pass of its own.
         negative_gradient: without a target: whether t has a gradient.
+        parts: parts of the queries whose gradients are summed, to save memory; needs a target.
     """
 
     encoder: Encoder
@@ -67,6 +69,7 @@ class Siamese:
     merge_passes: bool
     joint: bool = False
     negative_gradient: bool = False
+    parts: Parts = UNDIVIDED
 
     @property
     def state_type(self) -> type["SiameseState"]:
@@ -132,7 +135,9 @@ class Siamese:
         Those of the first views' queries come first, then those of the second's; `queue` has -inf
         for a query's own image, see `objectives.direction`.
         """
-        both = update(self, state, self.views(state.step, batch))[1].similarities
+        # Without a gradient there are no activations to keep.
+        whole = replace(self, parts=UNDIVIDED)
+        both = update(whole, state, self.views(state.step, batch))[1].similarities
         return jax.tree.map(lambda *of_views: jnp.concatenate(of_views), *both)
 
 
@@ -185,36 +190,41 @@ def update(method: Siamese, state: SiameseState, views: Views) -> tuple[SiameseS
     stats_k, target = state.stats_k, None
     if method.momentum is not None:
         both = jnp.concatenate([images, negatives], axis=2)
-        embedded, stats_k = _embed(method, state.params_k, state.stats_k, both)
+        embedded, stats_k = _embed(method, method.encoder, state.params_k, state.stats_k, both)
         embedded = l2_normalize(embedded)
         target = embedded[:, :, 0], embedded[:, :, 1:]
+    encoder = method.parts.encoder(method.encoder)
 
-    def loss_fn(trained: tuple[Tree, Tree]) -> tuple[jax.Array, tuple[Tree, Tree, _Compared]]:
+    def loss_fn(
+        trained: tuple[Tree, Tree], stats: tuple[Tree, Tree], rows: _Rows
+    ) -> tuple[jax.Array, tuple[tuple[Tree, Tree], _Compared]]:
+        images, own, places = rows
         params_q, params_p = trained
-        embedded, stats_q = _embed(method, params_q, state.stats_q, images)
-        p, stats_p = _predict(method, params_p, state.stats_p, embedded[:, :, 0])
-        z, t = target or (p, _own_negatives(method, params_q, state.stats_q, negatives, p))
-        of_views = tuple(direction(p, z, t, query, method.candidates) for query in (0, 1))
-        means = [method.loss(s).mean() for s in of_views]
-        return method.scale * (means[0] + means[1]), (stats_q, stats_p, _Compared(z, of_views))
+        embedded, stats_q = _embed(method, encoder, params_q, stats[0], images)
+        p, stats_p = _predict(method, params_p, stats[1], embedded[:, :, 0])
+        z, t = own or (p, _own_negatives(method, params_q, stats[0], negatives, p))
+        batch = (target[0], places) if target else None
+        of_views = tuple(direction(p, z, t, query, method.candidates, batch) for query in (0, 1))
+        losses = tuple(method.loss(s) for s in of_views)
+        return _mean(method, losses), ((stats_q, stats_p), _Compared(z, of_views, losses))
 
-    trained = (state.params_q, state.params_p)
-    (loss, (stats_q, stats_p, compared)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-        trained
-    )
+    trained, stats = (state.params_q, state.params_p), (state.stats_q, state.stats_p)
+    rows = images, target, jnp.arange(len(images))
+    gradients, (stats, compared) = gradient(loss_fn, trained, stats, rows, method.parts)
     updates, opt_state = method.optimizer.update(gradients, state.opt_state, trained)
     params_q, params_p = optax.apply_updates(trained, updates)
     params_k = state.params_k
     if method.momentum is not None:
         params_k = momentum_update(params_k, params_q, method.momentum(state.step))
     z = shuffling.replicate(compared.z).reshape(-1, compared.z.shape[-1])
-    outputs = Outputs(loss, compared.similarities, spread(z), optax.tree.norm(gradients))
+    loss, norm = _mean(method, compared.losses), optax.tree.norm(gradients)
+    outputs = Outputs(loss, compared.similarities, spread(z), norm)
     state = SiameseState(
         step=state.step + 1,
         params_q=params_q,
-        stats_q=stats_q,
+        stats_q=stats[0],
         params_p=params_p,
-        stats_p=stats_p,
+        stats_p=stats[1],
         params_k=params_k,
         stats_k=stats_k,
         opt_state=opt_state,
@@ -225,16 +235,26 @@ def update(method: Siamese, state: SiameseState, views: Views) -> tuple[SiameseS
 class _Compared(NamedTuple):
     z: jax.Array
     similarities: tuple[Similarities, ...]
+    losses: tuple[jax.Array, ...]
 
 
-def _embed(method: Siamese, params: Tree, stats: Tree, images: jax.Array) -> tuple[jax.Array, Tree]:
+# Of each image: both views, (z, t) if there is a target, its place in the batch.
+_Rows = tuple[jax.Array, tuple[jax.Array, jax.Array] | None, jax.Array]
+
+
+def _mean(method: Siamese, losses: tuple[jax.Array, ...]) -> jax.Array:
+    """Returns the loss of the step from the losses [N] of both directions."""
+    return method.scale * (losses[0].mean() + losses[1].mean())
+
+
+def _embed(
+    method: Siamese, encoder: Encoder, params: Tree, stats: Tree, images: jax.Array
+) -> tuple[jax.Array, Tree]:
     """Embeds images [N, 2, P, S, S, 3], P per view, to [N, 2, P, dim]; returns the statistics."""
     n, views, passes = images.shape[:3]
     lead = (n * views, passes) if method.joint else (n, views * passes)
     flat = images.reshape(*lead, *images.shape[3:])
-    embedded, stats = method.encoder.embed_passes(
-        params, stats, flat, method.groups, method.merge_passes
-    )
+    embedded, stats = encoder.embed_passes(params, stats, flat, method.groups, method.merge_passes)
     return embedded.reshape(n, views, passes, -1), stats
 
 
@@ -245,9 +265,8 @@ def _predict(
     if method.predictor is None:
         return l2_normalize(embedded), stats
     n, views, dim = embedded.shape
-    p, stats = method.predictor.network(
-        params, stats, embedded.reshape(n * views, dim), method.groups, views
-    )
+    network = method.parts.encoder(method.predictor.network)
+    p, stats = network(params, stats, embedded.reshape(n * views, dim), method.groups, views)
     return l2_normalize(p.reshape(n, views, dim)), stats
 
 
@@ -262,7 +281,7 @@ def _own_negatives(
         return jnp.zeros((*p.shape[:2], 0, p.shape[2]), p.dtype)
     if not method.negative_gradient:
         params = jax.lax.stop_gradient(params)
-    return l2_normalize(_embed(method, params, stats, negatives)[0])
+    return l2_normalize(_embed(method, method.encoder, params, stats, negatives)[0])
 
 
 def metrics_of(method: Siamese, outputs: Outputs) -> Metrics:

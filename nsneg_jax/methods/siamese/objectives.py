@@ -45,7 +45,12 @@ class CosineLoss:
 
 
 def direction(
-    p: jax.Array, z: jax.Array, t: jax.Array, query: int, candidates: Candidates
+    p: jax.Array,
+    z: jax.Array,
+    t: jax.Array,
+    query: int,
+    candidates: Candidates,
+    batch: tuple[jax.Array, jax.Array] | None = None,
 ) -> Similarities:
     """Computes the similarities of the queries of one view to the embeddings of the other.
 
@@ -56,17 +61,20 @@ def direction(
         query: 0 if the first view asks, 1 if the second does.
         candidates: what `queue` of the result is to hold: nothing, the other view's z of the
             batch, or those of both views.
+        batch: if the arguments above are a part of the batch: z of all its images [B, 2, dim], and
+            the places of the N queries among them, int [N].
 
     Returns:
-        The similarities; in `queue`, [N, 0], [N, N] or [N, 2N], a query's own image has -inf.
+        The similarities; in `queue`, [N, 0], [N, B] or [N, 2B], a query's own image has -inf.
     """
     other = 1 - query
     views = {"none": (), "other view": (other,), "both views": (other, query)}[candidates]
-    keys = [z[:, view] for view in views]
+    of_batch, places = (z, jnp.arange(len(z))) if batch is None else batch
+    keys = [of_batch[:, view] for view in views]
     # All devices need the embeddings of the whole batch.
-    whole = shuffling.replicate(jnp.concatenate([z[:0, 0], *keys]))
+    whole = shuffling.replicate(jnp.concatenate([of_batch[:0, 0], *keys]))
     s = similarities(p[:, query], z[:, other], whole, t[:, query])
-    own = jnp.arange(len(p))[:, None] == jnp.arange(len(whole)) % len(p)
+    own = places[:, None] == jnp.arange(len(whole)) % len(of_batch)
     return s._replace(queue=jnp.where(own, -jnp.inf, s.queue))
 
 

@@ -5,16 +5,18 @@ keys of both views are enqueued, those of the first view first. It is the symmet
 demo on CIFAR-10, which adds the losses instead of taking their mean.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
 from nsneg_jax.methods import shuffling
+from nsneg_jax.methods.accumulation import UNDIVIDED, gradient
 from nsneg_jax.methods.batches import Views
 from nsneg_jax.methods.contrast import Similarities, l2_normalize, similarities
 from nsneg_jax.methods.method import Metrics
 from nsneg_jax.methods.moco import (
+    Found,
     MoCo,
     Outputs,
     TrainState,
@@ -27,6 +29,7 @@ from nsneg_jax.methods.shuffling import Batch
 from nsneg_jax.models.encoder import Tree
 
 Direction = tuple[Views, jax.Array | None]  # views and, shuffled, the orders of keys and negatives
+_Rows = list[tuple[jax.Array, jax.Array, jax.Array]]  # by direction: query, k, t
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class SymmetricMoCo(MoCo):
 
     def similarities(self, state: TrainState, batch: Batch) -> Similarities:
         """Returns the similarities behind the loss of the step that `batch` would be next, [2N]."""
-        return update(self, state, self._directions(state.step, batch))[1].similarities
+        whole = replace(self, parts=UNDIVIDED)
+        return update(whole, state, self._directions(state.step, batch))[1].similarities
 
     def _directions(self, step: jax.Array, batch: Batch) -> tuple[Direction, Direction]:
         orders: tuple[jax.Array | None, jax.Array | None] = (None, None)
@@ -94,16 +98,22 @@ def update(
     for views, orders in directions:
         k, t, stats_k = encode_keys(moco, params_k, stats_k, views, orders)
         encoded.append((k, t))
+    encoder = moco.parts.encoder(moco.encoder)
 
-    def loss_fn(params_q: Tree) -> tuple[jax.Array, tuple[Tree, jax.Array, Similarities]]:
-        stats_q, of_views = state.stats_q, []
-        for (views, _), (k, t) in zip(directions, encoded, strict=True):
-            q, stats_q = moco.encoder(params_q, stats_q, views.query, moco.groups)
+    def loss_fn(params_q: Tree, stats_q: Tree, rows: _Rows) -> tuple[jax.Array, tuple[Tree, Found]]:
+        of_views = []
+        for query, k, t in rows:
+            q, stats_q = encoder(params_q, stats_q, query, moco.groups)
             of_views.append(similarities(l2_normalize(q), k, state.queue, t))
         s: Similarities = jax.tree.map(lambda *both: jnp.concatenate(both), *of_views)
         loss = moco.loss(s)
-        return loss.mean(), (stats_q, loss, s)
+        return loss.mean(), (stats_q, (loss, s))
 
+    rows = [(views.query, k, t) for (views, _), (k, t) in zip(directions, encoded, strict=True)]
+    gradients, (stats_q, found) = gradient(
+        loss_fn, state.params_q, state.stats_q, rows, moco.parts, queries=2
+    )
     # The second direction's keys are of the first views.
     keys = [k for k, _ in reversed(encoded)]
-    return descend(moco, state, loss_fn, params_k, stats_k, keys)
+    after = replace(state, stats_q=stats_q, params_k=params_k, stats_k=stats_k)
+    return descend(moco, after, gradients, found, keys)

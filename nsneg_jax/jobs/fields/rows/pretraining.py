@@ -295,6 +295,14 @@ PRETRAINING = (
         "whether to split the optimiser's state over the devices, for large networks; may change "
         "on resume",
     ),
+    Field(
+        "optimizer.accumulate",
+        1,
+        Whole(1, 2**19),
+        "parts of the queries whose gradients are summed before the update, for less memory; the "
+        "step is that of the whole batch, and each device must have whole batch-norm groups in "
+        "each part; may change on resume",
+    ),
     Field("checkpoint.every_steps", 500, shared.STEPS, "steps between checkpoints"),
     Field("checkpoint.keep", 2, Whole(1, 1_000_000), "latest checkpoints kept"),
     Field(
