@@ -40,8 +40,9 @@ class Program(NamedTuple):
         state, batch: inputs of a step.
         temporary: activations and other temporary memory of a step.
         total: peak memory, including the waiting batch.
-        flops: FLOPs of one device per step, by the compiler; if it counts none, of the matrix
-            products and convolutions in the uncompiled program.
+        flops: FLOPs of one device per step, by the compiler; if it counts none, or not those of
+            all parts of the queries, of the matrix products and convolutions in the uncompiled
+            program.
         exchanges: collectives by meaning, see `exchanges_by_meaning`.
         cost: costs read from the program.
         devices: number of devices.
@@ -137,12 +138,16 @@ def _compile(config: ConfigDict, split: Mesh, options: dict[str, int]) -> Progra
         arranged=step.placement.arranged,
         temporary=cost.total - state_bytes - batch_bytes,
         total=cost.total + _BATCHES_AHEAD * batch_bytes,
-        # Compilers for GPUs do not count them.
-        flops=cost.flops or flops_of(step.traced.jaxpr) / devices,
+        flops=_compilers_flops(config, cost) or flops_of(step.traced.jaxpr) / devices,
         exchanges=exchanges,
         cost=cost,
         devices=devices,
     )
+
+
+def _compilers_flops(config: ConfigDict, cost: Cost) -> float | None:
+    # Compilers for GPUs do not count them, and others count the loop over parts as one turn.
+    return cost.flops if config.optimizer.accumulate == 1 else None
 
 
 def exchanges_by_meaning(

@@ -117,6 +117,6 @@ def _refused(error: jax.errors.JaxRuntimeError) -> UsageError | RunError:
     if "RESOURCE_EXHAUSTED" in text:
         return UsageError(
             f"The program does not fit into the memory of a device. The compiler says: {text}. "
-            "Use a smaller batch_size, more devices or dtype=bfloat16."
+            "Use optimizer.accumulate, a smaller batch_size, more devices or dtype=bfloat16."
         )
     return RunError(f"The compiler cannot compile the program: {text}")

@@ -128,6 +128,9 @@ def _run(config: ConfigDict, options: PlanOptions) -> Rows:
     batch = f"{config.batch_size:,}: {share:,} per device"
     if models.has_batch_norm(**config.model):
         batch += f", {config.batch_size // groups:,} per batch-norm group ({groups} groups)"
+    parts = config.optimizer.accumulate
+    if parts > 1:
+        batch += f", queries in {parts} parts of {config.batch_size // parts:,}"
     rows = [("batch", batch)]
     images, origin = _number_of_images(config, options)
     if not images:

@@ -48,6 +48,7 @@ def at_start(config: ConfigDict, run: Run, data: Data, training: Training) -> st
     sizes = f"{batch // groups} images in each of {groups}" if groups > 1 else f"{batch} images"
     norm = f", batch norm over {sizes}" if models.has_batch_norm(**config.model) else ""
     optimizer = config.optimizer
+    parts = f", queries in {optimizer.accumulate} parts" if optimizer.accumulate > 1 else ""
     warmup = f", {optimizer.warmup_epochs} epochs of warm-up" if optimizer.warmup_epochs else ""
     before = f"; {training.start:,} done before" if training.start else ""
     lines = [
@@ -59,7 +60,7 @@ def at_start(config: ConfigDict, run: Run, data: Data, training: Training) -> st
             else []
         ),
         ("method", _method(config, training)),
-        ("devices", f"{devices.size} x {kind}, batch {batch}{norm}"),
+        ("devices", f"{devices.size} x {kind}, batch {batch}{parts}{norm}"),
         ("rate", f"{optimizer.learning_rate:g}, {optimizer.schedule}{warmup}, {optimizer.name}"),
         ("steps", f"{data.total:,}, {data.steps_per_epoch:,} per epoch{before}"),
         ("measured", _measured(data)),
