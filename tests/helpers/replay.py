@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from nsneg_jax import models
 from nsneg_jax.methods import moco as method
+from nsneg_jax.methods.accumulation import Parts
 from nsneg_jax.methods.batches import ViewMaker, Views
 from nsneg_jax.methods.contrast import InfoNCE
 from nsneg_jax.methods.optimizer import learning_rate_schedule, sgd
@@ -35,6 +36,7 @@ class Replay:
     devices: int
     merge_passes: bool
     texture: bool = False  # the last negative is a texture instead of a patch negative
+    parts: int = 1
     worst: float = 0.0  # relative error of a loss so far
 
     def __post_init__(self):
@@ -62,6 +64,7 @@ class Replay:
             momentum=c.m,
             groups=self.golden["processes"],
             merge_passes=self.merge_passes,
+            parts=Parts(self.parts),
         )
         params, stats = (draw_tree("encoder_q.", tree) for tree in (params, stats))
         queue = draw("queue", (c.dim, c.k))
@@ -137,10 +140,10 @@ class Replay:
             close(array.ravel()[:4], recorded["first"])
 
 
-def run(trajectory, devices, merge_passes, texture=False):
+def run(trajectory, devices, merge_passes, texture=False, parts=1):
     """The trajectory in float64; returns the largest relative error of a loss."""
     golden = json.loads(trajectory.read_text())
-    replay = Replay(golden, "float64", devices, merge_passes, texture)
+    replay = Replay(golden, "float64", devices, merge_passes, texture, parts=parts)
     for s in range(golden["config"]["steps"]):
         replay.check_step(s, rtol=1e-9)
     replay.check_final(rtol=1e-9)

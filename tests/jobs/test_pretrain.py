@@ -182,6 +182,25 @@ def test_resume_on_other_devices_float64(tmp_path, float64):
         )
 
 
+def test_resume_in_parts(tmp_path, float64):
+    """To the bit; and a run at once may go on in parts, and end as it would have."""
+    values = {"views.jitter_probability": 0.0, "views.grayscale_probability": 0.0}
+    values |= {"model.bn_groups": 4, "model.dtype": "float64", "total_steps": 10}
+    once, parts = (tiny_config(**values, **{"optimizer.accumulate": n}) for n in (1, 2))
+    whole = pretrain(parts, tmp_path / "whole", one_device())
+    for name, start in (("stopped", parts), ("changed", once)):
+        start = start.copy_and_resolve_references()
+        start.total_steps = 7
+        pretrain(start, tmp_path / name, one_device())
+    assert_equal(whole, pretrain(parts, tmp_path / "stopped", one_device()))
+    changed = pretrain(parts, tmp_path / "changed", one_device())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+        jax.device_get(whole),
+        jax.device_get(changed),
+    )
+
+
 @pytest.mark.slow
 def test_tiny_variant_on_other_devices_float64(tmp_path, float64):
     config = patch.get_config("tiny")

@@ -72,6 +72,15 @@ def test_separate_passes(trajectory, devices, float64):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_the_queries(trajectory, parts, float64):
+    """`optimizer.accumulate`, where the trajectory has the batch-norm groups for it."""
+    if json.loads(trajectory.read_text())["processes"] % parts:
+        pytest.skip(f"needs a multiple of {parts} processes")
+    run(trajectory, devices=1, merge_passes=True, parts=parts)
+
+
+@pytest.mark.slow
 def test_float32_left_alone(trajectory):
     golden = json.loads(trajectory.read_text())
     replay = Replay(golden, "float32", devices=1, merge_passes=True)

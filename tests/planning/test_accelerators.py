@@ -170,6 +170,15 @@ def test_recipe_on_eight_v5e_keeps_within_its_budget(compile_step):
     assert cost.temporary <= 4.5e9
 
 
+def test_recipe_in_four_parts_fits_into_a_small_card(compile_step):
+    """A quarter of the activations, and little more traffic."""
+    whole = compile_step(RECIPE, "h100:1", **BFLOAT16)
+    parts = compile_step(RECIPE, "h100:1", **BFLOAT16 | {"optimizer.accumulate": 4})
+    assert parts.temporary <= 0.3 * whole.temporary
+    assert parts.total <= 8e9
+    assert parts.moved <= 1.03 * whole.moved
+
+
 VIT = BFLOAT16 | {
     "model.arch": "vit_small",
     "model.bn_groups": 1,

@@ -90,6 +90,28 @@ def test_step_with_a_part_of_the_queue_on_each_device(float64):
     assert found == {CROPS: 2, gathered(N, 2, DIM): 1, gathered(N, DIM): 1}
 
 
+PARTS = {"model.bn_groups": 16, "optimizer.accumulate": 2}
+
+
+def test_step_in_parts(float64):
+    """Not a byte more than at once: gradients and statistics meet once, after the last part."""
+    _, state, step = compiled(**PARTS)
+    expected = {CROPS: 2, gathered(N, 2, DIM): 1, "all-reduce": reduced(state)}
+    assert exchanged(step) == expected
+    assert not [c for c in read_collectives(step.as_text()) if c.times > 1]
+
+
+@pytest.mark.slow
+def test_step_in_parts_with_a_part_of_the_queue_on_each_device(float64):
+    split = {"moco.shard_queue": True}
+    whole, parts = (
+        payload_by_kind(read_collectives(compiled(**each)[2].as_text()))
+        for each in (split | {"model.bn_groups": 16}, split | PARTS)
+    )
+    assert parts.keys() == whole.keys()
+    assert all(parts[kind] <= whole[kind] for kind in whole)
+
+
 def test_groups_that_span_devices_exchange_statistics(float64):
     _, state, step = compiled(**{"model.bn_groups": 2})
     collectives = read_collectives(step.as_text())

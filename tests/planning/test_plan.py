@@ -14,9 +14,11 @@ from tiny import PLAIN, tiny_config
 
 import main
 from nsneg_jax import command_line
+from nsneg_jax.parallel import mesh
 from nsneg_jax.planning import PlanOptions
-from nsneg_jax.planning.compile import Program, compile_for
+from nsneg_jax.planning.compile import Program, compile_for, trace_step
 from nsneg_jax.planning.cost import Cost
+from nsneg_jax.planning.flops import flops_of
 from nsneg_jax.planning.plan import least_seconds
 from nsneg_jax.planning.targets import CHIPS, read_target
 
@@ -123,6 +125,19 @@ def test_exchanges_have_their_meaning(values, float64):
 def test_split_queue_is_a_part_of_the_state(float64):
     whole, parts = tiny_program().state, tiny_program(**{"moco.shard_queue": True}).state
     assert whole - parts == 72 * 8 * 8 * 7 // 8
+
+
+def test_parts_of_the_queries_are_counted(float64, capsys):
+    """They change the memory, but neither FLOPs nor exchanges."""
+    values = {"batch_size": 64, "model.bn_groups": 16, "model.width": 8, "data.image_size": 32}
+    once, twice = (tiny_program(**values, **{"optimizer.accumulate": n}) for n in (1, 2))
+    assert twice.temporary < once.temporary
+    assert twice.exchanges == once.exchanges
+    traced = trace_step(tiny_config(**PLAIN | values), mesh.data_mesh())
+    assert twice.flops == pytest.approx(flops_of(traced.traced.jaxpr) / 8, rel=1e-6)
+    words = [TINY, *FAST.split(), "--plan", "--config.optimizer.accumulate=2"]
+    text = show(capsys, *words, "--config.model.bn_groups=4")
+    assert "(4 groups), queries in 2 parts of 48" in text
 
 
 def show(capsys, *argv) -> str:
