@@ -26,7 +26,7 @@ from nsneg_jax.input.decode import FORMATS, UnreadableImage, decode_image
 from nsneg_jax.input.sources.packed import ArrayRecord
 from nsneg_jax.jobs.evaluating.kept_parts import read_whole
 from nsneg_jax.jobs.opening import open_run
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 from nsneg_jax.report.pictures import save_views
 from nsneg_jax.training.workdir import WRITTEN, refuse_links
 

@@ -16,7 +16,7 @@ from nsneg_jax.jobs.pretraining.data import Data, batches, open_data
 from nsneg_jax.jobs.pretraining.following import Following
 from nsneg_jax.jobs.pretraining.pictures import with_pictures
 from nsneg_jax.jobs.pretraining.state import Training, build_or_restore, progress_of
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 from nsneg_jax.parallel import mesh
 from nsneg_jax.parallel.watchdog import alive
 from nsneg_jax.training.described import section_of

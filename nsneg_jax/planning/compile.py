@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from nsneg_jax import models
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.jobs import build
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 from nsneg_jax.methods.method import Method
 from nsneg_jax.parallel import mesh
 from nsneg_jax.planning.apart import run_apart

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from nsneg_jax import cli, command_line
 from nsneg_jax.features import command as features_of_folder
 from nsneg_jax.jobs import validation
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -191,7 +192,7 @@ def _check_job(words: list[str], name: str, folder: Path, monkeypatch) -> None:
     if config.job != "pretrain" and not config.pretrained:
         config.pretrained = "runs/patch"
     validate = {
-        "pretrain": validation.validate_pretraining,
+        "pretrain": validate_pretraining,
         "linear": validation.validate_linear,
         "finetune": validation.validate_finetune,
         "knn": validation.validate_knn,

@@ -10,7 +10,7 @@ from tiny import metrics_lines, tiny_config
 from nsneg_jax.errors import RunError, UsageError
 from nsneg_jax.input.shapes.source import Shapes
 from nsneg_jax.jobs.pretrain import pretrain
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 
 pytestmark = pytest.mark.usefixtures("quick_code")
 # without colours, whose programs take long to compile

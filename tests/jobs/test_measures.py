@@ -19,7 +19,7 @@ from nsneg_jax.jobs.pretrain import pretrain
 from nsneg_jax.jobs.pretraining import measures, summary
 from nsneg_jax.jobs.pretraining.data import open_data
 from nsneg_jax.jobs.pretraining.measures import open_measured
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 from nsneg_jax.parallel import mesh
 
 ONE = jax.devices()[:1]

@@ -26,7 +26,7 @@ from nsneg_jax.input.pipeline import pretrain_batches
 from nsneg_jax.input.shapes.source import Shapes
 from nsneg_jax.jobs.build import build, build_views
 from nsneg_jax.jobs.pretrain import pretrain
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.views import normalise
 from nsneg_jax.parallel import mesh

@@ -12,12 +12,8 @@ from nsneg_jax.errors import UsageError
 from nsneg_jax.input.sources.arrays import cifar
 from nsneg_jax.jobs import defaults
 from nsneg_jax.jobs.frozen import completed
-from nsneg_jax.jobs.validation import (
-    check_reading,
-    validate_evaluate,
-    validate_linear,
-    validate_pretraining,
-)
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
+from nsneg_jax.jobs.validation import check_reading, validate_evaluate, validate_linear
 from nsneg_jax.methods.negatives import scaled_patch_range
 from nsneg_jax.training.workdir import flatten
 

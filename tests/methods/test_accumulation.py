@@ -12,7 +12,7 @@ from configs import byol, mocov3, patch, simclr
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs.build import METHODS, build, build_moco
 from nsneg_jax.jobs.fields.memory import check_memory
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 from nsneg_jax.methods import shuffling
 from nsneg_jax.methods.accumulation import Parts, gradient
 from nsneg_jax.parallel import mesh

@@ -13,7 +13,7 @@ from tiny import PLAIN, metrics_lines, tiny_config
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs import build
 from nsneg_jax.jobs.pretrain import pretrain
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 from nsneg_jax.methods import moco
 from nsneg_jax.methods.batches import MIXING, Views
 from nsneg_jax.methods.contrast import IFM, InfoNCE

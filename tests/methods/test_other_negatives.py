@@ -14,7 +14,7 @@ from tiny import PLAIN, tiny_config
 from configs import moco, patch
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs import build
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 from nsneg_jax.methods import shuffling
 from nsneg_jax.methods.negatives import (
     NEGATIVES,

@@ -14,7 +14,7 @@ from tiny import PLAIN, tiny_config
 from configs import byol, mocov3, patch, simclr
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs.build import build
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 from nsneg_jax.methods.batches import Views
 from nsneg_jax.methods.siamese import symmetric_moco
 from nsneg_jax.methods.siamese.method import metrics_of, update

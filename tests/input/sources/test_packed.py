@@ -21,7 +21,7 @@ from nsneg_jax.input.sources.packed import ArrayRecord
 from nsneg_jax.input.sources.source import open_source
 from nsneg_jax.input.texture_pairs import pair_folders
 from nsneg_jax.jobs.build import open_textures
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from tiny import tiny_config
 from nsneg_jax.errors import UsageError
 from nsneg_jax.jobs.fields import memory
 from nsneg_jax.jobs.fields.memory import check_memory
-from nsneg_jax.jobs.validation import validate_pretraining
+from nsneg_jax.jobs.pretraining.validation import validate_pretraining
 from nsneg_jax.parallel.mesh import data_mesh
 
 FITS = {"model.arch": "vit_tiny", "model.token_size": 4}
