@@ -131,7 +131,7 @@ def prepared(installed):
     sizes = ("--size", "64", "--batch", "1")
     installed.nsneg("prepare", "texture", *sizes, hidden=EXTRAS)
     sets = installed.folder / "datasets"
-    order = sorted(class_names(str(ROOT / "nsneg_jax" / "evaluation" / "imagenet1k.txt")))
+    order = sorted(class_names(str(ROOT / "nsneg_jax/evaluation/protocols/imagenet1k.txt")))
     v2 = [f"{order.index(wnid)}/{i}.jpeg" for wnid in WNIDS for i in range(2)]
     write_images(sets / "imagenetv2-matched-frequency-format-val", v2)
     write_images(sets / "cue-conflict", ["bird/bird1-chair2.png", "cat/cat1-bird1.png"])
