@@ -168,6 +168,7 @@ def check_peers(figures, names):
     assert figures["peer_seconds_per_step"] == first["seconds_per_step"]
 
 
+@pytest.mark.slow
 def test_several_peers(capsys):
     pytest.importorskip("torch")
     names = ["torch", "torch-original"]

@@ -182,6 +182,7 @@ def test_resume_on_other_devices_float64(tmp_path, float64):
         )
 
 
+@pytest.mark.slow
 def test_resume_in_parts(tmp_path, float64):
     """To the bit; and a run at once may go on in parts, and end as it would have."""
     values = {"views.jitter_probability": 0.0, "views.grayscale_probability": 0.0}

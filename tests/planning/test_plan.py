@@ -127,6 +127,7 @@ def test_split_queue_is_a_part_of_the_state(float64):
     assert whole - parts == 72 * 8 * 8 * 7 // 8
 
 
+@pytest.mark.slow
 def test_parts_of_the_queries_are_counted(float64, capsys):
     """They change the memory, but neither FLOPs nor exchanges."""
     values = {"batch_size": 64, "model.bn_groups": 16, "model.width": 8, "data.image_size": 32}
