@@ -101,7 +101,7 @@ def anchored(
     """Makes an optimiser that also pulls the backbone to where it began (L2-SP).
 
     Before each step of `optimizer` it adds weight * (params - start) to the gradient: that of half
-    the squared distance to the starting parameters (Xuhong et al. 2018). The anchor is so a term of
+    the squared distance to the starting parameters (Xuhong et al. 2018). So the anchor is a term of
     the loss with every optimiser, as in fine-tuning. It is coupled: AdamW and LARS scale it
     together with the loss's gradient, where AdamW's weight decay bypasses that scale.
 
